@@ -1,0 +1,98 @@
+package pelton
+
+import (
+	"crypto/rand"
+	"encoding/binary"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// ID names a task. It is a UUID of version 8 (RFC 9562, section 5.8) that sorts
+// by creation time, to the millisecond:
+//
+//	48 bits  unix time in milliseconds, big endian
+//	 4 bits  version (8)
+//	12 bits  random
+//	 2 bits  variant (binary 10)
+//	 8 bits  shard
+//	 1 bit   1: minted, 0: located
+//	53 bits  minted: random; located: the task's stream sequence
+//
+// A minted id is known before anything is written. The shard is part of every
+// id, so a lookup knows its bucket whatever the number of shards becomes. An id
+// is an address, not a secret.
+type ID uuid.UUID
+
+const (
+	idMintedBit  = 1 << 53
+	idTailMask   = idMintedBit - 1
+	idVersion    = 8
+	idMaxUnixMil = 1<<48 - 1
+)
+
+// NewID mints an id for a task created at t that lives on shard. Times outside
+// the years 1970 to 10889 are clamped to that range. It panics only where
+// crypto/rand does: when the operating system has no randomness.
+func NewID(t time.Time, shard uint8) ID {
+	var random [9]byte
+	rand.Read(random[:]) //nolint:errcheck // crypto/rand.Read never returns an error (Go 1.24).
+	ms := min(max(t.UnixMilli(), 0), idMaxUnixMil)
+
+	var id ID
+	binary.BigEndian.PutUint64(id[:8], uint64(ms)<<16|idVersion<<12|uint64(random[0]&0x0f)<<8|uint64(random[1]))
+	tail := binary.BigEndian.Uint64(random[1:]) & idTailMask
+	binary.BigEndian.PutUint64(id[8:], 0b10<<62|uint64(shard)<<54|idMintedBit|tail)
+	return id
+}
+
+// ParseID reads the 36-character form of an id. Anything else, and any UUID
+// that is not of version 8 and the RFC 9562 variant, is ErrInvalid.
+func ParseID(s string) (ID, error) {
+	if len(s) != 36 {
+		return ID{}, fmt.Errorf("%w: id %q is not a 36-character UUID", ErrInvalid, clip(s, 64))
+	}
+	u, err := uuid.Parse(s)
+	if err != nil {
+		return ID{}, fmt.Errorf("%w: id %q is not a UUID", ErrInvalid, clip(s, 64))
+	}
+	if u.Version() != idVersion || u.Variant() != uuid.RFC4122 {
+		return ID{}, fmt.Errorf("%w: id %q is not a UUID of version 8", ErrInvalid, s)
+	}
+	return ID(u), nil
+}
+
+// String is the lower-case 36-character form.
+func (id ID) String() string { return uuid.UUID(id).String() }
+
+// IsZero reports whether id was never set.
+func (id ID) IsZero() bool { return id == ID{} }
+
+// Time is when the task was created, to the millisecond.
+func (id ID) Time() time.Time {
+	return time.UnixMilli(int64(binary.BigEndian.Uint64(id[:8]) >> 16)).UTC() //nolint:gosec // 48 bits always fit.
+}
+
+// Shard is the shard that holds the task.
+func (id ID) Shard() uint8 {
+	return uint8(binary.BigEndian.Uint64(id[8:]) >> 54) //nolint:gosec // the 8 bits above the tail are the shard.
+}
+
+// Minted reports whether the id was drawn before anything was written.
+func (id ID) Minted() bool {
+	return binary.BigEndian.Uint64(id[8:])&idMintedBit != 0
+}
+
+// MarshalText is the 36-character form.
+func (id ID) MarshalText() ([]byte, error) { return uuid.UUID(id).MarshalText() }
+
+// UnmarshalText is ParseID.
+func (id *ID) UnmarshalText(text []byte) error {
+	parsed, err := ParseID(string(text))
+	if err != nil {
+		return err
+	}
+	*id = parsed
+	return nil
+}

@@ -1,0 +1,56 @@
+package pelton
+
+import (
+	"maps"
+	"time"
+)
+
+// Option sets one field of a Spec. Options apply in order; later ones win.
+type Option func(*Spec)
+
+// Apply applies opts in order.
+func (s *Spec) Apply(opts ...Option) {
+	for _, opt := range opts {
+		opt(s)
+	}
+}
+
+// WithQueue names the queue. The default is "default".
+func WithQueue(name string) Option { return func(s *Spec) { s.Queue = name } }
+
+// WithPriority sets the priority. The default is Normal.
+func WithPriority(p Priority) Option { return func(s *Spec) { s.Priority = p } }
+
+// WithDelay makes the task ready after d. It unsets a WithRunAt before it.
+func WithDelay(d time.Duration) Option {
+	return func(s *Spec) { s.Delay, s.RunAt = d, time.Time{} }
+}
+
+// WithRunAt makes the task ready at t, by the broker's clock; a past time means
+// now. It unsets a WithDelay before it.
+func WithRunAt(t time.Time) Option {
+	return func(s *Spec) { s.RunAt, s.Delay = t, 0 }
+}
+
+// WithExpiresAt lets the task end as expired if no worker has started it by t.
+func WithExpiresAt(t time.Time) Option { return func(s *Spec) { s.ExpiresAt = t } }
+
+// WithTimeout bounds one run of the handler. The default is DefaultTimeout.
+func WithTimeout(d time.Duration) Option { return func(s *Spec) { s.Timeout = d } }
+
+// WithMaxAttempts bounds the attempts. The default is DefaultMaxAttempts.
+func WithMaxAttempts(n int) Option { return func(s *Spec) { s.MaxAttempts = n } }
+
+// WithRetention keeps the finished task readable for d. The default is
+// DefaultRetention; failed tasks are kept for FailedRetention.
+func WithRetention(d time.Duration) Option { return func(s *Spec) { s.Retention = d } }
+
+// WithLabels adds labels, keeping those set before under other names.
+func WithLabels(labels map[string]string) Option {
+	return func(s *Spec) {
+		merged := make(map[string]string, len(s.Labels)+len(labels))
+		maps.Copy(merged, s.Labels)
+		maps.Copy(merged, labels)
+		s.Labels = merged
+	}
+}

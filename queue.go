@@ -1,0 +1,59 @@
+package pelton
+
+import (
+	"encoding/json"
+	"time"
+)
+
+// Queue is what a queue holds at one moment.
+type Queue struct {
+	Name       string             `json:"name"`
+	Paused     bool               `json:"paused"`
+	Settings   struct{}           `json:"settings"`
+	Priorities map[Priority]Depth `json:"priorities"`
+	Ready      uint64             `json:"ready"`
+	Running    uint64             `json:"running"`
+	Scheduled  uint64             `json:"scheduled"` // delayed and retrying
+	Dead       uint64             `json:"dead"`
+}
+
+// Depth is what one priority of a queue holds.
+type Depth struct {
+	Ready   uint64
+	Running uint64
+	// OldestReady is how long the oldest ready task has been ready; zero when
+	// none is.
+	OldestReady time.Duration
+	Paused      bool
+}
+
+type depthJSON struct {
+	Ready       uint64 `json:"ready"`
+	Running     uint64 `json:"running"`
+	OldestReady string `json:"oldest_ready,omitempty"`
+	Paused      bool   `json:"paused"`
+}
+
+// MarshalJSON writes OldestReady as a duration string, to the millisecond.
+func (d Depth) MarshalJSON() ([]byte, error) {
+	form := depthJSON{Ready: d.Ready, Running: d.Running, Paused: d.Paused}
+	if d.OldestReady > 0 {
+		form.OldestReady = FormatDuration(d.OldestReady.Round(time.Millisecond))
+	}
+	return json.Marshal(form)
+}
+
+// UnmarshalJSON reads what MarshalJSON writes.
+func (d *Depth) UnmarshalJSON(data []byte) error {
+	var form depthJSON
+	if err := json.Unmarshal(data, &form); err != nil {
+		return err
+	}
+	*d = Depth{Ready: form.Ready, Running: form.Running, Paused: form.Paused}
+	if form.OldestReady == "" {
+		return nil
+	}
+	var err error
+	d.OldestReady, err = ParseDuration(form.OldestReady)
+	return err
+}

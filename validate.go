@@ -1,0 +1,160 @@
+package pelton
+
+import (
+	"encoding/json"
+	"fmt"
+	"regexp"
+	"time"
+	"unicode"
+	"unicode/utf8"
+)
+
+var (
+	queueName = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,63}$`)
+	kindName  = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.:/-]{0,127}$`)
+)
+
+const (
+	maxLabels     = 32
+	maxKeyBytes   = 256
+	maxTimeout    = 30 * 24 * time.Hour
+	maxRetention  = 366 * 24 * time.Hour
+	minRetention  = time.Second // the broker's finest per-key TTL
+	maxMaxAttempt = 1000
+)
+
+// maxTime is the last instant RFC 3339 can write.
+var maxTime = time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)
+
+// ValidateQueue checks a queue's name: ^[a-z0-9][a-z0-9_-]{0,63}$. Names become
+// subjects, so nothing else may pass.
+func ValidateQueue(name string) error {
+	if !queueName.MatchString(name) {
+		return fmt.Errorf("%w: queue %q must match %s", ErrInvalid, clip(name, 80), queueName)
+	}
+	return nil
+}
+
+// ValidateKind checks a kind's name: ^[A-Za-z0-9][A-Za-z0-9_.:/-]{0,127}$.
+func ValidateKind(name string) error {
+	if !kindName.MatchString(name) {
+		return fmt.Errorf("%w: kind %q must match %s", ErrInvalid, clip(name, 150), kindName)
+	}
+	return nil
+}
+
+// ValidateKey checks a key or a label's value: at most 256 bytes of UTF-8
+// without control characters.
+func ValidateKey(key string) error {
+	if len(key) > maxKeyBytes {
+		return fmt.Errorf("%w: longer than %d bytes", ErrInvalid, maxKeyBytes)
+	}
+	if !utf8.ValidString(key) {
+		return fmt.Errorf("%w: not UTF-8", ErrInvalid)
+	}
+	for _, r := range key {
+		if unicode.IsControl(r) {
+			return fmt.Errorf("%w: contains the control character %U", ErrInvalid, r)
+		}
+	}
+	return nil
+}
+
+// Normalized is the spec with its defaults filled in and Delay turned into
+// RunAt, as of now; a RunAt that is not after now becomes zero: ready at once.
+// The error is a *ValidationError that names every field at fault.
+func (s Spec) Normalized(now time.Time) (Spec, error) {
+	var bad []FieldError
+	fail := func(field, format string, args ...any) {
+		bad = append(bad, FieldError{Field: field, Message: fmt.Sprintf(format, args...)})
+	}
+
+	if s.Kind == "" {
+		fail("kind", "is required")
+	} else if !kindName.MatchString(s.Kind) {
+		fail("kind", "%q must match %s", clip(s.Kind, 150), kindName)
+	}
+	if s.Queue == "" {
+		s.Queue = DefaultQueue
+	} else if !queueName.MatchString(s.Queue) {
+		fail("queue", "%q must match %s", clip(s.Queue, 80), queueName)
+	}
+	if s.Priority == "" {
+		s.Priority = Normal
+	} else if s.Priority.Rank() < 0 {
+		fail("priority", "%q is none of critical, high, normal, low", clip(string(s.Priority), 64))
+	}
+	if len(s.Payload) > MaxPayload {
+		fail("payload", "is %d bytes, more than %d", len(s.Payload), MaxPayload)
+	} else if len(s.Payload) > 0 && !json.Valid(s.Payload) {
+		fail("payload", "is not JSON")
+	}
+	s.normalizeTimes(now, fail)
+	s.normalizeBounds(fail)
+	if len(bad) > 0 {
+		return Spec{}, &ValidationError{Fields: bad}
+	}
+	return s, nil
+}
+
+func (s *Spec) normalizeTimes(now time.Time, fail func(field, format string, args ...any)) {
+	switch {
+	case s.Delay < 0:
+		fail("delay", "is negative")
+	case s.Delay > 0 && !s.RunAt.IsZero():
+		fail("delay", "excludes run_at")
+	case s.Delay > 0:
+		s.RunAt = now.Add(s.Delay)
+	}
+	if s.RunAt.After(maxTime) {
+		fail("run_at", "is after the year 9999")
+	}
+	if s.ExpiresAt.After(maxTime) {
+		fail("expires_at", "is after the year 9999")
+	}
+	if !s.RunAt.After(now) {
+		s.RunAt = time.Time{}
+	}
+	s.RunAt = s.RunAt.UTC()
+	s.Delay = 0
+	if !s.ExpiresAt.IsZero() {
+		s.ExpiresAt = s.ExpiresAt.UTC()
+		if !s.ExpiresAt.After(now) {
+			fail("expires_at", "has passed")
+		} else if !s.ExpiresAt.After(s.RunAt) {
+			fail("expires_at", "is not after the time at which the task is to run")
+		}
+	}
+}
+
+func (s *Spec) normalizeBounds(fail func(field, format string, args ...any)) {
+	switch {
+	case s.Timeout == 0:
+		s.Timeout = DefaultTimeout
+	case s.Timeout < time.Millisecond || s.Timeout > maxTimeout:
+		fail("timeout", "%s is not between 1ms and %s", FormatDuration(s.Timeout), FormatDuration(maxTimeout))
+	}
+	switch {
+	case s.MaxAttempts == 0:
+		s.MaxAttempts = DefaultMaxAttempts
+	case s.MaxAttempts < 1 || s.MaxAttempts > maxMaxAttempt:
+		fail("max_attempts", "%d is not between 1 and %d", s.MaxAttempts, maxMaxAttempt)
+	}
+	switch {
+	case s.Retention == 0:
+		s.Retention = DefaultRetention
+	case s.Retention < minRetention || s.Retention > maxRetention:
+		fail("retention", "%s is not between %s and %s", FormatDuration(s.Retention), FormatDuration(minRetention), FormatDuration(maxRetention))
+	}
+	if len(s.Labels) > maxLabels {
+		fail("labels", "has %d entries, more than %d", len(s.Labels), maxLabels)
+		return
+	}
+	for name, value := range s.Labels {
+		if !kindName.MatchString(name) {
+			fail("labels", "name %q must match %s", clip(name, 150), kindName)
+		} else if err := ValidateKey(value); err != nil {
+			fail("labels."+name, "%s", err)
+		}
+	}
+}
