@@ -107,6 +107,17 @@ func HandleFunc[P, R any](m *Mux, kind pelton.Kind[P, R], fn func(context.Contex
 // Kinds lists the registered kinds, sorted.
 func (m *Mux) Kinds() []string { return slices.Sorted(maps.Keys(m.entries)) }
 
+// ServeTask runs the handler of the task's kind inside all middleware; a kind that
+// is not registered is pelton.ErrNotFound. It makes a Mux a Handler, so that
+// handlers can be tested without a broker.
+func (m *Mux) ServeTask(ctx context.Context, task *pelton.Task) (json.RawMessage, error) {
+	e, ok := m.lookup(task.Kind)
+	if !ok {
+		return nil, fmt.Errorf("kind %s: %w", task.Kind, pelton.ErrNotFound)
+	}
+	return e.handler.ServeTask(ctx, task)
+}
+
 // lookup gives the kind's handler inside all middleware.
 func (m *Mux) lookup(kind string) (entry, bool) {
 	e, ok := m.entries[kind]
@@ -119,22 +130,13 @@ func (m *Mux) lookup(kind string) (entry, bool) {
 	return e, true
 }
 
-// codecError is a payload or result that did not pass through JSON.
-type codecError struct {
-	reason pelton.Reason
-	err    error
-}
-
-func (e *codecError) Error() string { return e.err.Error() }
-func (e *codecError) Unwrap() error { return e.err }
-
 func decode[P any](payload json.RawMessage) (P, error) {
 	var p P
 	if len(payload) == 0 {
 		return p, nil
 	}
 	if err := json.Unmarshal(payload, &p); err != nil {
-		return p, &codecError{pelton.ReasonPayload, fmt.Errorf("decode payload into %T: %w", p, err)}
+		return p, WithReason(pelton.ReasonPayload, fmt.Errorf("decode payload into %T: %w", p, err))
 	}
 	return p, nil
 }
@@ -144,7 +146,7 @@ func encode[R any](result R) (json.RawMessage, error) {
 	enc := json.NewEncoder(&buf)
 	enc.SetEscapeHTML(false)
 	if err := enc.Encode(result); err != nil {
-		return nil, &codecError{pelton.ReasonResult, fmt.Errorf("encode result of %T: %w", result, err)}
+		return nil, WithReason(pelton.ReasonResult, fmt.Errorf("encode result of %T: %w", result, err))
 	}
 	return bytes.TrimSuffix(buf.Bytes(), []byte{'\n'}), nil
 }

@@ -1,0 +1,60 @@
+// Package admin looks at an installation: its queues, what they hold, and
+// whether the broker takes writes.
+package admin
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/peltonq/pelton"
+	"github.com/peltonq/pelton/internal/broker"
+)
+
+// Config is how a Client finds its installation.
+type Config struct {
+	// Namespace of the installation in NATS. Empty means "pelton".
+	Namespace string
+	// Lease given to lanes that this process is the first to use. Zero means 30 s.
+	Lease time.Duration
+	// Replicas of what this client is the first to create. Zero means 1.
+	Replicas int
+	// Logger gets what an operator may want to know. Nil discards.
+	Logger *slog.Logger
+}
+
+// Client reads an installation. It is safe for concurrent use.
+type Client struct{ b *broker.Broker }
+
+// New opens the installation on nc. Its errors are those of producer.New.
+func New(ctx context.Context, nc *nats.Conn, cfg Config) (*Client, error) {
+	b, err := broker.Open(ctx, nc, broker.Config{Namespace: cfg.Namespace, Lease: cfg.Lease, Replicas: cfg.Replicas, Logger: cfg.Logger})
+	if err != nil {
+		return nil, fmt.Errorf("open admin: %w", err)
+	}
+	return &Client{b: b}, nil
+}
+
+// Close ends calls that are under way. It does not close the NATS connection.
+func (c *Client) Close() { c.b.Close() }
+
+// Queues tells what every queue holds, sorted by name. The cost grows with the
+// number of queues, not of tasks.
+func (c *Client) Queues(ctx context.Context) ([]pelton.Queue, error) { return c.b.Queues(ctx) }
+
+// Queue tells what one queue holds, in constant time. pelton.ErrNotFound is a
+// queue that no task was ever sent to, pelton.ErrInvalid a name that cannot be.
+func (c *Client) Queue(ctx context.Context, name string) (*pelton.Queue, error) {
+	return c.b.Queue(ctx, name)
+}
+
+// Idle reports whether no task of the installation is ready or runs. It costs one
+// read and, unlike the counters of Queues, is exact at once.
+func (c *Client) Idle(ctx context.Context) (bool, error) { return c.b.Idle(ctx) }
+
+// Probe writes to every stream and bucket of the installation; nil means that
+// all of them took it.
+func (c *Client) Probe(ctx context.Context) error { return c.b.Probe(ctx) }

@@ -1,0 +1,152 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/peltonq/pelton"
+)
+
+// DefaultLease is how long the broker waits for a sign of life from the worker
+// that holds a task before it hands the task to another.
+const DefaultLease = 30 * time.Second
+
+// Config says which installation is meant. Every process of an installation
+// must agree on it.
+type Config struct {
+	// Namespace prefixes everything in the broker. Empty means DefaultNamespace.
+	Namespace string
+	// Lease is given to lanes that this process creates; a lane that exists keeps
+	// its own. Zero means DefaultLease; less than a second is an error.
+	Lease time.Duration
+	// Replicas of streams and buckets that this process creates. Zero means 1.
+	Replicas int
+	// Logger gets what an operator may want to know. Nil discards.
+	Logger *slog.Logger
+}
+
+func (c Config) withDefaults() (Config, error) {
+	if c.Namespace == "" {
+		c.Namespace = DefaultNamespace
+	}
+	if !namespaceName.MatchString(c.Namespace) {
+		return c, fmt.Errorf("%w: namespace %q must match %s", pelton.ErrInvalid, c.Namespace, namespaceName)
+	}
+	if c.Lease == 0 {
+		c.Lease = DefaultLease
+	}
+	if c.Lease < time.Second || c.Lease > time.Hour {
+		return c, fmt.Errorf("%w: lease %s is not between 1s and 1h", pelton.ErrInvalid, c.Lease)
+	}
+	if c.Replicas == 0 {
+		c.Replicas = 1
+	}
+	if c.Replicas < 1 || c.Replicas > 5 {
+		return c, fmt.Errorf("%w: %d replicas are not between 1 and 5", pelton.ErrInvalid, c.Replicas)
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	return c, nil
+}
+
+// Broker is an open installation. It is safe for concurrent use.
+type Broker struct {
+	names
+	cfg      Config
+	conn     *conn
+	js       jetstream.JetStream
+	config   jetstream.KeyValue
+	workerKV jetstream.KeyValue
+	replicas map[string]int // of each stream; a single replica is its own leader
+
+	ensured sync.Map // lanes and counters known to exist: consumer name → struct{}
+	lanesMu sync.Mutex
+}
+
+// Open opens the installation on nc and creates what is missing; any number of
+// processes may do so at once. A stream or bucket that exists with a setting
+// Pelton cannot live with is an error that names both, and is left as it is.
+// Close ends what Open started, not nc.
+func Open(ctx context.Context, nc *nats.Conn, cfg Config) (*Broker, error) {
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	if !nc.IsConnected() {
+		return nil, fmt.Errorf("%w: not connected to NATS", pelton.ErrUnavailable)
+	}
+	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(callTimeout))
+	if err != nil {
+		return nil, fmt.Errorf("open JetStream: %w", err)
+	}
+	b := &Broker{names: names{cfg.Namespace}, cfg: cfg, js: js, replicas: make(map[string]int)}
+	for _, want := range b.streams(cfg.Replicas) {
+		if err := b.openStream(ctx, want); err != nil {
+			return nil, err
+		}
+	}
+	if b.config, err = js.KeyValue(ctx, b.names.config()); err != nil {
+		return nil, translate("open bucket "+b.names.config(), err)
+	}
+	if b.workerKV, err = js.KeyValue(ctx, b.workers()); err != nil {
+		return nil, translate("open bucket "+b.workers(), err)
+	}
+	if b.conn, err = newConn(nc); err != nil {
+		return nil, err
+	}
+	return b, nil
+}
+
+// Close ends open calls. The NATS connection stays open: it is the caller's.
+func (b *Broker) Close() { b.conn.close() }
+
+// Namespace is the installation's name in the broker.
+func (b *Broker) Namespace() string { return b.ns }
+
+// Reconnected gives a channel that receives after each reconnection to NATS;
+// stop ends it. What was pulled or subscribed before may have been lost.
+func (b *Broker) Reconnected() (ch <-chan struct{}, stop func()) { return b.conn.reconnected() }
+
+func (b *Broker) openStream(ctx context.Context, want jetstream.StreamConfig) error {
+	stream, err := b.js.Stream(ctx, want.Name)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		stream, err = b.js.CreateStream(ctx, want)
+		if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
+			stream, err = b.js.Stream(ctx, want.Name) // another process was first
+		}
+	}
+	if err != nil {
+		return translate("open stream "+want.Name, err)
+	}
+	got := stream.CachedInfo().Config
+	if bad := misfits(want, got); len(bad) > 0 {
+		return fmt.Errorf("%w: stream %s exists with settings that Pelton cannot use: %s", pelton.ErrConflict, want.Name, strings.Join(bad, "; "))
+	}
+	b.replicas[want.Name] = got.Replicas
+	return nil
+}
+
+// translate wraps an error of the jetstream package, whose calls here read or
+// are idempotent: whatever did not succeed can be tried again.
+func translate(doing string, err error) error {
+	var api *jetstream.APIError
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, jetstream.ErrJetStreamNotEnabled), errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount):
+		return fmt.Errorf("%s: %w: JetStream is not enabled on the NATS server", doing, pelton.ErrUnavailable)
+	case errors.As(err, &api) && api.Code < 500:
+		return fmt.Errorf("%s: %w", doing, err)
+	default:
+		return fmt.Errorf("%s: %w: %w", doing, pelton.ErrUnavailable, err)
+	}
+}

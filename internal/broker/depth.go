@@ -1,0 +1,177 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/peltonq/pelton"
+)
+
+// Queues tells what every queue holds, sorted by name. It costs one listing of
+// consumers (6 ms for 30, 41 ms for 1,000) and one read for each lane with ready
+// tasks, whatever the number of tasks.
+func (b *Broker) Queues(ctx context.Context) ([]pelton.Queue, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	if !b.conn.nc.IsConnected() {
+		return nil, fmt.Errorf("list queues: %w: not connected", pelton.ErrUnavailable)
+	}
+	queues := map[string]*pelton.Queue{}
+	at := func(name string) *pelton.Queue {
+		q := queues[name]
+		if q == nil {
+			q = emptyQueue(name)
+			queues[name] = q
+		}
+		return q
+	}
+	listed, err := b.queueNames(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range listed {
+		at(name)
+	}
+	infos, err := b.consumers(ctx, b.tasks(0))
+	if err != nil {
+		return nil, err
+	}
+	for _, info := range infos {
+		if queue, ok := strings.CutPrefix(info.Name, "s_"); ok {
+			at(queue).Scheduled = info.NumPending
+		} else if queue, p, ok := parseLaneConsumer(info.Name); ok {
+			if err := b.addDepth(ctx, at(queue), p, info); err != nil {
+				return nil, err
+			}
+		}
+	}
+	if infos, err = b.consumers(ctx, b.dead()); err != nil {
+		return nil, err
+	}
+	for _, info := range infos {
+		if queue, ok := strings.CutPrefix(info.Name, "d_"); ok {
+			at(queue).Dead = info.NumPending
+		}
+	}
+	all := make([]pelton.Queue, 0, len(queues))
+	for _, name := range slices.Sorted(maps.Keys(queues)) {
+		all = append(all, *queues[name])
+	}
+	return all, nil
+}
+
+// Queue tells what one queue holds, in constant time. pelton.ErrNotFound is a
+// queue that no task was ever sent to.
+func (b *Broker) Queue(ctx context.Context, name string) (*pelton.Queue, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	if !b.conn.nc.IsConnected() {
+		return nil, fmt.Errorf("queue %s: %w: not connected", name, pelton.ErrUnavailable)
+	}
+	if err := pelton.ValidateQueue(name); err != nil {
+		return nil, err
+	}
+	if _, err := b.config.Get(ctx, queueKeyPrefix+name); errors.Is(err, jetstream.ErrKeyNotFound) {
+		return nil, fmt.Errorf("queue %s: %w", name, pelton.ErrNotFound)
+	} else if err != nil {
+		return nil, translate("queue "+name, err)
+	}
+	q := emptyQueue(name)
+	for _, p := range pelton.Priorities() {
+		info, err := b.consumer(ctx, b.tasks(0), laneConsumer(name, p))
+		if err != nil {
+			return nil, err
+		}
+		if info != nil {
+			if err := b.addDepth(ctx, q, p, info); err != nil {
+				return nil, err
+			}
+		}
+	}
+	for counter, into := range map[[2]string]*uint64{
+		{b.tasks(0), scheduledConsumer(name)}: &q.Scheduled,
+		{b.dead(), deadConsumer(name)}:        &q.Dead,
+	} {
+		info, err := b.consumer(ctx, counter[0], counter[1])
+		if err != nil {
+			return nil, err
+		}
+		if info != nil {
+			*into = info.NumPending
+		}
+	}
+	return q, nil
+}
+
+func emptyQueue(name string) *pelton.Queue {
+	q := &pelton.Queue{Name: name, Priorities: make(map[pelton.Priority]pelton.Depth, 4)}
+	for _, p := range pelton.Priorities() {
+		q.Priorities[p] = pelton.Depth{}
+	}
+	return q
+}
+
+// addDepth reads a lane's consumer: pending messages are ready, those handed out
+// and not acknowledged run.
+func (b *Broker) addDepth(ctx context.Context, q *pelton.Queue, p pelton.Priority, info *jetstream.ConsumerInfo) error {
+	depth := pelton.Depth{Ready: info.NumPending, Running: uint64(max(info.NumAckPending, 0)), Paused: info.Paused}
+	if info.NumPending > 0 {
+		oldest, err := b.get(ctx, b.tasks(0), getRequest{Seq: info.Delivered.Stream + 1, NextFor: b.ready(0, q.Name, p)}, true)
+		if err == nil {
+			depth.OldestReady = max(time.Since(oldest.time), time.Millisecond)
+		} else if !errors.Is(err, pelton.ErrNotFound) { // taken in the meantime
+			return fmt.Errorf("age of lane %s/%s: %w", q.Name, p, err)
+		}
+	}
+	q.Priorities[p] = depth
+	q.Ready += depth.Ready
+	q.Running += depth.Running
+	return nil
+}
+
+func (b *Broker) consumers(ctx context.Context, stream string) ([]*jetstream.ConsumerInfo, error) {
+	s, err := b.js.Stream(ctx, stream)
+	if err != nil {
+		return nil, translate("open stream "+stream, err)
+	}
+	lister := s.ListConsumers(ctx)
+	var infos []*jetstream.ConsumerInfo
+	for info := range lister.Info() {
+		infos = append(infos, info)
+	}
+	if err := lister.Err(); err != nil {
+		return nil, translate("list consumers of "+stream, err)
+	}
+	return infos, nil
+}
+
+// consumer is nil for one that does not exist.
+func (b *Broker) consumer(ctx context.Context, stream, name string) (*jetstream.ConsumerInfo, error) {
+	consumer, err := b.js.Consumer(ctx, stream, name)
+	if errors.Is(err, jetstream.ErrConsumerNotFound) {
+		return nil, nil //nolint:nilnil // documented
+	}
+	if err != nil {
+		return nil, translate("read consumer "+name, err)
+	}
+	return consumer.CachedInfo(), nil
+}
+
+// LaneLease is the lease that the lane was created with.
+func (b *Broker) LaneLease(ctx context.Context, lane Lane) (time.Duration, error) {
+	info, err := b.consumer(ctx, b.tasks(0), laneConsumer(lane.Queue, lane.Priority))
+	if err != nil {
+		return 0, err
+	}
+	if info == nil {
+		return 0, fmt.Errorf("lane %s/%s: %w", lane.Queue, lane.Priority, pelton.ErrNotFound)
+	}
+	return info.Config.AckWait, nil
+}

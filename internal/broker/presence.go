@@ -1,0 +1,88 @@
+package broker
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/peltonq/pelton"
+)
+
+const (
+	// PresenceTTL is how long a worker is taken for alive after its last sign.
+	PresenceTTL = 15 * time.Second
+	probeTTL    = time.Minute
+)
+
+// Presence is what a worker says of itself every few seconds.
+type Presence struct {
+	ID          string      `json:"id"`
+	Host        string      `json:"host"`
+	PID         int         `json:"pid"`
+	Version     string      `json:"version"`
+	Kinds       []string    `json:"kinds"`
+	Queues      []string    `json:"queues"`
+	Concurrency int         `json:"concurrency"`
+	Running     []pelton.ID `json:"running"`
+	Leaked      int         `json:"leaked"`
+	StartedAt   time.Time   `json:"started_at"`
+	SeenAt      time.Time   `json:"seen_at"`
+}
+
+func (b *Broker) presenceKey(id string) string { return "$KV." + b.workers() + "." + id }
+
+// ShowPresence keeps the worker visible for another PresenceTTL.
+func (b *Broker) ShowPresence(ctx context.Context, p Presence) error {
+	data, err := json.Marshal(p)
+	if err != nil {
+		return fmt.Errorf("show worker %s: %w", p.ID, err)
+	}
+	// A plain publish: KeyValue.Update would drop the TTL.
+	if _, err := b.do(ctx, write{subject: b.presenceKey(p.ID), data: data, expect: anyRevision, ttl: PresenceTTL}); err != nil {
+		return fmt.Errorf("show worker %s: %w", p.ID, err)
+	}
+	return nil
+}
+
+// HidePresence takes the worker off the list at once.
+func (b *Broker) HidePresence(ctx context.Context, id string) error {
+	w := write{subject: b.presenceKey(id), expect: anyRevision, ttl: markerTTL, header: nats.Header{"KV-Operation": {"DEL"}}}
+	if _, err := b.do(ctx, w); err != nil {
+		return fmt.Errorf("hide worker %s: %w", id, err)
+	}
+	return nil
+}
+
+// Present reports whether the worker gave a sign of life in the last PresenceTTL.
+func (b *Broker) Present(ctx context.Context, id string) (bool, error) {
+	msg, err := b.get(ctx, bucketStream(b.workers()), getRequest{LastFor: b.presenceKey(id)}, false)
+	if errors.Is(err, pelton.ErrNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("look for worker %s: %w", id, err)
+	}
+	return !msg.deleted(), nil
+}
+
+// Probe writes to every stream: a stream's info can look healthy while its
+// writes are stuck, so health is a write. What it writes goes away by itself.
+func (b *Broker) Probe(ctx context.Context) error {
+	probes := []write{
+		{subject: b.taskProbe(0), expect: anyRevision, ttl: probeTTL},
+		{subject: b.deadProbe(), expect: anyRevision},
+	}
+	for _, bucket := range []string{b.state(0), b.names.config(), b.locks(), b.workers()} {
+		probes = append(probes, write{subject: "$KV." + bucket + ".probe", expect: anyRevision, ttl: probeTTL})
+	}
+	for _, probe := range probes {
+		if _, err := b.do(ctx, probe); err != nil {
+			return fmt.Errorf("probe %s: %w", probe.subject, err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,223 @@
+package broker
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/peltonq/pelton"
+)
+
+// PublishReady publishes a task to its lane and returns the message's stream
+// sequence. The lane must have been ensured.
+func (b *Broker) PublishReady(ctx context.Context, e *Envelope) (seq uint64, err error) {
+	w, err := b.readyWrite(e)
+	if err != nil {
+		return 0, err
+	}
+	if seq, err = b.do(ctx, w); err != nil {
+		return 0, fmt.Errorf("publish task %s: %w", e.ID, err)
+	}
+	return seq, nil
+}
+
+func (b *Broker) readyWrite(e *Envelope) (write, error) {
+	data, err := encodeEnvelope(e)
+	if err != nil {
+		return write{}, fmt.Errorf("publish task %s: %w", e.ID, err)
+	}
+	return write{subject: b.ready(e.ID.Shard(), e.Queue, e.Priority), data: data, expect: anyRevision}, nil
+}
+
+// PublishSchedule hands the task to the broker, which publishes it to its lane
+// at runAt. Doing so again while it waits changes nothing; doing so after it
+// fired makes a second copy, which the carrier rule drops at admission.
+func (b *Broker) PublishSchedule(ctx context.Context, e *Envelope, runAt time.Time) error {
+	w, err := b.scheduleWrite(e, runAt)
+	if err != nil {
+		return err
+	}
+	if _, err := b.do(ctx, w); err != nil && !errors.Is(err, ErrStale) {
+		return fmt.Errorf("schedule task %s: %w", e.ID, err)
+	}
+	return nil
+}
+
+// scheduleWrite is a message schedule: a message on a subject of its own that
+// names when and where it is to be published. The time is written to the
+// nanosecond: jetstream.WithScheduleAt cuts to seconds and so fires early. A
+// subject is written once per epoch: replacing a schedule while it fires would
+// lose the replacement.
+func (b *Broker) scheduleWrite(e *Envelope, runAt time.Time) (write, error) {
+	data, err := encodeEnvelope(e)
+	if err != nil {
+		return write{}, fmt.Errorf("schedule task %s: %w", e.ID, err)
+	}
+	return write{
+		subject: b.scheduled(e.ID.Shard(), e.Queue, e.Priority, e.ID, e.Epoch),
+		data:    data,
+		expect:  0,
+		header: nats.Header{
+			headerSchedule:       {"@at " + runAt.UTC().Format(time.RFC3339Nano)},
+			headerScheduleTarget: {b.ready(e.ID.Shard(), e.Queue, e.Priority)},
+		},
+	}, nil
+}
+
+// Enqueue writes the record of a new task, then its message: to its lane, or to
+// the schedule when the record is scheduled. It sets r.Revision.
+//
+// Crash windows: after the record and before the message, a record without a
+// message is left; nobody was told that the task was accepted. A refused message
+// drops the record again. pelton.ErrUnknownOutcome means that the task may have
+// been enqueued.
+func (b *Broker) Enqueue(ctx context.Context, r *Record) error {
+	if err := b.ensure(ctx, r); err != nil {
+		return err
+	}
+	if err := b.CreateRecord(ctx, r); err != nil {
+		return err
+	}
+	// From here on the caller's going away must not leave half a task.
+	ctx = context.WithoutCancel(ctx)
+	var err error
+	if r.State == pelton.Scheduled {
+		err = b.PublishSchedule(ctx, r.Envelope(), r.RunAt)
+	} else {
+		_, err = b.PublishReady(ctx, r.Envelope())
+	}
+	if err != nil && !errors.Is(err, pelton.ErrUnknownOutcome) {
+		if dropErr := b.DropRecord(ctx, r); dropErr != nil {
+			b.cfg.Logger.Warn("record of a refused task stays behind", "task_id", r.ID.String(), "error", dropErr)
+		}
+	}
+	return err
+}
+
+// ensure makes sure that everything the record's message needs is there.
+func (b *Broker) ensure(ctx context.Context, r *Record) error {
+	if r.State == pelton.Scheduled {
+		if err := b.EnsureScheduled(ctx, r.Queue, r.Priority); err != nil {
+			return err
+		}
+	}
+	return b.EnsureLane(ctx, r.Queue, r.Priority)
+}
+
+// EnqueueMany enqueues the records in a pipeline and returns one error for each,
+// in order. It is not atomic: every record is a task of its own.
+func (b *Broker) EnqueueMany(ctx context.Context, records []*Record) []error {
+	errs := make([]error, len(records))
+	ok := func(i int) bool { return errs[i] == nil }
+	for i, r := range records {
+		errs[i] = b.ensure(ctx, r)
+	}
+	// Creating is plain expected-0 here: ids are fresh, no marker can be there.
+	b.pipeline(ctx, len(records), ok, func(i int) (write, error) {
+		records[i].Revision = 0
+		return b.recordWrite(records[i])
+	}, func(i int, seq uint64, err error) {
+		if errs[i] = err; err == nil {
+			records[i].Revision = seq
+		}
+	})
+	ctx = context.WithoutCancel(ctx)
+	created := append([]error(nil), errs...)
+	b.pipeline(ctx, len(records), ok, func(i int) (write, error) {
+		if r := records[i]; r.State == pelton.Scheduled {
+			return b.scheduleWrite(r.Envelope(), r.RunAt)
+		}
+		return b.readyWrite(records[i].Envelope())
+	}, func(i int, _ uint64, err error) { errs[i] = err })
+	for i, r := range records {
+		if created[i] == nil && errs[i] != nil && !errors.Is(errs[i], pelton.ErrUnknownOutcome) {
+			if err := b.DropRecord(ctx, r); err != nil {
+				b.cfg.Logger.Warn("record of a refused task stays behind", "task_id", r.ID.String(), "error", err)
+			}
+		}
+		if errs[i] != nil {
+			errs[i] = fmt.Errorf("enqueue task %s: %w", r.ID, errs[i])
+		}
+	}
+	return errs
+}
+
+// pipeline sends the writes of all i in [0,n) for which include(i) holds without
+// waiting in between, then waits for their answers. done is called once for each
+// included i, never for two at a time.
+func (b *Broker) pipeline(ctx context.Context, n int, include func(int) bool, build func(int) (write, error), done func(i int, seq uint64, err error)) {
+	ctx, cancel := context.WithTimeout(ctx, 2*callTimeout)
+	defer cancel()
+	type answer struct {
+		i   int
+		seq uint64
+		err error
+	}
+	answers := make(chan answer, n) // one each, so that no answer ever blocks the reader
+	forgets := map[int]func() bool{}
+	for i := range n {
+		if !include(i) {
+			continue
+		}
+		w, err := build(i)
+		if err != nil {
+			done(i, 0, err)
+			continue
+		}
+		forget, err := b.conn.send(ctx, w.msg(), func(reply *nats.Msg, err error) {
+			seq, err := outcome(reply, err)
+			answers <- answer{i, seq, err}
+		})
+		if err != nil {
+			done(i, 0, err)
+			continue
+		}
+		forgets[i] = forget
+	}
+	for len(forgets) > 0 {
+		select {
+		case a := <-answers:
+			delete(forgets, a.i)
+			done(a.i, a.seq, a.err)
+		case <-ctx.Done():
+			for i, forget := range forgets {
+				if forget() {
+					delete(forgets, i)
+					done(i, 0, fmt.Errorf("%w: %w", pelton.ErrUnknownOutcome, context.Cause(ctx)))
+				}
+			}
+			ctx = context.WithoutCancel(ctx) // the rest has been answered already
+		}
+	}
+}
+
+// CancelSchedules removes what the task has waiting in the schedule.
+func (b *Broker) CancelSchedules(ctx context.Context, r *Record) error {
+	return b.purge(ctx, b.tasks(r.ID.Shard()), b.scheduledOf(r.ID.Shard(), r.Queue, r.Priority, r.ID))
+}
+
+func (b *Broker) purge(ctx context.Context, stream, filter string) error {
+	body, err := json.Marshal(map[string]string{"filter": filter})
+	if err != nil {
+		return fmt.Errorf("encode purge: %w", err)
+	}
+	return b.api(ctx, "STREAM.PURGE."+stream, body)
+}
+
+// DeleteMessage deletes the task's message by its stream sequence. One that is
+// gone already is no error.
+func (b *Broker) DeleteMessage(ctx context.Context, shard uint8, seq uint64) error {
+	body, err := json.Marshal(map[string]any{"seq": seq, "no_erase": true})
+	if err != nil {
+		return fmt.Errorf("encode delete: %w", err)
+	}
+	err = b.api(ctx, "STREAM.MSG.DELETE."+b.tasks(shard), body)
+	if errors.Is(err, pelton.ErrNotFound) {
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,168 @@
+package broker
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/peltonq/pelton"
+)
+
+// Delivery is one hand-over of a task by the broker to a worker.
+type Delivery struct {
+	Lane     Lane
+	Envelope *Envelope // nil when Err is set
+	Err      error     // why the message could not be read: ErrMalformed or ErrNewer
+	Seq      uint64    // stream sequence: the carrier of the run
+	Arrived  time.Time
+
+	conn *conn
+	ack  string // subject that takes +ACK, -NAK, +WPI
+}
+
+// PullEnd is the end of a pull request: whatever it was to bring has come.
+type PullEnd struct {
+	// Err is nil for an end in good order: nothing (more) there, or the time is up.
+	Err error
+}
+
+// Puller asks one lane for deliveries with pull requests of its own making. It
+// exists because nats.go's consumers ask for more than a worker can run, stall
+// in rare cases, and leave messages behind when they stop.
+type Puller struct {
+	b     *Broker
+	lane  Lane
+	next  string // subject of pull requests
+	inbox string
+	sub   *nats.Subscription
+	done  chan struct{}
+	once  sync.Once
+}
+
+// OpenPuller subscribes to what the lane's pull requests will bring. deliver and
+// end are called one at a time, and must not block for long: end once per
+// request, unless the connection was lost in between.
+func (b *Broker) OpenPuller(lane Lane, deliver func(*Delivery), end func(PullEnd)) (*Puller, error) {
+	p := &Puller{
+		b:     b,
+		lane:  lane,
+		next:  "$JS.API.CONSUMER.MSG.NEXT." + b.tasks(0) + "." + laneConsumer(lane.Queue, lane.Priority),
+		inbox: b.conn.nc.NewInbox(), // not NewRespInbox: its subjects are covered by the connection itself, so interest would never end
+		done:  make(chan struct{}),
+	}
+	sub, err := b.conn.nc.Subscribe(p.inbox, func(msg *nats.Msg) {
+		if d := p.delivery(msg); d != nil {
+			deliver(d)
+		} else if e, over := pullEnd(msg); over {
+			end(e)
+		}
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open lane %s/%s: %w: %w", lane.Queue, lane.Priority, pelton.ErrUnavailable, err)
+	}
+	sub.SetClosedHandler(func(string) { p.once.Do(func() { close(p.done) }) })
+	p.sub = sub
+	return p, nil
+}
+
+// Pull asks for up to batch deliveries. wait 0 means those that are ready now;
+// otherwise the request stays open for that long until there is one, and then
+// brings what is ready at once. A Puller has one request open at a time; its end
+// is announced to end.
+func (p *Puller) Pull(batch int, wait time.Duration) error {
+	// no_wait with expires is a one-shot: wait for the first, take what is there,
+	// end (nats-server 2.15, consumer.go, processNextMsgRequest).
+	body, err := json.Marshal(struct {
+		Batch   int           `json:"batch"`
+		NoWait  bool          `json:"no_wait"`
+		Expires time.Duration `json:"expires,omitempty"`
+	}{batch, true, wait})
+	if err != nil {
+		return fmt.Errorf("encode pull: %w", err)
+	}
+	if !p.b.conn.nc.IsConnected() {
+		return fmt.Errorf("%w: not connected", pelton.ErrUnavailable)
+	}
+	if err := p.b.conn.nc.PublishRequest(p.next, p.inbox, body); err != nil {
+		return fmt.Errorf("%w: pull: %w", pelton.ErrUnavailable, err)
+	}
+	return nil
+}
+
+// Close takes back the open request. What was already on its way is still handed
+// to deliver before Close returns, so that the caller can nak it: drain, flush,
+// read the rest strands nothing, a plain unsubscribe does. ctx bounds the wait.
+func (p *Puller) Close(ctx context.Context) {
+	if err := p.sub.Drain(); err != nil { // the connection is gone, and the requests with it
+		return
+	}
+	select {
+	case <-p.done:
+	case <-ctx.Done():
+	}
+}
+
+func (p *Puller) delivery(msg *nats.Msg) *Delivery {
+	if len(msg.Reply) == 0 {
+		return nil
+	}
+	d := &Delivery{Lane: p.lane, Arrived: time.Now(), conn: p.b.conn, ack: msg.Reply}
+	meta, err := msg.Metadata()
+	if err != nil {
+		d.Err = fmt.Errorf("%w: acknowledgement subject: %w", ErrMalformed, err)
+		return d
+	}
+	d.Seq = meta.Sequence.Stream
+	d.Envelope, d.Err = decodeEnvelope(msg.Data)
+	return d
+}
+
+// pullEnd reads a status message. Heartbeats are not an end.
+func pullEnd(msg *nats.Msg) (PullEnd, bool) {
+	switch status := msg.Header.Get("Status"); status {
+	case "404", "408": // nothing (more), or the time is up
+		return PullEnd{}, true
+	case "100", "":
+		return PullEnd{}, false
+	case "503":
+		return PullEnd{Err: fmt.Errorf("%w: the lane's consumer is gone", pelton.ErrNotFound)}, true
+	default: // 409: consumer deleted, leadership change, server shutdown
+		return PullEnd{Err: fmt.Errorf("%w: pull ended: %s %s", pelton.ErrUnavailable, status, msg.Header.Get("Description"))}, true
+	}
+}
+
+// Ack takes the message out of the stream. It is not awaited: an ack that gets
+// lost makes a redelivery, which admission drops.
+func (d *Delivery) Ack() error { return d.signal("+ACK") }
+
+// Nak gives the message back; the broker hands it out again at once, first.
+func (d *Delivery) Nak() error { return d.signal("-NAK") }
+
+// NakWithDelay gives the message back for later. Meanwhile it counts against the
+// lane's bound, so this is for messages that cannot be read, not for retries.
+func (d *Delivery) NakWithDelay(delay time.Duration) error {
+	return d.signal(fmt.Sprintf(`-NAK {"delay": %d}`, delay.Nanoseconds()))
+}
+
+func (d *Delivery) signal(verb string) error {
+	if err := d.conn.nc.Publish(d.ack, []byte(verb)); err != nil {
+		return fmt.Errorf("%w: %s: %w", pelton.ErrUnavailable, verb, err)
+	}
+	return nil
+}
+
+// Extend starts the lease anew and waits for the broker's reply, which proves
+// contact. It does not prove ownership: the broker also answers for a message
+// that is gone or held by another worker.
+func (d *Delivery) Extend(ctx context.Context) error {
+	_, err := d.conn.call(ctx, &nats.Msg{Subject: d.ack, Data: []byte("+WPI")})
+	if errors.Is(err, errNoResponder) {
+		return fmt.Errorf("%w: nobody takes the heartbeat", pelton.ErrUnavailable)
+	}
+	return err
+}

@@ -1,0 +1,261 @@
+package broker
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/peltonq/pelton"
+)
+
+const (
+	// version is the major version of envelopes and records that this package
+	// writes. Unknown fields are ignored; a higher major is ErrNewer.
+	version = 1
+
+	// maxBody bounds an envelope or record that is read: payload, result and
+	// metadata with room to spare. It keeps a foreign message from being decoded.
+	maxBody = 2 << 20
+	// minMessageSize is what a stream's max_msg_size must allow: payload, result
+	// and 64 KiB of metadata.
+	minMessageSize = 2*pelton.MaxPayload + 64<<10
+)
+
+var (
+	// ErrMalformed is a message or record that is not Pelton's.
+	ErrMalformed = errors.New("malformed")
+	// ErrNewer is an envelope or record of a later major version.
+	ErrNewer = errors.New("written by a newer version")
+	// ErrStale is a lost compare-and-swap: the record has another revision.
+	ErrStale = errors.New("stale revision")
+)
+
+// Meta is what a task is from its first write to its last, but for the epoch. It
+// is the first line of an envelope and part of a record's.
+type Meta struct {
+	Version     int               `json:"v"`
+	ID          pelton.ID         `json:"id"`
+	Kind        string            `json:"kind"`
+	Queue       string            `json:"queue"`
+	Priority    pelton.Priority   `json:"priority"`
+	Epoch       uint32            `json:"epoch,omitempty"` // +1 at every republish
+	MaxAttempts int               `json:"max_attempts"`
+	Timeout     time.Duration     `json:"timeout"`   // nanoseconds
+	Retention   time.Duration     `json:"retention"` // nanoseconds
+	CreatedAt   time.Time         `json:"created_at"`
+	ExpiresAt   time.Time         `json:"expires_at,omitzero"`
+	Labels      map[string]string `json:"labels,omitempty"`
+}
+
+// Envelope is a task on the wire: one line of metadata, then the payload.
+type Envelope struct {
+	Meta
+	Payload []byte
+}
+
+// Record is what the state bucket holds on a task.
+type Record struct {
+	Meta
+	State   pelton.State
+	Payload []byte
+	Result  []byte
+
+	RunAt      time.Time // when a scheduled or retrying task is to run
+	StartedAt  time.Time
+	FinishedAt time.Time
+	Attempt    int // number of the current or last attempt
+	Ended      int // attempts that a handler ended: they alone count
+	Crashes    int // deliveries that died with their worker
+
+	Owner    string // id of the worker that runs or last ran the task
+	Carrier  uint64 // stream sequence of the message it runs from
+	Released bool   // given back by a worker that shut down
+	// Deferrals counts the times in a row that the task was put off because no
+	// worker knew its kind; DeferredAt is the first of them.
+	Deferrals  int
+	DeferredAt time.Time
+
+	Progress *pelton.Progress
+	Errors   []pelton.Failure
+
+	// Revision is the record's revision in the bucket, 0 before it was created.
+	// It is not part of the stored bytes.
+	Revision uint64
+}
+
+// recordMeta is the first line of a stored record.
+type recordMeta struct {
+	Meta
+	State      pelton.State     `json:"state"`
+	PayloadLen int              `json:"payload_len,omitempty"`
+	ResultLen  int              `json:"result_len,omitempty"`
+	RunAt      time.Time        `json:"run_at,omitzero"`
+	StartedAt  time.Time        `json:"started_at,omitzero"`
+	FinishedAt time.Time        `json:"finished_at,omitzero"`
+	Attempt    int              `json:"attempt,omitempty"`
+	Ended      int              `json:"ended,omitempty"`
+	Crashes    int              `json:"crashes,omitempty"`
+	Owner      string           `json:"owner,omitempty"`
+	Carrier    uint64           `json:"carrier,omitempty"`
+	Released   bool             `json:"released,omitempty"`
+	Deferrals  int              `json:"deferrals,omitempty"`
+	DeferredAt time.Time        `json:"deferred_at,omitzero"`
+	Progress   *pelton.Progress `json:"progress,omitempty"`
+	Errors     []pelton.Failure `json:"errors,omitempty"`
+}
+
+// Envelope is the message that carries the record's task at its present epoch.
+func (r *Record) Envelope() *Envelope { return &Envelope{Meta: r.Meta, Payload: r.Payload} }
+
+// Task is the record as the world sees it at now: a scheduled or retrying task
+// whose time has come reads queued.
+func (r *Record) Task(now time.Time) *pelton.Task {
+	t := &pelton.Task{
+		ID: r.ID, Kind: r.Kind, Queue: r.Queue, Priority: r.Priority, State: r.State,
+		Payload: r.Payload, Result: r.Result,
+		Attempt: r.Attempt, MaxAttempts: r.MaxAttempts, Crashes: r.Crashes,
+		Timeout: r.Timeout, Retention: r.Retention, Revision: r.Revision,
+		CreatedAt: r.CreatedAt, RunAt: r.RunAt, ExpiresAt: r.ExpiresAt, StartedAt: r.StartedAt, FinishedAt: r.FinishedAt,
+		Worker: r.Owner, Progress: r.Progress, Errors: r.Errors, Labels: r.Labels,
+	}
+	if (r.State == pelton.Scheduled || r.State == pelton.Retrying) && !r.RunAt.After(now) {
+		t.State = pelton.Queued
+	}
+	if n := len(r.Errors); n > 0 && r.State != pelton.Succeeded {
+		t.Error = &r.Errors[n-1]
+	}
+	return t
+}
+
+// Fail appends a failure to the record's history, which keeps the last
+// pelton.MaxErrors and only the newest stack, and stays within its size.
+func (r *Record) Fail(f pelton.Failure) {
+	const maxMessage, maxStack = 2 << 10, 8 << 10
+	f.Message, f.Stack = truncate(f.Message, maxMessage), truncate(f.Stack, maxStack)
+	history := make([]pelton.Failure, 0, len(r.Errors)+1)
+	for _, old := range r.Errors {
+		old.Stack = ""
+		history = append(history, old)
+	}
+	history = append(history, f)
+	r.Errors = history[max(0, len(history)-pelton.MaxErrors):]
+}
+
+// truncate cuts s to at most n bytes of valid UTF-8.
+func truncate(s string, n int) string {
+	valid := func(s string) string { return string(bytes.ToValidUTF8([]byte(s), []byte("\uFFFD"))) }
+	if len(s) <= n {
+		return valid(s)
+	}
+	return valid(s[:n-len("…")]) + "…"
+}
+
+func encodeEnvelope(e *Envelope) ([]byte, error) {
+	e.Version = version
+	return join(e.Meta, len(e.Payload), e.Payload)
+}
+
+func decodeEnvelope(data []byte) (*Envelope, error) {
+	var e Envelope
+	payload, err := split(data, &e.Meta)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkMeta(&e.Meta); err != nil {
+		return nil, err
+	}
+	if len(payload) > 0 {
+		e.Payload = payload
+	}
+	return &e, nil
+}
+
+func encodeRecord(r *Record) ([]byte, error) {
+	r.Version = version
+	return join(recordMeta{
+		Meta: r.Meta, State: r.State, PayloadLen: len(r.Payload), ResultLen: len(r.Result),
+		RunAt: r.RunAt, StartedAt: r.StartedAt, FinishedAt: r.FinishedAt,
+		Attempt: r.Attempt, Ended: r.Ended, Crashes: r.Crashes, Owner: r.Owner, Carrier: r.Carrier, Released: r.Released,
+		Deferrals: r.Deferrals, DeferredAt: r.DeferredAt, Progress: r.Progress, Errors: r.Errors,
+	}, len(r.Payload)+len(r.Result), r.Payload, r.Result)
+}
+
+func decodeRecord(data []byte, revision uint64) (*Record, error) {
+	var m recordMeta
+	body, err := split(data, &m)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkMeta(&m.Meta); err != nil {
+		return nil, err
+	}
+	if !m.State.Valid() {
+		return nil, fmt.Errorf("%w: unknown state %q", ErrMalformed, m.State)
+	}
+	if m.PayloadLen < 0 || m.ResultLen < 0 || m.PayloadLen > len(body) || m.ResultLen != len(body)-m.PayloadLen {
+		return nil, fmt.Errorf("%w: payload of %d and result of %d in a body of %d bytes", ErrMalformed, m.PayloadLen, m.ResultLen, len(body))
+	}
+	r := &Record{
+		Meta: m.Meta, State: m.State, RunAt: m.RunAt, StartedAt: m.StartedAt, FinishedAt: m.FinishedAt,
+		Attempt: m.Attempt, Ended: m.Ended, Crashes: m.Crashes, Owner: m.Owner, Carrier: m.Carrier, Released: m.Released,
+		Deferrals: m.Deferrals, DeferredAt: m.DeferredAt, Progress: m.Progress, Errors: m.Errors, Revision: revision,
+	}
+	if m.PayloadLen > 0 {
+		r.Payload = body[:m.PayloadLen:m.PayloadLen]
+	}
+	if m.ResultLen > 0 {
+		r.Result = body[m.PayloadLen:]
+	}
+	return r, nil
+}
+
+// join writes meta as one line and the parts after it.
+func join(meta any, extra int, parts ...[]byte) ([]byte, error) {
+	line, err := json.Marshal(meta) // never contains a raw newline
+	if err != nil {
+		return nil, fmt.Errorf("encode metadata: %w", err)
+	}
+	out := make([]byte, 0, len(line)+1+extra)
+	out = append(append(out, line...), '\n')
+	for _, part := range parts {
+		out = append(out, part...)
+	}
+	return out, nil
+}
+
+// split reads the line into meta and returns what follows.
+func split(data []byte, meta any) ([]byte, error) {
+	if len(data) > maxBody {
+		return nil, fmt.Errorf("%w: %d bytes", ErrMalformed, len(data))
+	}
+	line, body, found := bytes.Cut(data, []byte{'\n'})
+	if !found {
+		return nil, fmt.Errorf("%w: no metadata line", ErrMalformed)
+	}
+	var v struct {
+		Version int `json:"v"`
+	}
+	if err := json.Unmarshal(line, &v); err != nil {
+		return nil, fmt.Errorf("%w: metadata: %w", ErrMalformed, err)
+	}
+	if v.Version > version {
+		return nil, fmt.Errorf("%w: version %d, this is %d", ErrNewer, v.Version, version)
+	}
+	if err := json.Unmarshal(line, meta); err != nil {
+		return nil, fmt.Errorf("%w: metadata: %w", ErrMalformed, err)
+	}
+	return body, nil
+}
+
+// checkMeta refuses names that must not become subjects.
+func checkMeta(m *Meta) error {
+	if m.Version != version || m.ID.IsZero() || m.Priority == "" || m.Priority.Rank() < 0 {
+		return fmt.Errorf("%w: version %d, id %s, priority %q", ErrMalformed, m.Version, m.ID, m.Priority)
+	}
+	if err := errors.Join(pelton.ValidateQueue(m.Queue), pelton.ValidateKind(m.Kind)); err != nil {
+		return fmt.Errorf("%w: %w", ErrMalformed, err)
+	}
+	return nil
+}

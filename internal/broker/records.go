@@ -1,0 +1,115 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/peltonq/pelton"
+)
+
+// recordWrite is the write that stores r against its revision. A terminal record
+// carries a TTL: its retention, or that of its dead letter.
+func (b *Broker) recordWrite(r *Record) (write, error) {
+	data, err := encodeRecord(r)
+	if err != nil {
+		return write{}, fmt.Errorf("encode record of task %s: %w", r.ID, err)
+	}
+	w := write{subject: b.record(r.ID), data: data, expect: r.Revision}
+	switch {
+	case r.State == pelton.Failed:
+		w.ttl = max(pelton.FailedRetention, r.Retention)
+	case r.State.Terminal():
+		w.ttl = max(r.Retention, time.Second)
+	}
+	return w, nil
+}
+
+// CreateRecord stores the record of a new task and sets its Revision.
+// pelton.ErrConflict means that the id has a record already; a deleted or
+// expired one does not count.
+func (b *Broker) CreateRecord(ctx context.Context, r *Record) error {
+	r.Revision = 0
+	err := b.SaveRecord(ctx, r)
+	if !errors.Is(err, ErrStale) {
+		return err
+	}
+	// Expected 0 is refused while a delete marker is there: replace the marker.
+	old, err := b.get(ctx, bucketStream(b.state(r.ID.Shard())), getRequest{LastFor: b.record(r.ID)}, false)
+	switch {
+	case errors.Is(err, pelton.ErrNotFound): // the marker has just gone
+	case err != nil:
+		return fmt.Errorf("create record of task %s: %w", r.ID, err)
+	case !old.deleted():
+		return fmt.Errorf("create record of task %s: %w: it exists", r.ID, pelton.ErrConflict)
+	default:
+		r.Revision = old.seq
+	}
+	err = b.SaveRecord(ctx, r)
+	if errors.Is(err, ErrStale) {
+		r.Revision = 0
+		return fmt.Errorf("create record of task %s: %w: it exists", r.ID, pelton.ErrConflict)
+	}
+	return err
+}
+
+// SaveRecord stores r if the record still has r.Revision, and sets r.Revision to
+// the new one. Errors: ErrStale, pelton.ErrUnavailable, pelton.ErrUnknownOutcome.
+func (b *Broker) SaveRecord(ctx context.Context, r *Record) error {
+	w, err := b.recordWrite(r)
+	if err != nil {
+		return err
+	}
+	revision, err := b.do(ctx, w)
+	if err != nil {
+		return fmt.Errorf("save record of task %s: %w", r.ID, err)
+	}
+	r.Revision = revision
+	b.announce(r)
+	return nil
+}
+
+// LoadRecord reads a task's record from the leader. pelton.ErrNotFound means
+// there is none, or no longer.
+func (b *Broker) LoadRecord(ctx context.Context, id pelton.ID) (*Record, error) {
+	return b.loadRecord(ctx, id, false)
+}
+
+// ReadRecord reads a task's record from any replica, and asks the leader before
+// it says pelton.ErrNotFound: a follower may be behind.
+func (b *Broker) ReadRecord(ctx context.Context, id pelton.ID) (*Record, error) {
+	r, err := b.loadRecord(ctx, id, true)
+	if errors.Is(err, pelton.ErrNotFound) && b.replicas[bucketStream(b.state(id.Shard()))] > 1 {
+		return b.loadRecord(ctx, id, false)
+	}
+	return r, err
+}
+
+func (b *Broker) loadRecord(ctx context.Context, id pelton.ID, stale bool) (*Record, error) {
+	if id.Shard() != 0 {
+		return nil, fmt.Errorf("load record of task %s: %w: no shard %d", id, pelton.ErrNotFound, id.Shard())
+	}
+	msg, err := b.get(ctx, bucketStream(b.state(id.Shard())), getRequest{LastFor: b.record(id)}, stale)
+	if err == nil && msg.deleted() {
+		err = pelton.ErrNotFound
+	}
+	if err != nil {
+		return nil, fmt.Errorf("load record of task %s: %w", id, err)
+	}
+	r, err := decodeRecord(msg.data, msg.seq)
+	if err != nil {
+		return nil, fmt.Errorf("load record of task %s: %w", id, err)
+	}
+	return r, nil
+}
+
+// DropRecord deletes a record that was created for a task whose message the
+// broker then refused: the task never was. Later changes are left alone.
+func (b *Broker) DropRecord(ctx context.Context, r *Record) error {
+	w := write{subject: b.record(r.ID), expect: r.Revision, ttl: markerTTL, header: map[string][]string{"KV-Operation": {"DEL"}}}
+	if _, err := b.do(ctx, w); err != nil {
+		return fmt.Errorf("drop record of task %s: %w", r.ID, err)
+	}
+	return nil
+}

@@ -1,0 +1,109 @@
+package broker
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/peltonq/pelton"
+)
+
+// cancelWait is how long a cancel waits for the holder of a running task.
+const cancelWait = time.Second
+
+// Event says that a record changed. Events are best effort: a waiter subscribes,
+// then reads the record, and reads it again from time to time.
+type Event struct {
+	ID       pelton.ID    `json:"id"`
+	State    pelton.State `json:"state"`
+	Revision uint64       `json:"revision"`
+}
+
+// announce publishes the record's event. Nothing depends on its arrival.
+func (b *Broker) announce(r *Record) {
+	data, err := json.Marshal(Event{r.ID, r.State, r.Revision})
+	if err == nil {
+		err = b.conn.nc.Publish(b.event(r.ID), data)
+	}
+	if err != nil {
+		b.cfg.Logger.Debug("event not published", "task_id", r.ID.String(), "error", err)
+	}
+}
+
+// Watch sends the task's events until stop. Events that find the channel full
+// are dropped: the newest state is in the record.
+func (b *Broker) Watch(ctx context.Context, id pelton.ID) (events <-chan Event, stop func(), err error) {
+	ch := make(chan Event, 16)
+	sub, err := b.conn.nc.Subscribe(b.event(id), func(msg *nats.Msg) {
+		var e Event
+		if json.Unmarshal(msg.Data, &e) != nil {
+			return
+		}
+		select {
+		case ch <- e:
+		default:
+		}
+	})
+	if err != nil {
+		return nil, nil, fmt.Errorf("watch task %s: %w: %w", id, pelton.ErrUnavailable, err)
+	}
+	// The round trip makes sure that the subscription is in place before the
+	// caller reads the record.
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	stop = func() { _ = sub.Unsubscribe() } // fails only where the connection is gone
+	if err := b.conn.nc.FlushWithContext(ctx); err != nil {
+		stop()
+		return nil, nil, fmt.Errorf("watch task %s: %w: %w", id, pelton.ErrUnavailable, err)
+	}
+	return ch, stop, nil
+}
+
+// SignalCancel asks the worker that holds the task to stop it and waits up to a
+// second for its word. dropped reports that a worker said so. No answer is no
+// error: the record says cancelled, and the holder will find out.
+func (b *Broker) SignalCancel(ctx context.Context, id pelton.ID) (dropped bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, cancelWait)
+	defer cancel()
+	reply, err := b.conn.call(ctx, &nats.Msg{Subject: b.cancelSignal(id)})
+	if err != nil {
+		return false, fmt.Errorf("signal cancel of task %s: %w", id, err)
+	}
+	return string(reply.Data) == cancelDropped, nil
+}
+
+const cancelDropped = "dropped"
+
+// ServeCancels calls drop for every cancel signal of the installation, one at a
+// time. drop reports whether this process held the task and has ended it; only
+// then is the signal answered. stop ends it and waits for a drop under way.
+func (b *Broker) ServeCancels(drop func(pelton.ID) bool) (stop func(), err error) {
+	var mu sync.Mutex
+	stopped := false
+	prefix := strings.TrimSuffix(b.cancelSignals(), "*")
+	sub, err := b.conn.nc.Subscribe(b.cancelSignals(), func(msg *nats.Msg) {
+		id, err := pelton.ParseID(strings.TrimPrefix(msg.Subject, prefix))
+		mu.Lock()
+		defer mu.Unlock()
+		if err != nil || stopped || !drop(id) {
+			return
+		}
+		if err := msg.Respond([]byte(cancelDropped)); err != nil {
+			b.cfg.Logger.Debug("cancel signal not answered", "task_id", id.String(), "error", err)
+		}
+	})
+	if err != nil {
+		return nil, fmt.Errorf("serve cancel signals: %w: %w", pelton.ErrUnavailable, err)
+	}
+	return func() {
+		_ = sub.Unsubscribe() // fails only where the connection is gone
+		mu.Lock()
+		defer mu.Unlock()
+		stopped = true
+	}, nil
+}

@@ -1,0 +1,90 @@
+package broker
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/peltonq/pelton"
+)
+
+// Headers of JetStream that Pelton sets. Metadata of tasks travels in the body:
+// three small headers cost 12 to 43 % of the publish rate.
+const (
+	headerExpectSubjectSeq = "Nats-Expected-Last-Subject-Sequence"
+	headerTTL              = "Nats-TTL"
+	headerSchedule         = "Nats-Schedule"
+	headerScheduleTarget   = "Nats-Schedule-Target"
+)
+
+// anyRevision is a write that expects nothing.
+const anyRevision = ^uint64(0)
+
+// write is one message to a stream. expect is the last sequence of its subject
+// for which the write is valid: 0 for none yet, anyRevision for whatever.
+type write struct {
+	subject string
+	data    []byte
+	expect  uint64
+	ttl     time.Duration // 0: none
+	header  nats.Header   // further headers
+}
+
+func (w write) msg() *nats.Msg {
+	msg := &nats.Msg{Subject: w.subject, Data: w.data, Header: w.header}
+	if msg.Header == nil {
+		msg.Header = nats.Header{}
+	}
+	if w.expect != anyRevision {
+		msg.Header[headerExpectSubjectSeq] = []string{formatSeq(w.expect)}
+	}
+	if w.ttl > 0 {
+		// Whole seconds, rounded up: the broker's finest TTL is a second.
+		msg.Header[headerTTL] = []string{formatSeq(uint64((w.ttl + time.Second - 1) / time.Second))}
+	}
+	return msg
+}
+
+// do sends the write and returns its stream sequence. Errors: ErrStale (another
+// revision), pelton.ErrUnavailable (nothing was written) and
+// pelton.ErrUnknownOutcome (it may have been).
+func (b *Broker) do(ctx context.Context, w write) (seq uint64, err error) {
+	reply, err := b.conn.call(ctx, w.msg())
+	return outcome(reply, err)
+}
+
+// outcome reads a publish acknowledgement.
+func outcome(reply *nats.Msg, err error) (uint64, error) {
+	switch {
+	case errors.Is(err, errNoResponder):
+		return 0, fmt.Errorf("%w: no stream takes the write", pelton.ErrUnavailable)
+	case errors.Is(err, errSent):
+		return 0, fmt.Errorf("%w: %w", pelton.ErrUnknownOutcome, err)
+	case err != nil:
+		return 0, err
+	}
+	var ack struct {
+		Seq   uint64              `json:"seq"`
+		Error *jetstream.APIError `json:"error"`
+	}
+	if err := json.Unmarshal(reply.Data, &ack); err != nil {
+		return 0, fmt.Errorf("%w: unreadable acknowledgement: %w", pelton.ErrUnknownOutcome, err)
+	}
+	switch {
+	case ack.Error == nil && ack.Seq > 0:
+		return ack.Seq, nil
+	case ack.Error == nil:
+		return 0, fmt.Errorf("%w: acknowledgement without a sequence", pelton.ErrUnknownOutcome)
+	case ack.Error.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence:
+		return 0, ErrStale
+	case ack.Error.Code >= 500:
+		return 0, fmt.Errorf("%w: %w", pelton.ErrUnavailable, ack.Error)
+	default:
+		return 0, fmt.Errorf("broker refused the write: %w", ack.Error)
+	}
+}

@@ -1,0 +1,71 @@
+package producer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/peltonq/pelton"
+	"github.com/peltonq/pelton/internal/broker"
+)
+
+// Cancel ends a task that is not over yet. A waiting task never starts; a running
+// handler's ctx ends and its result is discarded, within a second while its
+// worker is in reach. Cancelling a cancelled task finishes what an interrupted
+// cancel left undone and is no error. pelton.ErrConflict means that the task
+// ended otherwise; it comes with the task.
+//
+// Who wins a race is decided by the record alone: the cancel does if its write
+// lands before the terminal one.
+func (c *Client) Cancel(ctx context.Context, id pelton.ID) (*pelton.Task, error) {
+	if err := c.check(); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	for {
+		r, err := c.b.LoadRecord(ctx, id)
+		if err != nil {
+			return nil, fmt.Errorf("cancel: %w", err)
+		}
+		was := r.State
+		if was.Terminal() && was != pelton.Cancelled {
+			return r.Task(c.now()), fmt.Errorf("cancel task %s: %w: it has %s", id, pelton.ErrConflict, was)
+		}
+		if was != pelton.Cancelled {
+			r.State, r.FinishedAt = pelton.Cancelled, c.now().UTC().Truncate(time.Millisecond)
+			err := c.b.SaveRecord(ctx, r)
+			if errors.Is(err, broker.ErrStale) || errors.Is(err, pelton.ErrUnknownOutcome) {
+				continue // read what it is now; ctx bounds the loop
+			}
+			if err != nil {
+				return nil, fmt.Errorf("cancel: %w", err)
+			}
+		}
+		return r.Task(c.now()), c.finishCancel(context.WithoutCancel(ctx), r, was)
+	}
+}
+
+// finishCancel removes what a cancelled task has in the broker. Each step can be
+// repeated, and what a crash leaves out here is dropped at admission.
+func (c *Client) finishCancel(ctx context.Context, r *broker.Record, was pelton.State) error {
+	if was == pelton.Scheduled || was == pelton.Retrying || was == pelton.Cancelled {
+		if err := c.b.CancelSchedules(ctx, r); err != nil {
+			return fmt.Errorf("cancel task %s: %w", r.ID, err)
+		}
+	}
+	if was == pelton.Running || was == pelton.Cancelled && r.Owner != "" {
+		// Without an answer the holder learns of it at its next write.
+		if _, err := c.b.SignalCancel(ctx, r.ID); errors.Is(err, pelton.ErrUnavailable) {
+			return fmt.Errorf("cancel task %s: %w", r.ID, err)
+		}
+		return nil // the holder's message is its worker's to acknowledge
+	}
+	if r.Carrier > 0 { // released: the message waits under a known sequence
+		if err := c.b.DeleteMessage(ctx, r.ID.Shard(), r.Carrier); err != nil {
+			return fmt.Errorf("cancel task %s: %w", r.ID, err)
+		}
+	}
+	return nil
+}

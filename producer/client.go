@@ -1,0 +1,194 @@
+// Package producer enqueues tasks, reads and awaits them, and cancels them.
+package producer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/peltonq/pelton"
+	"github.com/peltonq/pelton/internal/broker"
+)
+
+// Config is how a Client finds its installation.
+type Config struct {
+	// Namespace of the installation in NATS. Empty means "pelton".
+	Namespace string
+	// Lease given to lanes that this client is the first to use. Zero means 30 s.
+	Lease time.Duration
+	// Replicas of what this client is the first to create. Zero means 1.
+	Replicas int
+	// Logger gets what an operator may want to know. Nil discards.
+	Logger *slog.Logger
+}
+
+// Client enqueues tasks. It is safe for concurrent use.
+type Client struct {
+	b      *broker.Broker
+	now    func() time.Time
+	closed atomic.Bool
+}
+
+// New opens the installation on nc and creates in the broker what is missing.
+// Errors: pelton.ErrUnavailable when the broker is out of reach,
+// pelton.ErrConflict when streams of that name have settings Pelton cannot use,
+// pelton.ErrInvalid for a bad Config. Make nc with nats.MaxReconnects(-1), so
+// that it outlives a restart of the broker.
+func New(ctx context.Context, nc *nats.Conn, cfg Config) (*Client, error) {
+	b, err := broker.Open(ctx, nc, broker.Config{Namespace: cfg.Namespace, Lease: cfg.Lease, Replicas: cfg.Replicas, Logger: cfg.Logger})
+	if err != nil {
+		return nil, fmt.Errorf("open producer: %w", err)
+	}
+	return &Client{b: b, now: time.Now}, nil
+}
+
+// Close ends calls that are under way; their outcome is unknown. It does not
+// close the NATS connection. Later calls are pelton.ErrClosed.
+func (c *Client) Close() {
+	if !c.closed.Swap(true) {
+		c.b.Close()
+	}
+}
+
+func (c *Client) check() error {
+	if c.closed.Load() {
+		return fmt.Errorf("producer: %w", pelton.ErrClosed)
+	}
+	return nil
+}
+
+// Enqueue stores a task and returns it; once it has, the task survives the death
+// of every process. opts are applied to a copy of spec. Errors:
+// *pelton.ValidationError; pelton.ErrUnavailable, when nothing was stored;
+// pelton.ErrUnknownOutcome, when the task may have been: Enqueue does not try
+// again, because that might enqueue it twice.
+func (c *Client) Enqueue(ctx context.Context, spec pelton.Spec, opts ...pelton.Option) (*pelton.Task, error) {
+	if err := c.check(); err != nil {
+		return nil, err
+	}
+	spec.Apply(opts...)
+	r, err := c.record(spec)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.b.Enqueue(ctx, r); err != nil {
+		return nil, fmt.Errorf("enqueue %s: %w", spec.Kind, err)
+	}
+	return r.Task(c.now()), nil
+}
+
+// EnqueueMany enqueues each spec as Enqueue does, in a pipeline: many times
+// faster than one by one. It is not atomic. The answer has one item for each
+// spec, in order; the error is for a call that could not be tried at all, or for
+// more than pelton.MaxBatch specs.
+func (c *Client) EnqueueMany(ctx context.Context, specs []pelton.Spec) ([]pelton.Enqueued, error) {
+	if err := c.check(); err != nil {
+		return nil, err
+	}
+	if len(specs) > pelton.MaxBatch {
+		return nil, &pelton.ValidationError{Fields: []pelton.FieldError{{
+			Field: "tasks", Message: fmt.Sprintf("has %d items, more than %d", len(specs), pelton.MaxBatch),
+		}}}
+	}
+	items := make([]pelton.Enqueued, len(specs))
+	records := make([]*broker.Record, 0, len(specs))
+	position := make([]int, 0, len(specs))
+	for i, spec := range specs {
+		r, err := c.record(spec)
+		if err != nil {
+			items[i].Err = err
+			continue
+		}
+		records, position = append(records, r), append(position, i)
+	}
+	for j, err := range c.b.EnqueueMany(ctx, records) {
+		if err != nil {
+			items[position[j]].Err = err
+		} else {
+			items[position[j]].Task = records[j].Task(c.now())
+		}
+	}
+	return items, nil
+}
+
+// record is the first record of a new task.
+func (c *Client) record(spec pelton.Spec) (*broker.Record, error) {
+	now := c.now()
+	spec, err := spec.Normalized(now)
+	if err != nil {
+		return nil, err
+	}
+	r := &broker.Record{
+		Meta: broker.Meta{
+			ID: pelton.NewID(now, 0), Kind: spec.Kind, Queue: spec.Queue, Priority: spec.Priority,
+			MaxAttempts: spec.MaxAttempts, Timeout: spec.Timeout, Retention: spec.Retention,
+			CreatedAt: now.UTC().Truncate(time.Millisecond), ExpiresAt: spec.ExpiresAt, Labels: spec.Labels,
+		},
+		State: pelton.Queued, Payload: spec.Payload,
+	}
+	if !spec.RunAt.IsZero() {
+		r.State, r.RunAt = pelton.Scheduled, spec.RunAt
+	}
+	return r, nil
+}
+
+// Get reads a task. pelton.ErrNotFound means that it never was, or that its
+// retention is over.
+func (c *Client) Get(ctx context.Context, id pelton.ID) (*pelton.Task, error) {
+	if err := c.check(); err != nil {
+		return nil, err
+	}
+	r, err := c.b.ReadRecord(ctx, id)
+	if err != nil {
+		return nil, fmt.Errorf("get: %w", err)
+	}
+	return r.Task(c.now()), nil
+}
+
+// reread is how often a waiter looks at the record although no event came.
+const reread = 2 * time.Second
+
+// Wait returns the task when it is over. When ctx ends before that, it returns
+// the task as last seen together with ctx's cause.
+func (c *Client) Wait(ctx context.Context, id pelton.ID) (*pelton.Task, error) {
+	if err := c.check(); err != nil {
+		return nil, err
+	}
+	// First subscribe, then read: whatever happens after the read is announced.
+	events, stop, err := c.b.Watch(ctx, id)
+	if err != nil {
+		return nil, fmt.Errorf("wait: %w", err)
+	}
+	defer stop()
+	timer := time.NewTimer(reread)
+	defer timer.Stop()
+	var last *pelton.Task
+	for {
+		r, err := c.b.ReadRecord(ctx, id)
+		switch {
+		case err == nil:
+			if last = r.Task(c.now()); last.State.Terminal() {
+				return last, nil
+			}
+		case ctx.Err() == nil && !(errors.Is(err, pelton.ErrUnavailable) && last != nil):
+			return nil, fmt.Errorf("wait: %w", err)
+		}
+		// An event of an older revision than the one just read tells nothing new.
+		for again := false; !again; {
+			timer.Reset(reread)
+			select {
+			case e := <-events:
+				again = r == nil || e.Revision > r.Revision
+			case <-timer.C:
+				again = true
+			case <-ctx.Done():
+				return last, fmt.Errorf("wait for task %s: %w", id, context.Cause(ctx))
+			}
+		}
+	}
+}

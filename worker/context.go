@@ -1,0 +1,50 @@
+package worker
+
+import (
+	"context"
+
+	"github.com/peltonq/pelton"
+)
+
+type contextKey struct{}
+
+type contextValue struct {
+	run  *run // nil outside a worker, as in peltontest.Run
+	task *pelton.Task
+}
+
+func withRun(ctx context.Context, r *run, task *pelton.Task) context.Context {
+	return context.WithValue(ctx, contextKey{}, contextValue{r, task})
+}
+
+// WithTask gives a handler's ctx a task without a worker, for tests: From finds
+// it, Progress does nothing and Fence is 0.
+func WithTask(ctx context.Context, task *pelton.Task) context.Context {
+	return context.WithValue(ctx, contextKey{}, contextValue{task: task})
+}
+
+// From gives the task that a handler's ctx belongs to, as it was when it started;
+// nil for any other ctx.
+func From(ctx context.Context) *pelton.Task {
+	v, _ := ctx.Value(contextKey{}).(contextValue)
+	return v.task
+}
+
+// Progress reports how far a handler has come: done of total units, and a word on
+// it. It returns at once; the record shows the newest report within half a second,
+// and the last one when the task ends. Outside a handler it does nothing.
+func Progress(ctx context.Context, done, total int64, message string) {
+	if v, _ := ctx.Value(contextKey{}).(contextValue); v.run != nil {
+		v.run.report(pelton.Progress{Done: done, Total: total, Message: message})
+	}
+}
+
+// Fence is a token that grows with every start of the task. A store that keeps
+// the highest token it saw, and refuses writes with a lower one, is safe from a
+// worker that lost its lease without knowing. It is 0 outside a worker.
+func Fence(ctx context.Context) uint64 {
+	if v, _ := ctx.Value(contextKey{}).(contextValue); v.run != nil {
+		return v.run.fence
+	}
+	return 0
+}

@@ -1,0 +1,296 @@
+package worker
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/peltonq/pelton/internal/broker"
+)
+
+const (
+	// knockWait is how long a request on an empty lane stays open.
+	knockWait = 30 * time.Second
+	// knockSlack is how much later than that its end may come before it is taken
+	// for lost.
+	knockSlack = 5 * time.Second
+	// probeWait is how long the broker may take over a request for what is ready
+	// now. Only a stalled or restarting broker does.
+	probeWait = 2 * time.Second
+	// laneBackoff follows a request that could not be made or was refused.
+	laneBackoff = 250 * time.Millisecond
+)
+
+// laneState is what the dispatcher knows of a lane.
+type laneState int
+
+const (
+	laneUnknown  laneState = iota // may have tasks
+	laneProbing                   // asked for what is ready now; at most one lane is
+	laneEmpty                     // had nothing when last asked, no request open
+	laneKnocking                  // had nothing, and a request waits for the next task
+)
+
+// lane is a (queue, priority) pair as this worker serves it.
+type lane struct {
+	broker.Lane
+	rank     int
+	lease    time.Duration
+	puller   puller
+	state    laneState
+	want     int       // deliveries the open request may still bring
+	deadline time.Time // when the open request is taken for lost
+	retryAt  time.Time // not to be asked before
+	offered  time.Time // when it last was asked, or delivered
+}
+
+// puller asks a lane for deliveries: *broker.Puller, or a test's.
+type puller interface {
+	Pull(batch int, wait time.Duration) error
+	Close(ctx context.Context)
+}
+
+// laneEvent is what a puller reports: a delivery, or the end of a request.
+type laneEvent struct {
+	lane     *lane
+	delivery *broker.Delivery
+	end      broker.PullEnd
+}
+
+// dispatcher shares the free slots among the lanes. All its fields belong to the
+// goroutine that runs it; the outside speaks to it through events and freed.
+//
+// It asks for no more than it can start: a free slot first, then a request for
+// what is ready, lane after lane from the highest priority down. Lanes that had
+// nothing get a request that waits (a knock), one task each, so that an idle
+// worker is told at once. A task that answers a knock when the last slot has just
+// been taken is given back, which the broker hands on at once.
+type dispatcher struct {
+	bounds  bounds
+	maxWait time.Duration
+	now     func() time.Time
+	log     *slog.Logger
+	start   func(*lane, *broker.Delivery) // runs the delivery and then sends to freed
+	reopen  func(*lane)                   // replaces the puller of a lane whose request hangs
+
+	lanes   []*lane
+	running [ranks]int
+	probing *lane
+
+	events  chan laneEvent
+	freed   chan int      // rank of a slot that became free; never blocks its sender
+	stopped chan struct{} // closed when nobody reads events any more
+}
+
+// report hands an event of a puller to the dispatcher.
+func (d *dispatcher) report(e laneEvent) {
+	select {
+	case d.events <- e:
+	case <-d.stopped:
+		if e.delivery != nil {
+			giveBack(d.log, e.delivery)
+		}
+	}
+}
+
+// fill asks for tasks as long as there is room for them.
+func (d *dispatcher) fill() {
+	for d.probing == nil {
+		now := d.now()
+		views := make([]laneView, len(d.lanes))
+		for i, l := range d.lanes {
+			views[i] = laneView{rank: l.rank, askable: l.state == laneUnknown && !l.retryAt.After(now), offered: l.offered}
+		}
+		next, batch := nextLane(views, d.bounds, d.running, now, d.maxWait)
+		if next < 0 {
+			break
+		}
+		l := d.lanes[next]
+		l.offered = now
+		if err := l.puller.Pull(batch, 0); err != nil {
+			d.refused(l, err)
+			continue
+		}
+		l.state, l.want, l.deadline = laneProbing, batch, now.Add(probeWait)
+		d.probing = l
+	}
+	if d.probing == nil {
+		d.knock()
+	}
+}
+
+// knock leaves a waiting request with every empty lane that has room. Without
+// room, what is known of an empty lane goes stale.
+func (d *dispatcher) knock() {
+	for _, l := range d.lanes {
+		if l.state != laneEmpty {
+			continue
+		}
+		if d.bounds.room(d.running, l.rank) == 0 {
+			l.state = laneUnknown
+			continue
+		}
+		if err := l.puller.Pull(1, knockWait); err != nil {
+			d.refused(l, err)
+			continue
+		}
+		l.state, l.want, l.deadline = laneKnocking, 1, d.now().Add(knockWait+knockSlack)
+	}
+}
+
+func (d *dispatcher) refused(l *lane, err error) {
+	d.log.Debug("lane cannot be asked", "queue", l.Queue, "priority", string(l.Priority), "error", err)
+	l.state, l.want, l.retryAt = laneUnknown, 0, d.now().Add(laneBackoff)
+}
+
+func (d *dispatcher) on(e laneEvent) {
+	if e.delivery != nil {
+		d.delivered(e.lane, e.delivery)
+		return
+	}
+	l := e.lane
+	if d.probing == l {
+		d.probing = nil
+	}
+	l.want = 0
+	switch {
+	case e.end.Err != nil:
+		d.refused(l, e.end.Err)
+	case l.state == laneProbing, l.state == laneKnocking:
+		l.state = laneEmpty
+	case l.state == laneUnknown, l.state == laneEmpty: // of a request given up before
+	}
+}
+
+// delivered starts a delivery if there still is room for it, else gives it back.
+func (d *dispatcher) delivered(l *lane, delivery *broker.Delivery) {
+	l.offered = d.now()
+	if l.want > 0 {
+		if l.want--; l.want == 0 { // the request is complete, and the lane may have more
+			l.state = laneUnknown
+			if d.probing == l {
+				d.probing = nil
+			}
+		}
+	}
+	if d.bounds.room(d.running, l.rank) == 0 {
+		giveBack(d.log, delivery)
+		return
+	}
+	d.running[l.rank]++
+	d.start(l, delivery)
+}
+
+// giveBack naks a delivery that was not started. Where even that fails, the
+// lease brings it back.
+func giveBack(log *slog.Logger, delivery *broker.Delivery) {
+	if err := delivery.Nak(); err != nil {
+		log.Debug("delivery not given back", "queue", delivery.Lane.Queue, "error", err)
+	}
+}
+
+// reset forgets all open requests: the connection was lost, and they with it.
+func (d *dispatcher) reset() {
+	d.probing = nil
+	for _, l := range d.lanes {
+		l.state, l.want, l.retryAt = laneUnknown, 0, time.Time{}
+	}
+}
+
+// overdue gives up requests that were not answered in time.
+func (d *dispatcher) overdue() {
+	now := d.now()
+	for _, l := range d.lanes {
+		open := l.state == laneProbing || l.state == laneKnocking
+		if !open || l.deadline.After(now) {
+			continue
+		}
+		d.log.Warn("request of a lane was not answered", "queue", l.Queue, "priority", string(l.Priority))
+		if d.probing == l {
+			d.probing = nil
+		}
+		d.reopen(l)
+		l.state, l.want, l.retryAt = laneUnknown, 0, now.Add(laneBackoff)
+	}
+}
+
+// nextLook is when overdue or fill has to be called even if nothing happens.
+func (d *dispatcher) nextLook() time.Duration {
+	now := d.now()
+	at := now.Add(knockWait)
+	for _, l := range d.lanes {
+		if (l.state == laneProbing || l.state == laneKnocking) && l.deadline.Before(at) {
+			at = l.deadline
+		}
+		if l.retryAt.After(now) && l.retryAt.Before(at) {
+			at = l.retryAt
+		}
+	}
+	return max(at.Sub(now), time.Millisecond)
+}
+
+// run dispatches until ctx ends, then takes back all requests and gives back what
+// they still bring.
+func (d *dispatcher) run(ctx context.Context, added <-chan *lane, reconnected <-chan struct{}) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		d.fill()
+		timer.Reset(d.nextLook())
+		select {
+		case e := <-d.events:
+			d.on(e)
+		case rank := <-d.freed:
+			d.running[rank]--
+			d.collectFreed()
+		case l := <-added:
+			d.lanes = append(d.lanes, l)
+		case <-reconnected:
+			d.reset()
+		case <-timer.C:
+			d.overdue()
+		case <-ctx.Done():
+			d.drain()
+			return
+		}
+	}
+}
+
+// collectFreed takes all slots that are free by now, so that one request can ask
+// for all of them.
+func (d *dispatcher) collectFreed() {
+	for {
+		select {
+		case rank := <-d.freed:
+			d.running[rank]--
+		default:
+			return
+		}
+	}
+}
+
+// drainWait bounds the taking back of requests at shutdown.
+const drainWait = time.Second
+
+func (d *dispatcher) drain() {
+	defer close(d.stopped)
+	ctx, cancel := context.WithTimeout(context.Background(), drainWait) //nolint:forbidigo // Run's ctx has ended; this is what follows.
+	defer cancel()
+	var closing sync.WaitGroup
+	for _, l := range d.lanes {
+		closing.Go(func() { l.puller.Close(ctx) })
+	}
+	closed := make(chan struct{})
+	go func() { closing.Wait(); close(closed) }()
+	for {
+		select {
+		case e := <-d.events:
+			if e.delivery != nil {
+				giveBack(d.log, e.delivery)
+			}
+		case <-closed:
+			return
+		}
+	}
+}

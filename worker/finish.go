@@ -1,0 +1,235 @@
+package worker
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/peltonq/pelton"
+	"github.com/peltonq/pelton/internal/broker"
+)
+
+var (
+	// errLost is a task that is no longer this run's: send nothing.
+	errLost = errors.New("task belongs to somebody else")
+	// errOver is a task that ended without this run's doing: acknowledge, discard.
+	errOver = errors.New("task is over")
+)
+
+// finish carries out what the handler's end means for the task.
+func (r *run) finish(res result, cause error) {
+	r.mu.Lock()
+	r.ending = true
+	if r.fenced || r.late(time.Now()) {
+		cause = pelton.ErrFenced
+	}
+	if r.progress != nil {
+		r.record.Progress = r.progress
+	}
+	r.mu.Unlock()
+
+	now := time.Now()
+	v := outcome(res, r.record.Attempt, r.record.MaxAttempts, cause, now, random())
+	var err error
+	switch v.step {
+	case stepNothing:
+		err = errLost
+	case stepDiscard:
+		err = r.discard()
+	case stepRelease:
+		err = r.release()
+	case stepSucceed:
+		r.record.Ended, r.record.Result = r.record.Attempt, v.value
+		err = r.conclude(pelton.Succeeded, now, nil)
+	case stepFail:
+		r.record.Ended = r.record.Attempt
+		err = r.conclude(pelton.Failed, now, &v.failure)
+	case stepSnooze:
+		r.record.Attempt = r.record.Ended
+		err = r.putBack(pelton.Scheduled, now.Add(v.delay))
+	case stepRetry:
+		r.record.Ended = r.record.Attempt
+		r.record.Fail(v.failure)
+		r.log.Info("attempt failed, task will be retried", "attempt", r.record.Attempt, "reason", string(v.failure.Reason), "in", v.delay.String(), "error", v.failure.Message)
+		err = r.putBack(pelton.Retrying, now.Add(v.delay))
+	}
+	switch {
+	case err == nil:
+	case errors.Is(err, errOver):
+		r.log.Info("result discarded: the task is over")
+		r.ack()
+	default:
+		r.log.Warn("outcome not recorded, the task will run again", "error", err)
+	}
+}
+
+// conclude writes a terminal state, keeps a dead letter of a failed task, and
+// acknowledges.
+func (r *run) conclude(state pelton.State, now time.Time, f *pelton.Failure) error {
+	r.record.State, r.record.FinishedAt = state, now.UTC().Truncate(time.Millisecond)
+	if f != nil {
+		if f.At.IsZero() {
+			f.At, f.Attempt = r.record.FinishedAt, r.record.Attempt
+		}
+		r.record.Fail(*f)
+	}
+	if err := r.store(); err != nil {
+		return err
+	}
+	if state == pelton.Failed {
+		r.log.Error("task failed", "attempt", r.record.Attempt, "reason", string(f.Reason), "error", f.Message)
+		if err := r.insist(func() error { return r.w.b.PublishDead(r.w.hard, r.record) }); err != nil {
+			return err
+		}
+	}
+	r.ack()
+	return nil
+}
+
+// putBack writes that the task waits until at, publishes its next epoch to the
+// schedule and acknowledges this one. A delayed nak would occupy the lane.
+func (r *run) putBack(state pelton.State, at time.Time) error {
+	if err := r.insist(func() error { return r.w.b.EnsureScheduled(r.w.hard, r.record.Queue, r.record.Priority) }); err != nil {
+		return err
+	}
+	r.record.State, r.record.RunAt = state, at.UTC()
+	r.record.Epoch++
+	if err := r.store(); err != nil {
+		return err
+	}
+	if err := r.insist(r.republish); err != nil {
+		return err
+	}
+	r.ack()
+	return nil
+}
+
+// republish publishes the message of the record's epoch: to the schedule if the
+// record waits for its time, else to the lane. A copy that turns out to be the
+// second one is dropped at admission.
+func (r *run) republish() error {
+	rec := r.record
+	if rec.State == pelton.Scheduled || rec.State == pelton.Retrying {
+		return r.w.b.PublishSchedule(r.w.hard, rec.Envelope(), rec.RunAt)
+	}
+	_, err := r.w.b.PublishReady(r.w.hard, rec.Envelope())
+	return err
+}
+
+// release gives the task back as it was before it started.
+func (r *run) release() error {
+	r.record.State, r.record.Released, r.record.Attempt = pelton.Queued, true, r.record.Ended
+	if err := r.store(); err != nil {
+		return err
+	}
+	r.log.Info("task released")
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	giveBack(r.log, r.delivery)
+	return nil
+}
+
+// discard ends a run whose cancel signal came. Only the record can say that the
+// task is cancelled; if it does not, the signal was wrong, and the task goes back.
+func (r *run) discard() error {
+	var now *broker.Record
+	err := r.insist(func() (err error) { now, err = r.w.b.LoadRecord(r.w.hard, r.record.ID); return err })
+	if err != nil {
+		return err
+	}
+	if now.State.Terminal() {
+		return errOver
+	}
+	r.log.Warn("cancel signal for a task that is not cancelled")
+	return r.release()
+}
+
+// store writes the record until the outcome is known. A run that has started
+// reconciles a lost compare-and-swap: errOver or errLost if the task is not its
+// own any more. One that has not started gets broker.ErrStale, to look again.
+func (r *run) store() error {
+	for {
+		err := r.insist(func() error {
+			err := r.w.b.SaveRecord(r.w.hard, r.record)
+			if errors.Is(err, pelton.ErrUnknownOutcome) {
+				return errors.Join(broker.ErrStale, err) // what it is now, only a read can tell
+			}
+			return err
+		})
+		if !errors.Is(err, broker.ErrStale) {
+			return err
+		}
+		if r.fence == 0 {
+			return broker.ErrStale
+		}
+		stored, err := r.reconcile()
+		if err != nil || stored {
+			return err
+		}
+	}
+}
+
+// reconcile finds out what a lost compare-and-swap means. stored: the write was
+// our own and had landed. Without it and without an error the task is still ours,
+// and the write can be tried at the revision that was read.
+func (r *run) reconcile() (stored bool, err error) {
+	var now *broker.Record
+	if err := r.insist(func() (err error) { now, err = r.w.b.LoadRecord(r.w.hard, r.record.ID); return err }); err != nil {
+		return false, err
+	}
+	rec := r.record
+	switch {
+	case now.State == rec.State && now.Epoch == rec.Epoch && now.Owner == rec.Owner && now.Carrier == rec.Carrier && now.StartedAt.Equal(rec.StartedAt):
+		rec.Revision = now.Revision
+		return true, nil
+	case now.State.Terminal():
+		return false, errOver
+	case r.mine(now):
+		rec.Revision = now.Revision
+		return false, nil
+	default:
+		return false, errLost
+	}
+}
+
+// mine reports whether a record that was read is still of this very run.
+func (r *run) mine(now *broker.Record) bool {
+	rec := r.record
+	return now.State == pelton.Running && now.Owner == r.w.id && now.Carrier == rec.Carrier && now.StartedAt.Equal(rec.StartedAt)
+}
+
+// insist repeats a call while the broker is unavailable, as long as the lease
+// holds: after that the task is another worker's.
+func (r *run) insist(do func() error) error {
+	wait := 50 * time.Millisecond
+	for {
+		if late := r.lateNow(); late {
+			return fmt.Errorf("%w: the lease is over", errLost)
+		}
+		err := do()
+		if err == nil || !errors.Is(err, pelton.ErrUnavailable) && !(errors.Is(err, pelton.ErrUnknownOutcome) && !errors.Is(err, broker.ErrStale)) {
+			return err
+		}
+		if r.w.hard.Err() != nil {
+			return err
+		}
+		pause(r.w.hard, wait)
+		wait = min(2*wait, time.Second)
+	}
+}
+
+func (r *run) lateNow() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.fenced || r.late(time.Now())
+}
+
+// ack takes the message out of the stream. Should that get lost, the next
+// delivery finds the record and is dropped.
+func (r *run) ack() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err := r.delivery.Ack(); err != nil {
+		r.log.Debug("ack not sent", "error", err)
+	}
+}

@@ -1,0 +1,96 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/peltonq/pelton"
+	"github.com/peltonq/pelton/internal/broker"
+)
+
+// openLanes watches for lanes of the worker's queues, opens each once and hands
+// it to the dispatcher. It tries again until ctx ends, whatever fails.
+func (w *Worker) openLanes(ctx context.Context, d *dispatcher, added chan<- *lane) {
+	known := make(map[broker.Lane]bool)
+	for ctx.Err() == nil {
+		err := w.watchLanes(ctx, d, known, added)
+		if ctx.Err() != nil {
+			return
+		}
+		if !errors.Is(err, pelton.ErrUnavailable) {
+			w.cfg.Logger.Warn("watch of lanes ended, trying again", "error", err)
+		}
+		pause(ctx, time.Second)
+	}
+}
+
+func (w *Worker) watchLanes(ctx context.Context, d *dispatcher, known map[broker.Lane]bool, added chan<- *lane) error {
+	found, stop, err := w.b.WatchLanes(ctx, w.cfg.Queues)
+	if err != nil {
+		return err
+	}
+	defer stop()
+	for at := range found {
+		if known[at] {
+			continue
+		}
+		l, err := w.openLane(ctx, d, at)
+		if err != nil {
+			return err
+		}
+		select {
+		case added <- l:
+			known[at] = true
+			w.cfg.Logger.Debug("lane opened", "queue", at.Queue, "priority", string(at.Priority), "lease", l.lease.String())
+		case <-ctx.Done():
+			l.puller.Close(ctx)
+		}
+	}
+	return errors.New("the broker ended it")
+}
+
+func (w *Worker) openLane(ctx context.Context, d *dispatcher, at broker.Lane) (*lane, error) {
+	lease, err := w.b.LaneLease(ctx, at)
+	if err != nil {
+		return nil, err
+	}
+	l := &lane{Lane: at, rank: at.Priority.Rank(), lease: lease}
+	if l.puller, err = w.openPuller(d, l); err != nil {
+		return nil, err
+	}
+	return l, nil
+}
+
+func (w *Worker) openPuller(d *dispatcher, l *lane) (puller, error) {
+	return w.b.OpenPuller(l.Lane,
+		func(delivery *broker.Delivery) { d.report(laneEvent{lane: l, delivery: delivery}) },
+		func(end broker.PullEnd) { d.report(laneEvent{lane: l, end: end}) })
+}
+
+// reopenLane replaces the puller of a lane whose request hangs. What the old one
+// still brings comes to the dispatcher like any other delivery.
+func (w *Worker) reopenLane(d *dispatcher, l *lane) {
+	fresh, err := w.openPuller(d, l)
+	if err != nil {
+		w.cfg.Logger.Warn("lane not reopened", "queue", l.Queue, "priority", string(l.Priority), "error", err)
+		return
+	}
+	old := l.puller
+	l.puller = fresh
+	w.background.Go(func() {
+		ctx, cancel := context.WithTimeout(w.hard, drainWait)
+		defer cancel()
+		old.Close(ctx)
+	})
+}
+
+// pause waits for d or until ctx ends.
+func pause(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}

@@ -1,0 +1,216 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/peltonq/pelton"
+	"github.com/peltonq/pelton/internal/broker"
+)
+
+const (
+	presenceEvery = broker.PresenceTTL / 3
+	// releaseWait bounds what follows the grace: ending handlers and giving their
+	// tasks back.
+	releaseWait = 5 * time.Second
+)
+
+// Worker serves queues with the handlers of a Mux. Make it with New and Run it once.
+type Worker struct {
+	nc        *nats.Conn
+	mux       *Mux
+	cfg       Config
+	id        string
+	startedAt time.Time
+	ran       atomic.Bool
+	cpu       *cpuPool
+
+	// Set by Run before anything is started.
+	b    *broker.Broker
+	base context.Context //nolint:containedctx // of handlers: ends when the grace is over
+	hard context.Context //nolint:containedctx // of writes to the broker: ends when Run gives up
+
+	background sync.WaitGroup // everything but handlers
+	tasks      sync.WaitGroup // deliveries from start to their last write
+
+	mu     sync.Mutex
+	runs   map[pelton.ID]*run
+	leaked int // handlers that ignored the end of their ctx and still run
+}
+
+// ID names this worker in records and in the list of workers.
+func (w *Worker) ID() string { return w.id }
+
+// Run serves until ctx ends, then drains: it asks for nothing more, waits for
+// running handlers up to Grace, ends the rest with cause pelton.ErrShutdown and
+// gives their tasks back, so that other workers start them at once. It returns
+// nil after a clean drain and pelton.ErrGraceExceeded when handlers had to be
+// ended. An installation that cannot be opened is the error of producer.New. A
+// Worker runs once; a second Run is pelton.ErrConflict.
+func (w *Worker) Run(ctx context.Context) error {
+	if w.ran.Swap(true) {
+		return fmt.Errorf("%w: worker %s ran already", pelton.ErrConflict, w.id)
+	}
+	b, err := broker.Open(ctx, w.nc, broker.Config{Namespace: w.cfg.Namespace, Lease: w.cfg.Lease, Logger: w.cfg.Logger})
+	if err != nil {
+		return fmt.Errorf("open worker: %w", err)
+	}
+	defer b.Close()
+	w.b = b
+
+	outlive := context.WithoutCancel(ctx)
+	base, endBase := context.WithCancelCause(outlive)
+	defer endBase(pelton.ErrShutdown)
+	hard, endHard := context.WithCancel(outlive)
+	w.base, w.hard = base, hard
+	defer w.background.Wait()
+	defer endHard()
+
+	stopCancels, err := b.ServeCancels(w.dropTask)
+	if err != nil {
+		return err
+	}
+	defer stopCancels()
+	w.background.Go(func() { w.showPresence(hard) })
+
+	w.cfg.Logger.Info("worker started", "worker", w.id, "queues", w.cfg.Queues, "concurrency", w.cfg.Concurrency, "kinds", w.mux.Kinds())
+	w.dispatch(ctx)
+	return w.drain(endBase)
+}
+
+// dispatch takes deliveries and starts them until ctx ends.
+func (w *Worker) dispatch(ctx context.Context) {
+	slots, err := w.cfg.bounds()
+	if err != nil { // New has checked them
+		w.cfg.Logger.Error("worker bounds", "error", err)
+		return
+	}
+	d := &dispatcher{
+		bounds: slots, maxWait: w.cfg.MaxWait, now: time.Now, log: w.cfg.Logger,
+		events: make(chan laneEvent), freed: make(chan int, slots.total), stopped: make(chan struct{}),
+	}
+	d.start = func(l *lane, delivery *broker.Delivery) {
+		w.tasks.Go(func() {
+			defer func() { d.freed <- l.rank }()
+			w.handle(l, delivery)
+		})
+	}
+	d.reopen = func(l *lane) { w.reopenLane(d, l) }
+
+	reconnected, stop := w.b.Reconnected()
+	defer stop()
+	added := make(chan *lane)
+	var opening sync.WaitGroup
+	opening.Go(func() { w.openLanes(ctx, d, added) })
+	defer opening.Wait()
+	d.run(ctx, added, reconnected)
+}
+
+// drain waits for running handlers, ends them when the grace is over, and tells
+// which of the two it was.
+func (w *Worker) drain(endBase context.CancelCauseFunc) error {
+	done := make(chan struct{})
+	go func() { w.tasks.Wait(); close(done) }()
+	w.mu.Lock()
+	running := len(w.runs)
+	w.mu.Unlock()
+	w.cfg.Logger.Info("worker drains", "worker", w.id, "running", running, "grace", w.cfg.Grace.String())
+
+	grace := time.NewTimer(w.cfg.Grace)
+	defer grace.Stop()
+	select {
+	case <-done:
+		w.cfg.Logger.Info("worker stopped", "worker", w.id)
+		return nil
+	case <-grace.C:
+	}
+	endBase(pelton.ErrShutdown)
+	release := time.NewTimer(releaseWait)
+	defer release.Stop()
+	select {
+	case <-done:
+	case <-release.C:
+	}
+	w.cfg.Logger.Warn("worker stopped after its grace", "worker", w.id)
+	return fmt.Errorf("worker %s: %w", w.id, pelton.ErrGraceExceeded)
+}
+
+// showPresence keeps the worker on the list of workers until ctx ends.
+func (w *Worker) showPresence(ctx context.Context) {
+	host, _ := os.Hostname() // an unknown host is an empty one
+	ticker := time.NewTicker(presenceEvery)
+	defer ticker.Stop()
+	for {
+		w.mu.Lock()
+		running := slices.Collect(maps.Keys(w.runs))
+		leaked := w.leaked
+		w.mu.Unlock()
+		err := w.b.ShowPresence(ctx, broker.Presence{
+			ID: w.id, Host: host, PID: os.Getpid(), Version: w.cfg.Version, Kinds: w.mux.Kinds(), Queues: w.cfg.Queues,
+			Concurrency: w.cfg.Concurrency, Running: running, Leaked: leaked, StartedAt: w.startedAt.UTC(), SeenAt: time.Now().UTC(),
+		})
+		if err != nil && ctx.Err() == nil {
+			w.cfg.Logger.Warn("worker not shown", "worker", w.id, "error", err)
+		}
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			w.hidePresence(context.WithoutCancel(ctx))
+			return
+		}
+	}
+}
+
+func (w *Worker) hidePresence(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	if err := w.b.HidePresence(ctx, w.id); err != nil && !errors.Is(err, pelton.ErrUnavailable) {
+		w.cfg.Logger.Debug("worker not hidden", "worker", w.id, "error", err)
+	}
+}
+
+// dropTask ends the handler of a task that was cancelled, and reports whether
+// one runs here.
+func (w *Worker) dropTask(id pelton.ID) bool {
+	r := w.running(id)
+	if r == nil {
+		return false
+	}
+	r.end(pelton.ErrCancelled)
+	return true
+}
+
+func (w *Worker) running(id pelton.ID) *run {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.runs[id]
+}
+
+func (w *Worker) enter(r *run) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.runs[r.record.ID] = r
+}
+
+func (w *Worker) leave(r *run) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.runs[r.record.ID] == r {
+		delete(w.runs, r.record.ID)
+	}
+}
+
+func (w *Worker) addLeaked(n int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.leaked += n
+}
