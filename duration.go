@@ -14,6 +14,9 @@ var daysPrefix = regexp.MustCompile(`^(\d{1,6})d(.*)$`)
 // "90s", "1h30m", "7d", "1d12h". Negative, empty and overflowing durations are
 // ErrInvalid.
 func ParseDuration(s string) (time.Duration, error) {
+	if s == "" {
+		return 0, fmt.Errorf("%w: an empty duration", ErrInvalid)
+	}
 	var days time.Duration
 	rest := s
 	if m := daysPrefix.FindStringSubmatch(s); m != nil {
@@ -22,9 +25,6 @@ func ParseDuration(s string) (time.Duration, error) {
 			return 0, fmt.Errorf("%w: duration %q is out of range", ErrInvalid, clip(s, 64))
 		}
 		days, rest = time.Duration(n)*24*time.Hour, m[2]
-	}
-	if rest == "" && days == 0 && s != "0d" {
-		return 0, fmt.Errorf("%w: an empty duration", ErrInvalid)
 	}
 	var d time.Duration
 	if rest != "" {
@@ -39,15 +39,13 @@ func ParseDuration(s string) (time.Duration, error) {
 	return days + d, nil
 }
 
-// FormatDuration writes a duration without zero units: 24h, 1h30m, 90ms. Hours
-// are the largest unit, so that every reader of Go durations can parse it.
+// FormatDuration writes a duration without zero units: 24h, 1h30m, 1h5s, 90ms;
+// zero is 0s. Hours are the largest unit, so that every reader of Go durations
+// can parse it.
 func FormatDuration(d time.Duration) string {
 	s := d.String()
 	if strings.HasSuffix(s, "m0s") {
 		s = strings.TrimSuffix(s, "0s")
 	}
-	if strings.HasSuffix(s, "h0m") {
-		s = strings.TrimSuffix(s, "0m")
-	}
-	return s
+	return strings.Replace(s, "h0m", "h", 1)
 }

@@ -37,7 +37,7 @@ const (
 // crypto/rand does: when the operating system has no randomness.
 func NewID(t time.Time, shard uint8) ID {
 	var random [9]byte
-	rand.Read(random[:]) //nolint:errcheck // crypto/rand.Read never returns an error (Go 1.24).
+	rand.Read(random[:]) // never returns an error
 	ms := min(max(t.UnixMilli(), 0), idMaxUnixMil)
 
 	var id ID
@@ -71,12 +71,12 @@ func (id ID) IsZero() bool { return id == ID{} }
 
 // Time is when the task was created, to the millisecond.
 func (id ID) Time() time.Time {
-	return time.UnixMilli(int64(binary.BigEndian.Uint64(id[:8]) >> 16)).UTC() //nolint:gosec // 48 bits always fit.
+	return time.UnixMilli(int64(binary.BigEndian.Uint64(id[:8]) >> 16)).UTC()
 }
 
 // Shard is the shard that holds the task.
 func (id ID) Shard() uint8 {
-	return uint8(binary.BigEndian.Uint64(id[8:]) >> 54) //nolint:gosec // the 8 bits above the tail are the shard.
+	return uint8(binary.BigEndian.Uint64(id[8:]) >> 54) // the conversion cuts off the variant
 }
 
 // Minted reports whether the id was drawn before anything was written.

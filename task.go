@@ -139,7 +139,9 @@ func (t *Task) AppendJSON(dst []byte) ([]byte, error) {
 }
 
 // MarshalJSON is AppendJSON. Beware that json.Marshal compacts what it returns.
-func (t *Task) MarshalJSON() ([]byte, error) { return t.AppendJSON(nil) }
+// The receiver is a value, or json.Marshal would pass over it for a Task that is
+// not a pointer.
+func (t Task) MarshalJSON() ([]byte, error) { return t.AppendJSON(nil) }
 
 // UnmarshalJSON reads what AppendJSON writes. Unknown fields are ignored: within
 // version 1 fields are only added.

@@ -3,7 +3,9 @@ package pelton
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"regexp"
+	"slices"
 	"time"
 	"unicode"
 	"unicode/utf8"
@@ -23,8 +25,8 @@ const (
 	maxMaxAttempt = 1000
 )
 
-// maxTime is the last instant RFC 3339 can write.
-var maxTime = time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)
+// maxYear is the last year RFC 3339 can write.
+const maxYear = 9999
 
 // ValidateQueue checks a queue's name: ^[a-z0-9][a-z0-9_-]{0,63}$. Names become
 // subjects, so nothing else may pass.
@@ -46,18 +48,26 @@ func ValidateKind(name string) error {
 // ValidateKey checks a key or a label's value: at most 256 bytes of UTF-8
 // without control characters.
 func ValidateKey(key string) error {
+	if problem := keyProblem(key); problem != "" {
+		return fmt.Errorf("%w: key %s", ErrInvalid, problem)
+	}
+	return nil
+}
+
+// keyProblem says what is wrong with a key, if anything.
+func keyProblem(key string) string {
 	if len(key) > maxKeyBytes {
-		return fmt.Errorf("%w: longer than %d bytes", ErrInvalid, maxKeyBytes)
+		return fmt.Sprintf("is %d bytes, more than %d", len(key), maxKeyBytes)
 	}
 	if !utf8.ValidString(key) {
-		return fmt.Errorf("%w: not UTF-8", ErrInvalid)
+		return "is not UTF-8"
 	}
 	for _, r := range key {
 		if unicode.IsControl(r) {
-			return fmt.Errorf("%w: contains the control character %U", ErrInvalid, r)
+			return fmt.Sprintf("contains the control character %U", r)
 		}
 	}
-	return nil
+	return ""
 }
 
 // Normalized is the spec with its defaults filled in and Delay turned into
@@ -84,10 +94,13 @@ func (s Spec) Normalized(now time.Time) (Spec, error) {
 	} else if s.Priority.Rank() < 0 {
 		fail("priority", "%q is none of critical, high, normal, low", clip(string(s.Priority), 64))
 	}
-	if len(s.Payload) > MaxPayload {
+	switch {
+	case len(s.Payload) > MaxPayload:
 		fail("payload", "is %d bytes, more than %d", len(s.Payload), MaxPayload)
-	} else if len(s.Payload) > 0 && !json.Valid(s.Payload) {
+	case len(s.Payload) > 0 && !json.Valid(s.Payload):
 		fail("payload", "is not JSON")
+	case !utf8.Valid(s.Payload): // encoding/json lets other bytes pass in strings
+		fail("payload", "is not UTF-8")
 	}
 	s.normalizeTimes(now, fail)
 	s.normalizeBounds(fail)
@@ -106,10 +119,10 @@ func (s *Spec) normalizeTimes(now time.Time, fail func(field, format string, arg
 	case s.Delay > 0:
 		s.RunAt = now.Add(s.Delay)
 	}
-	if s.RunAt.After(maxTime) {
+	if s.RunAt.UTC().Year() > maxYear {
 		fail("run_at", "is after the year 9999")
 	}
-	if s.ExpiresAt.After(maxTime) {
+	if s.ExpiresAt.UTC().Year() > maxYear {
 		fail("expires_at", "is after the year 9999")
 	}
 	if !s.RunAt.After(now) {
@@ -150,11 +163,11 @@ func (s *Spec) normalizeBounds(fail func(field, format string, args ...any)) {
 		fail("labels", "has %d entries, more than %d", len(s.Labels), maxLabels)
 		return
 	}
-	for name, value := range s.Labels {
+	for _, name := range slices.Sorted(maps.Keys(s.Labels)) {
 		if !kindName.MatchString(name) {
 			fail("labels", "name %q must match %s", clip(name, 150), kindName)
-		} else if err := ValidateKey(value); err != nil {
-			fail("labels."+name, "%s", err)
+		} else if problem := keyProblem(s.Labels[name]); problem != "" {
+			fail("labels."+name, "%s", problem)
 		}
 	}
 }

@@ -358,10 +358,14 @@ func TestPullerCloseStrandsNothing(t *testing.T) {
 			seen++
 		}
 	}
-	for range 50 {
+	for i := range 50 {
 		l := openLane(t, b, "q", pelton.Low)
 		if err := l.Pull(3, time.Minute); err != nil {
 			t.Fatal(err)
+		}
+		if i%2 == 0 { // close in the middle of what comes, every other time
+			d := receive(t, l.deliveries, "delivery")
+			l.deliveries <- d
 		}
 		l.Close(t.Context())
 		take(l)
@@ -369,7 +373,7 @@ func TestPullerCloseStrandsNothing(t *testing.T) {
 	enqueuing.Wait()
 	l := openLane(t, b, "q", pelton.Low)
 	for seen < tasks {
-		if err := l.Pull(tasks, 0); err != nil {
+		if err := l.Pull(tasks+1, 0); err != nil { // one more than can come: it ends
 			t.Fatal(err)
 		}
 		receive(t, l.ends, "end")

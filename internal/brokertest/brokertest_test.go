@@ -63,7 +63,7 @@ func TestNamespace(t *testing.T) {
 	valid := regexp.MustCompile(`^[a-z][a-z0-9_]{0,31}$`)
 	seen := map[string]bool{brokertest.Namespace(t): true}
 	for _, name := range []string{"short", "a name with spaces/and.dots>*", "Ümläut", "", "a very long name that goes on and on, part one", "a very long name that goes on and on, part two"} {
-		t.Run(name, func(t *testing.T) { //nolint:paralleltest // seen is shared
+		t.Run(name, func(t *testing.T) { // not parallel: seen is shared
 			got := brokertest.Namespace(t)
 			if !valid.MatchString(got) {
 				t.Errorf("Namespace = %q", got)

@@ -1,0 +1,48 @@
+# What people and CI type. `make help` lists the targets.
+GO      ?= go
+TOOLS   := $(GO) tool -modfile=tools/go.mod
+BIN     := bin/pelton
+MODULES := . examples bench
+
+export CGO_ENABLED ?= 0
+
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
+
+build: ## build the static binary bin/pelton
+	$(GO) build -trimpath -ldflags '-s -w' -o $(BIN) ./cmd/pelton
+
+run: build ## build and start `pelton serve --demo`
+	$(BIN) serve --demo
+
+deps: ## install what the tests need, where it is missing and may be installed
+	@scripts/deps.sh
+
+test: deps ## run all tests of all modules
+	$(GO) test ./...
+	cd examples && $(GO) test ./...
+	cd bench && $(GO) vet ./...
+
+race: deps ## run all tests under the race detector (needs a C compiler)
+	CGO_ENABLED=1 $(GO) test -race ./...
+
+lint: ## gofumpt and golangci-lint, pinned in tools/go.mod
+	$(TOOLS) golangci-lint run ./...
+	$(TOOLS) golangci-lint fmt --diff ./...
+	$(GO) mod verify
+	@for m in $(MODULES); do (cd $$m && $(GO) mod tidy -diff) || exit 1; done
+
+fmt: ## format the code
+	$(TOOLS) golangci-lint fmt ./...
+
+check: lint test race ## what CI runs
+
+bench: build ## print the figures of docs/performance.md
+	cd bench && $(GO) run . -pelton ../$(BIN)
+
+clean: ## remove what was built
+	rm -rf bin
+
+.PHONY: help build run deps test race lint fmt check bench clean

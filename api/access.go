@@ -1,0 +1,151 @@
+package api
+
+import (
+	"crypto/sha256"
+	"crypto/subtle"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"runtime/debug"
+	"strings"
+)
+
+// guard stands before every route: what may come in, and what a panic looks like
+// from outside.
+func (s *server) guard(next http.Handler) http.Handler {
+	crossOrigin := http.NewCrossOriginProtection()
+	crossOrigin.SetDenyHandler(newProblem(kindForbidden, "a page of another origin must not change anything here"))
+
+	next = strictQuery(next)
+	if s.Token != "" {
+		next = requireToken(s.Token, next)
+	}
+	next = crossOrigin.Handler(next)
+	if s.CheckHost {
+		next = requireHost(s.AllowedHosts, next)
+	}
+	return s.catch(next)
+}
+
+// catch answers a panic with a problem, or cuts the connection when an answer has
+// begun: half of one must not look like a whole. It also sets the headers that
+// every answer has.
+func (s *server) catch(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("X-Content-Type-Options", "nosniff")
+		w.Header().Set("Cache-Control", "no-store") // unless the answer says otherwise
+		tracked := &responseTracker{ResponseWriter: w}
+		defer func() {
+			if v := recover(); v != nil {
+				s.panicked(tracked, r, v)
+			}
+		}()
+		next.ServeHTTP(tracked, r)
+	})
+}
+
+func (s *server) panicked(w *responseTracker, r *http.Request, v any) {
+	if err, ok := v.(error); ok && errors.Is(err, http.ErrAbortHandler) {
+		panic(v)
+	}
+	s.Logger.ErrorContext(r.Context(), "request panicked", slog.String("method", r.Method), slog.String("path", r.URL.Path),
+		slog.String("panic", fmt.Sprint(v)), slog.String("stack", string(debug.Stack())))
+	if w.begun {
+		panic(http.ErrAbortHandler)
+	}
+	newInternal().ServeHTTP(w, r)
+}
+
+// responseTracker knows whether an answer has begun.
+type responseTracker struct {
+	http.ResponseWriter
+
+	begun bool
+}
+
+// WriteHeader notes the final status; 1xx are only hints.
+func (t *responseTracker) WriteHeader(status int) {
+	t.begun = t.begun || status >= http.StatusOK
+	t.ResponseWriter.WriteHeader(status)
+}
+
+func (t *responseTracker) Write(p []byte) (int, error) {
+	t.begun = true
+	return t.ResponseWriter.Write(p)
+}
+
+// Unwrap is for http.ResponseController.
+func (t *responseTracker) Unwrap() http.ResponseWriter { return t.ResponseWriter }
+
+// requireHost answers only requests for loopback or one of allowed.
+func requireHost(allowed []string, next http.Handler) http.Handler {
+	names := make(map[string]bool, len(allowed))
+	for _, name := range allowed {
+		names[strings.ToLower(name)] = true
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		host := strings.ToLower(r.Host)
+		name := hostname(host)
+		if isLoopback(name) || names[name] || names[host] {
+			next.ServeHTTP(w, r)
+			return
+		}
+		newProblem(kindMisdirected, "Host %q is not served here: use localhost, or name it in --allowed-hosts", clip(r.Host, 100)).ServeHTTP(w, r)
+	})
+}
+
+// hostname is a Host without its port, its brackets and a final dot.
+func hostname(host string) string {
+	if name, _, err := net.SplitHostPort(host); err == nil {
+		host = name
+	} else {
+		host = strings.TrimSuffix(strings.TrimPrefix(host, "["), "]")
+	}
+	return strings.TrimSuffix(host, ".")
+}
+
+func isLoopback(name string) bool {
+	addr, err := netip.ParseAddr(name)
+	return name == "localhost" || err == nil && addr.IsLoopback()
+}
+
+// requireToken lets calls with the bearer token through, and those which probes
+// make. Hashes are compared so that neither content nor length shows in the time
+// that it takes.
+func requireToken(token string, next http.Handler) http.Handler {
+	want := sha256.Sum256([]byte(token))
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == pathHealth || r.URL.Path == pathReady {
+			next.ServeHTTP(w, r)
+			return
+		}
+		scheme, given, found := strings.Cut(r.Header.Get("Authorization"), " ")
+		if !found || !strings.EqualFold(scheme, "Bearer") {
+			newProblem(kindUnauthorized, "a token is needed: Authorization: Bearer TOKEN").
+				withHeader("WWW-Authenticate", `Bearer realm="pelton"`).ServeHTTP(w, r)
+			return
+		}
+		got := sha256.Sum256([]byte(strings.TrimSpace(given)))
+		if subtle.ConstantTimeCompare(want[:], got[:]) != 1 {
+			newProblem(kindUnauthorized, "the token is not valid").
+				withHeader("WWW-Authenticate", `Bearer realm="pelton", error="invalid_token"`).ServeHTTP(w, r)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// strictQuery refuses a query of which net/url would silently drop a part.
+func strictQuery(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if _, err := url.ParseQuery(r.URL.RawQuery); err != nil {
+			fieldProblem(kindInvalid, fieldError{"query", clip(err.Error(), 100)}).ServeHTTP(w, r)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}

@@ -1,0 +1,136 @@
+// Package api is Pelton's HTTP API: tasks are posted, read, waited for and
+// cancelled, and queues are looked at, over JSON. It knows the vocabulary alone
+// and is handed what it needs of the broker as two small interfaces.
+//
+// Payloads and results pass through byte for byte, requests are read strictly
+// (an unknown field is an error that says where), and every error is an RFC 9457
+// problem. GET /openapi.json describes what is served.
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2/adapters/humago"
+
+	"github.com/peltonq/pelton"
+)
+
+const (
+	// callTimeout bounds one call into Tasks or Queues.
+	callTimeout = 5 * time.Second
+	// batchTimeout bounds EnqueueMany, which may have 1,000 tasks to store.
+	batchTimeout = 30 * time.Second
+	// maxWait is the longest that an answer is held for a task to end. A server
+	// that has a write timeout needs one above maxWait + 2·callTimeout.
+	maxWait = 60 * time.Second
+)
+
+// Tasks is what the API needs to serve tasks. Errors wrap the sentinels of the
+// vocabulary; an unreachable broker is ErrUnavailable at once, without waiting
+// for ctx.
+type Tasks interface {
+	// Enqueue stores one task. The error is a *pelton.ValidationError for a spec
+	// that cannot be accepted.
+	Enqueue(ctx context.Context, spec pelton.Spec, opts ...pelton.Option) (*pelton.Task, error)
+	// EnqueueMany stores each spec on its own and answers one Enqueued per spec,
+	// in order. The error is for when nothing could be tried.
+	EnqueueMany(ctx context.Context, specs []pelton.Spec) ([]pelton.Enqueued, error)
+	// Get reads one task.
+	Get(ctx context.Context, id pelton.ID) (*pelton.Task, error)
+	// Wait returns the task when it is terminal, or the last seen task together
+	// with ctx's error when ctx ends.
+	Wait(ctx context.Context, id pelton.ID) (*pelton.Task, error)
+	// Cancel cancels a task. ErrConflict means that it ended otherwise; cancelling
+	// a cancelled task returns it.
+	Cancel(ctx context.Context, id pelton.ID) (*pelton.Task, error)
+}
+
+// Queues is what the API needs to serve queues.
+type Queues interface {
+	// Queues lists all queues, sorted by name.
+	Queues(ctx context.Context) ([]pelton.Queue, error)
+	// Queue is one queue, or ErrNotFound.
+	Queue(ctx context.Context, name string) (*pelton.Queue, error)
+}
+
+// Config is what New needs. Tasks and Queues are required.
+type Config struct {
+	Tasks  Tasks
+	Queues Queues
+
+	// Ready is nil while the server can accept tasks, else the error that
+	// GET /readyz shows. It must answer from memory. A nil Ready is always ready.
+	Ready func() error
+	// Token is the bearer token that every call but /healthz and /readyz needs.
+	// Empty means no authentication.
+	Token string
+	// CheckHost answers only requests whose Host names loopback or one of
+	// AllowedHosts, and 421 to all others: a page in a browser on this machine
+	// must not reach an open API by rebinding its own name to 127.0.0.1.
+	CheckHost bool
+	// AllowedHosts are more names that CheckHost accepts: "pelton.internal" with
+	// any port, "pelton.internal:7420" with that one.
+	AllowedHosts []string
+	// Version is the program's, shown in the OpenAPI document. Empty means "dev".
+	Version string
+	// Logger hears of failures that are not the caller's. Nil discards them.
+	Logger *slog.Logger
+}
+
+func (c Config) withDefaults() (Config, error) {
+	if c.Tasks == nil || c.Queues == nil {
+		return Config{}, errors.New("api: Config needs Tasks and Queues")
+	}
+	if slices.Contains(c.AllowedHosts, "") {
+		return Config{}, errors.New("api: Config.AllowedHosts has an empty name")
+	}
+	if c.Ready == nil {
+		c.Ready = func() error { return nil }
+	}
+	if c.Version == "" {
+		c.Version = "dev"
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	return c, nil
+}
+
+// server holds what the handlers share. It is not changed after New.
+type server struct {
+	Config
+	spec []byte // the OpenAPI document
+}
+
+// New is the API as a handler. It starts no goroutines: a request's work ends
+// with the request. The error is a Config that lacks something.
+//
+// Answers may be held for up to a minute (?wait=); ending the requests' base
+// context lets them go early, with the task as it then stands. Servers should
+// bound the time for headers, not the time for the whole request: the API bounds
+// the reading of bodies itself.
+func New(cfg Config) (http.Handler, error) {
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	s := &server{Config: cfg}
+
+	mux := http.NewServeMux()
+	document := humago.New(mux, s.humaConfig())
+	s.registerTasks(document)
+	s.registerQueues(document)
+	s.registerMeta(document)
+	if s.spec, err = finishDocument(document.OpenAPI()); err != nil {
+		return nil, fmt.Errorf("api: write the OpenAPI document: %w", err)
+	}
+	registerFallback(mux, document.OpenAPI())
+
+	return s.guard(mux), nil
+}

@@ -1,0 +1,105 @@
+package api
+
+import (
+	"encoding/json"
+	"net/http"
+	"time"
+
+	"github.com/peltonq/pelton"
+)
+
+// The examples of the document are made of the types that are served, so that
+// they cannot show anything else.
+
+// exampleTime is when the example task was accepted.
+func exampleTime() time.Time { return time.Date(2026, 12, 1, 8, 0, 0, 0, time.UTC) }
+
+// exampleTask is one task, as it was accepted or as it ended.
+func exampleTask(finished bool) *pelton.Task {
+	task := &pelton.Task{
+		ID:          pelton.ID{0x01, 0xa2, 0x30, 0x9e, 0x24, 0x00, 0x8c, 0x3f, 0x80, 0x2a, 0x6b, 0x1d, 0x90, 0x4e, 0x57, 0x33},
+		Kind:        "email.send",
+		Queue:       pelton.DefaultQueue,
+		Priority:    pelton.High,
+		State:       pelton.Queued,
+		Payload:     json.RawMessage(`{"to":"a@b.c"}`),
+		MaxAttempts: pelton.DefaultMaxAttempts,
+		Timeout:     30 * time.Second,
+		Retention:   pelton.DefaultRetention,
+		Revision:    1,
+		CreatedAt:   exampleTime(),
+		Labels:      map[string]string{"tenant": "acme"},
+	}
+	if finished {
+		task.State, task.Revision, task.Attempt = pelton.Succeeded, 3, 1
+		task.StartedAt = exampleTime().Add(4 * time.Millisecond)
+		task.FinishedAt = exampleTime().Add(310 * time.Millisecond)
+		task.Worker = "host-1-4711"
+		task.Result = json.RawMessage(`{"message_id":"42"}`)
+	}
+	return task
+}
+
+func exampleCancelled() *pelton.Task {
+	task := exampleTask(false)
+	task.State, task.Revision = pelton.Cancelled, 2
+	task.FinishedAt = exampleTime().Add(time.Second)
+	return task
+}
+
+func exampleRequest() json.RawMessage {
+	return json.RawMessage(`{"kind":"email.send","payload":{"to":"a@b.c"},"priority":"high","delay":"90s","timeout":"30s","labels":{"tenant":"acme"}}`)
+}
+
+func exampleBatchRequest() json.RawMessage {
+	return json.RawMessage(`{"tasks":[{"kind":"email.send","payload":{"to":"a@b.c"}},{"kind":"report.build","delay":"1h","run_at":"2126-12-01T08:00:00Z"}]}`)
+}
+
+// batchAnswerItem is the form of what appendItem writes.
+type batchAnswerItem struct {
+	Status  int          `json:"status"`
+	Task    *pelton.Task `json:"task,omitempty"`
+	Problem *problem     `json:"problem,omitempty"`
+}
+
+func exampleBatchAnswer() any {
+	refused := fieldProblem(kindInvalid, fieldError{"body.tasks[1].delay", delayExcludesRunAt})
+	return map[string][]batchAnswerItem{"items": {
+		{Status: http.StatusAccepted, Task: exampleTask(false)},
+		{Status: refused.Status, Problem: refused},
+	}}
+}
+
+// exampleProblem is a problem of a kind; nil where the type says everything.
+func exampleProblem(k kind) *problem {
+	for _, r := range rules() {
+		if r.kind == k && r.detail != "" {
+			return newProblem(k, "%s", r.detail)
+		}
+	}
+	switch k { //nolint:exhaustive // the others need no example
+	case kindInvalid:
+		return fieldProblem(k, fieldError{"body.queue", `"Reports!" must match ` + queuePattern})
+	case kindMalformed:
+		return fieldProblem(k, fieldError{"body", "line 1, column 24: the JSON ends too early"})
+	case kindNotFound:
+		return newProblem(k, "get task %s: %s", exampleTask(false).ID, pelton.ErrNotFound)
+	case kindConflict:
+		return newProblem(k, "cancel task %s: %s: it is %s", exampleTask(false).ID, pelton.ErrConflict, pelton.Succeeded)
+	default:
+		return nil
+	}
+}
+
+func exampleQueue() *pelton.Queue {
+	return &pelton.Queue{
+		Name: pelton.DefaultQueue,
+		Priorities: map[pelton.Priority]pelton.Depth{
+			pelton.High:   {Ready: 2, Running: 1, OldestReady: 2 * time.Second},
+			pelton.Normal: {Ready: 40, Running: 7, OldestReady: 90 * time.Second},
+		},
+		Ready: 42, Running: 8, Scheduled: 3, Dead: 1,
+	}
+}
+
+func exampleQueues() queueList { return queueList{Items: []pelton.Queue{*exampleQueue()}} }

@@ -1,0 +1,262 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+
+	"github.com/danielgtaylor/huma/v2"
+)
+
+const (
+	jsonMediaType    = "application/json"
+	openAPIMediaType = "application/openapi+json"
+
+	opEnqueue      = "enqueueTask"
+	opEnqueueBatch = "enqueueTasks"
+	opGet          = "getTask"
+	opCancel       = "cancelTask"
+	opListQueues   = "listQueues"
+	opGetQueue     = "getQueue"
+	opHealth       = "health"
+	opReady        = "readiness"
+	opDocument     = "openapi"
+)
+
+// humaConfig is huma without its extras: no docs from a CDN, no $schema links,
+// JSON alone, and errors in the form of all our others.
+func (s *server) humaConfig() huma.Config {
+	registry := huma.NewMapRegistry("#/components/schemas/", huma.DefaultSchemaNamer)
+	for name, schema := range schemas() {
+		registry.Map()[name] = schema
+	}
+	doc := &huma.OpenAPI{
+		OpenAPI: "3.1.0",
+		Info: &huma.Info{
+			Title:       "Pelton",
+			Version:     s.Version,
+			Description: "A distributed task queue. Post tasks, read them back by id, wait for them, cancel them, look at the queues.",
+			License:     &huma.License{Name: "Apache-2.0", Identifier: "Apache-2.0"},
+		},
+		Components: &huma.Components{Schemas: registry},
+	}
+	if s.Token != "" {
+		doc.Components.SecuritySchemes = map[string]*huma.SecurityScheme{"bearer": {Type: "http", Scheme: "bearer"}}
+		doc.Security = []map[string][]string{{"bearer": {}}}
+	}
+	format := huma.Format{Marshal: marshal, Unmarshal: json.Unmarshal}
+	return huma.Config{
+		OpenAPI:                      doc,
+		Formats:                      map[string]huma.Format{jsonMediaType: format, problemMediaType: format},
+		DefaultFormat:                jsonMediaType,
+		RejectUnknownQueryParameters: true,
+		Transformers:                 []huma.Transformer{humaErrors},
+	}
+}
+
+// marshal ignores failed writes: the caller has gone, and huma would panic.
+func marshal(w io.Writer, v any) error {
+	body, err := encode(v)
+	if err == nil {
+		_, _ = w.Write(body)
+	}
+	return err
+}
+
+// register adds one operation whose errors go through the table of errors.
+func register[I any](s *server, api huma.API, op huma.Operation, fn func(context.Context, *I) (*answer, error)) {
+	huma.Register(api, op, func(ctx context.Context, in *I) (*answer, error) {
+		out, err := fn(ctx, in)
+		if err != nil {
+			return nil, s.problem(ctx, op.OperationID, "body", err)
+		}
+		return out, nil
+	})
+}
+
+func (s *server) registerTasks(api huma.API) {
+	register(s, api, huma.Operation{
+		OperationID: opEnqueue, Method: http.MethodPost, Path: pathTasks, Tags: []string{"tasks"},
+		Summary:       "Enqueue a task",
+		Description:   "202 means that the task is stored. With wait, 200 is the finished task if it ended in time, else 202 the task as it then stood.",
+		DefaultStatus: http.StatusAccepted,
+		Responses: s.responses(
+			response{http.StatusAccepted, "The accepted task", "Task", exampleTask(false), []string{"Location"}},
+			response{http.StatusOK, "The task, which ended within wait", "Task", exampleTask(true), []string{"Location", "Preference-Applied"}},
+			kindInvalid, kindNotSupported, kindMalformed, kindMediaType, kindTooLarge, kindTimeout, kindForbidden, kindUnavailable, kindUnknownOutcome,
+		),
+	}, s.enqueue)
+	register(s, api, huma.Operation{
+		OperationID: opEnqueueBatch, Method: http.MethodPost, Path: pathBatch, Tags: []string{"tasks"},
+		Summary:     "Enqueue up to 1,000 tasks",
+		Description: "Not atomic: each item of the answer is a task or a problem, in the order of the request.",
+		Responses: s.responses(
+			response{http.StatusOK, "One answer per task", "BatchAnswer", exampleBatchAnswer(), nil},
+			kindInvalid, kindNotSupported, kindMalformed, kindMediaType, kindTooLarge, kindTimeout, kindForbidden, kindUnavailable, kindUnknownOutcome,
+		),
+	}, s.enqueueBatch)
+	register(s, api, huma.Operation{
+		OperationID: opGet, Method: http.MethodGet, Path: pathTask, Tags: []string{"tasks"},
+		Summary: "Read a task, or wait for it",
+		Responses: s.responses(
+			response{http.StatusOK, "The task", "Task", exampleTask(true), []string{"ETag", "Preference-Applied"}},
+			response{http.StatusNotModified, "The task still has the ETag of If-None-Match", "", nil, []string{"ETag"}},
+			kindInvalid, kindNotFound, kindUnavailable,
+		),
+	}, s.get)
+	register(s, api, huma.Operation{
+		OperationID: opCancel, Method: http.MethodPost, Path: pathCancel, Tags: []string{"tasks"},
+		Summary:     "Cancel a task",
+		Description: "A waiting task never starts, the handler of a running one is told to stop. Cancelling a cancelled task answers it again; one that ended otherwise is 409.",
+		Responses: s.responses(
+			response{http.StatusOK, "The cancelled task", "Task", exampleCancelled(), nil},
+			kindInvalid, kindNotFound, kindConflict, kindForbidden, kindUnavailable, kindUnknownOutcome,
+		),
+	}, s.cancel)
+}
+
+func (s *server) registerQueues(api huma.API) {
+	register(s, api, huma.Operation{
+		OperationID: opListQueues, Method: http.MethodGet, Path: pathQueues, Tags: []string{"queues"},
+		Summary: "List the queues",
+		Responses: s.responses(
+			response{http.StatusOK, "All queues", "QueueList", exampleQueues(), nil},
+			kindInvalid, kindUnavailable,
+		),
+	}, s.listQueues)
+	register(s, api, huma.Operation{
+		OperationID: opGetQueue, Method: http.MethodGet, Path: pathQueue, Tags: []string{"queues"},
+		Summary: "Read a queue",
+		Responses: s.responses(
+			response{http.StatusOK, "The queue", "Queue", exampleQueue(), nil},
+			kindInvalid, kindNotFound, kindUnavailable,
+		),
+	}, s.getQueue)
+}
+
+func (s *server) registerMeta(api huma.API) {
+	open := []map[string][]string{} // no token needed
+	register(s, api, huma.Operation{
+		OperationID: opHealth, Method: http.MethodGet, Path: pathHealth, Tags: []string{"server"}, Security: open,
+		Summary:   "Whether the process lives",
+		Responses: s.openResponses(response{http.StatusOK, "It does", "Health", healthAnswer{"ok"}, nil}, kindInvalid),
+	}, s.health)
+	register(s, api, huma.Operation{
+		OperationID: opReady, Method: http.MethodGet, Path: pathReady, Tags: []string{"server"}, Security: open,
+		Summary:   "Whether tasks can be accepted",
+		Responses: s.openResponses(response{http.StatusOK, "They can", "Health", healthAnswer{"ready"}, nil}, kindInvalid, kindUnavailable),
+	}, s.readiness)
+	document := s.responses(kindInvalid)
+	document["200"] = &huma.Response{Description: "OpenAPI 3.1", Content: map[string]*huma.MediaType{
+		openAPIMediaType: {Schema: &huma.Schema{Type: huma.TypeObject}},
+	}}
+	register(s, api, huma.Operation{
+		OperationID: opDocument, Method: http.MethodGet, Path: pathOpenAPI, Tags: []string{"server"},
+		Summary:   "This document",
+		Responses: document,
+	}, s.document)
+}
+
+// response documents one good answer of an operation.
+type response struct {
+	status  int
+	text    string
+	schema  string
+	example any
+	headers []string
+}
+
+// responses documents what an operation answers: each of parts is a response or
+// the kind of a problem. Those of guard and of a failure come with every operation.
+func (s *server) responses(parts ...any) map[string]*huma.Response {
+	kinds := []kind{kindInternal}
+	if s.CheckHost {
+		kinds = append(kinds, kindMisdirected)
+	}
+	if s.Token != "" {
+		kinds = append(kinds, kindUnauthorized)
+	}
+	out := map[string]*huma.Response{"default": problemResponse()}
+	for _, part := range parts {
+		switch part := part.(type) {
+		case kind:
+			kinds = append(kinds, part)
+		case response:
+			doc := &huma.Response{Description: part.text, Headers: responseHeaders(part.headers)}
+			if part.schema != "" {
+				doc.Content = map[string]*huma.MediaType{jsonMediaType: {Schema: ref(part.schema), Example: part.example}}
+			}
+			out[strconv.Itoa(part.status)] = doc
+		}
+	}
+	byStatus := make(map[int][]kind)
+	for _, k := range kinds {
+		code, _ := k.describe()
+		byStatus[code] = append(byStatus[code], k)
+	}
+	for code, kinds := range byStatus {
+		out[strconv.Itoa(code)] = problemResponse(kinds...)
+	}
+	return out
+}
+
+// openResponses is responses for what needs no token.
+func (s *server) openResponses(parts ...any) map[string]*huma.Response {
+	out := s.responses(parts...)
+	delete(out, strconv.Itoa(http.StatusUnauthorized))
+	return out
+}
+
+// problemResponse documents the problems of one status; without kinds, any other.
+func problemResponse(kinds ...kind) *huma.Response {
+	doc := &huma.MediaType{Schema: ref("Problem"), Examples: make(map[string]*huma.Example)}
+	out := &huma.Response{Description: "Any other problem", Content: map[string]*huma.MediaType{problemMediaType: doc}}
+	var names []string
+	for _, k := range kinds {
+		names = append(names, string(k))
+		if example := exampleProblem(k); example != nil {
+			doc.Examples[string(k)] = &huma.Example{Value: example}
+		}
+		if k == kindUnavailable || k == kindUnknownOutcome {
+			out.Headers = responseHeaders([]string{"Retry-After"})
+		}
+	}
+	if len(names) > 0 {
+		out.Description = "Problem of type " + strings.Join(names, " or ")
+	}
+	return out
+}
+
+func responseHeaders(names []string) map[string]*huma.Header {
+	text := map[string]string{
+		"Location":           "The path of the task.",
+		"ETag":               "Changes with the task.",
+		"Preference-Applied": "The preference of Prefer that was followed: wait=SECONDS.",
+		"Retry-After":        "Seconds after which trying again makes sense.",
+	}
+	out := make(map[string]*huma.Header, len(names))
+	for _, name := range names {
+		out[name] = &huma.Header{Description: text[name], Schema: &huma.Schema{Type: huma.TypeString}}
+	}
+	return out
+}
+
+// finishDocument adds the request bodies, which huma must not know of while it
+// registers (it would read and validate them), and writes the document.
+func finishDocument(doc *huma.OpenAPI) ([]byte, error) {
+	body := func(schema string, example any) *huma.RequestBody {
+		return &huma.RequestBody{Required: true, Content: map[string]*huma.MediaType{
+			jsonMediaType: {Schema: ref(schema), Example: example},
+		}}
+	}
+	doc.Paths[pathTasks].Post.RequestBody = body("TaskRequest", exampleRequest())
+	doc.Paths[pathBatch].Post.RequestBody = body("BatchRequest", exampleBatchRequest())
+
+	// huma registers its own error type with every operation; no answer has it.
+	delete(doc.Components.Schemas.Map(), "ErrorModel")
+	delete(doc.Components.Schemas.Map(), "ErrorDetail")
+	return encode(doc)
+}

@@ -1,0 +1,254 @@
+package api
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/peltonq/pelton"
+)
+
+// maxFieldErrors bounds the errors of one problem.
+const maxFieldErrors = 20
+
+const delayExcludesRunAt = "excludes run_at: give one of the two"
+
+// taskParser reads one task of a request that checkJSON has passed. It collects
+// everything that is wrong before it gives up.
+type taskParser struct {
+	at          string // where the task is: "body", "body.tasks[3]"
+	inBatch     bool
+	spec        pelton.Spec
+	errs        []fieldError
+	unsupported []fieldError
+	payloadSize int
+	hasDelay    bool
+	hasRunAt    bool
+}
+
+// parseTask turns a JSON value into a Spec. Names and bounds are left to whoever
+// accepts the spec, except where the zero value of a Spec would turn an explicit
+// wrong value into a default. The error is a problem.
+func parseTask(raw jsontext.Value, at string, inBatch bool) (pelton.Spec, error) {
+	p := taskParser{at: at, inBatch: inBatch}
+	if raw.Kind() != jsontext.KindBeginObject {
+		return pelton.Spec{}, fieldProblem(kindInvalid, fieldError{at, "must be an object, not " + describe(raw)})
+	}
+	if err := eachMember(raw, p.member); err != nil {
+		return pelton.Spec{}, fmt.Errorf("parse task: %w", err)
+	}
+	if p.hasDelay && p.hasRunAt {
+		p.fail("delay", delayExcludesRunAt)
+	}
+	return p.finish()
+}
+
+func (p *taskParser) finish() (pelton.Spec, error) {
+	if p.payloadSize > pelton.MaxPayload {
+		message := fmt.Sprintf("is %d bytes, more than %d", p.payloadSize, pelton.MaxPayload)
+		return pelton.Spec{}, fieldProblem(kindTooLarge, fieldError{p.at + ".payload", message})
+	}
+	if len(p.errs) > 0 {
+		p.addRest()
+		return pelton.Spec{}, fieldProblem(kindInvalid, p.errs...)
+	}
+	if len(p.unsupported) > 0 {
+		return pelton.Spec{}, fieldProblem(kindNotSupported, p.unsupported...)
+	}
+	return p.spec, nil
+}
+
+// addRest adds what else would be wrong, so that a caller mends all at once.
+func (p *taskParser) addRest() {
+	spec := p.spec
+	spec.Payload = nil
+	_, err := spec.Normalized(time.Now())
+	invalid, ok := err.(*pelton.ValidationError) //nolint:errorlint // Normalized documents this very type.
+	if !ok {
+		return
+	}
+	for _, e := range fieldErrors(p.at, invalid) {
+		known := slices.ContainsFunc(p.errs, func(have fieldError) bool { return have.Location == e.Location })
+		if !known && len(p.errs) < maxFieldErrors {
+			p.errs = append(p.errs, e)
+		}
+	}
+}
+
+func (p *taskParser) fail(field, format string, args ...any) {
+	if len(p.errs) < maxFieldErrors {
+		p.errs = append(p.errs, fieldError{p.at + "." + clip(field, 100), fmt.Sprintf(format, args...)})
+	}
+}
+
+func (p *taskParser) member(name string, value jsontext.Value) {
+	switch name {
+	case "kind":
+		p.spec.Kind = p.text(name, value)
+	case "payload":
+		if p.payloadSize = len(value); p.payloadSize <= pelton.MaxPayload {
+			p.spec.Payload = []byte(value.Clone()) // the body may be much larger
+		}
+	case "queue":
+		p.spec.Queue = p.text(name, value)
+	case "priority":
+		p.spec.Priority = pelton.Priority(p.text(name, value))
+	case "delay":
+		p.hasDelay = true
+		p.spec.Delay = p.duration(name, value)
+	case "run_at":
+		p.hasRunAt = true
+		p.spec.RunAt = p.time(name, value)
+	case "expires_at":
+		p.spec.ExpiresAt = p.expiry(name, value)
+	case "timeout":
+		p.spec.Timeout = p.positiveDuration(name, value)
+	case "max_attempts":
+		p.spec.MaxAttempts = p.positiveInt(name, value)
+	case "retention":
+		p.spec.Retention = p.positiveDuration(name, value)
+	case "labels":
+		p.spec.Labels = p.labels(name, value)
+	case "unique", "concurrency_key", "rate_key":
+		p.notSupported(name)
+	default:
+		if name == "idempotency_key" && p.inBatch {
+			p.notSupported(name)
+			return
+		}
+		p.fail(name, "is not a known field")
+	}
+}
+
+func (p *taskParser) notSupported(field string) {
+	p.unsupported = append(p.unsupported, fieldError{p.at + "." + field, "is not supported by this version"})
+}
+
+// text reads a string that must not be empty.
+func (p *taskParser) text(field string, value jsontext.Value) string {
+	if value.Kind() != jsontext.KindString {
+		p.fail(field, "must be a string, not %s", describe(value))
+		return ""
+	}
+	text, err := jsontext.AppendUnquote(nil, value)
+	switch {
+	case err != nil:
+		p.fail(field, "has half a surrogate pair, which is no character")
+		return ""
+	case len(text) == 0:
+		p.fail(field, "must not be empty")
+	}
+	return string(text)
+}
+
+func (p *taskParser) duration(field string, value jsontext.Value) time.Duration {
+	text := p.text(field, value)
+	if text == "" {
+		return 0
+	}
+	d, err := pelton.ParseDuration(text)
+	if err != nil {
+		p.fail(field, "%s", plain(err.Error()))
+	}
+	return d
+}
+
+// positiveDuration refuses zero, which a Spec would take for the default.
+func (p *taskParser) positiveDuration(field string, value jsontext.Value) time.Duration {
+	before := len(p.errs)
+	d := p.duration(field, value)
+	if d == 0 && len(p.errs) == before {
+		p.fail(field, "must be more than zero")
+	}
+	return d
+}
+
+func (p *taskParser) time(field string, value jsontext.Value) time.Time {
+	text := p.text(field, value)
+	if text == "" {
+		return time.Time{}
+	}
+	var t time.Time
+	if err := t.UnmarshalText([]byte(text)); err != nil {
+		p.fail(field, "%q is not an RFC 3339 time such as 2026-12-01T08:00:00Z", clip(text, 64))
+		return time.Time{}
+	}
+	return t
+}
+
+// expiry refuses the zero time, which a Spec would take for never.
+func (p *taskParser) expiry(field string, value jsontext.Value) time.Time {
+	before := len(p.errs)
+	t := p.time(field, value)
+	if t.IsZero() && len(p.errs) == before {
+		p.fail(field, "has passed")
+	}
+	return t
+}
+
+// positiveInt refuses zero, which a Spec would take for the default.
+func (p *taskParser) positiveInt(field string, value jsontext.Value) int {
+	if value.Kind() != jsontext.KindNumber {
+		p.fail(field, "must be a number, not %s", describe(value))
+		return 0
+	}
+	n, err := strconv.Atoi(string(value))
+	switch {
+	case err != nil: // 1.5, 1e3, or out of range
+		p.fail(field, "%s is not a whole number in range, such as %d", clip(string(value), 32), pelton.DefaultMaxAttempts)
+		return 0
+	case n < 1:
+		p.fail(field, "must be at least 1")
+		return 0
+	}
+	return n
+}
+
+func (p *taskParser) labels(field string, value jsontext.Value) map[string]string {
+	if value.Kind() != jsontext.KindBeginObject {
+		p.fail(field, "must be an object of strings, not %s", describe(value))
+		return nil
+	}
+	labels := make(map[string]string)
+	err := eachMember(value, func(name string, value jsontext.Value) {
+		if value.Kind() != jsontext.KindString {
+			p.fail(field+"."+name, "must be a string, not %s", describe(value))
+			return
+		}
+		text, err := jsontext.AppendUnquote(nil, value)
+		if err != nil {
+			p.fail(field+"."+name, "has half a surrogate pair, which is no character")
+			return
+		}
+		labels[name] = string(text)
+	})
+	if err != nil {
+		p.fail(field, "%s", err)
+	}
+	return labels
+}
+
+// describe names a value's type for a message.
+func describe(value jsontext.Value) string {
+	switch value.Kind() {
+	case jsontext.KindNull:
+		return "null"
+	case jsontext.KindTrue, jsontext.KindFalse:
+		return "a boolean"
+	case jsontext.KindString:
+		return "a string"
+	case jsontext.KindNumber:
+		return "a number"
+	case jsontext.KindBeginObject:
+		return "an object"
+	case jsontext.KindBeginArray:
+		return "an array"
+	case jsontext.KindInvalid, jsontext.KindEndObject, jsontext.KindEndArray:
+		return "no value"
+	default:
+		return "no value"
+	}
+}

@@ -1,0 +1,123 @@
+package api
+
+import (
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/danielgtaylor/huma/v2"
+)
+
+const (
+	pathTasks   = "/tasks"
+	pathBatch   = "/tasks/batch"
+	pathTask    = "/tasks/{id}"
+	pathCancel  = "/tasks/{id}/cancel"
+	pathQueues  = "/queues"
+	pathQueue   = "/queues/{queue}"
+	pathHealth  = "/healthz"
+	pathReady   = "/readyz"
+	pathOpenAPI = "/openapi.json"
+)
+
+// planned lists the calls that the public surface has and this version has not.
+func planned() []string {
+	return []string{
+		"GET /tasks",
+		"GET /tasks/{id}/events",
+		"GET /tasks/{id}/why",
+		"POST /tasks/{id}/retry",
+		"POST /tasks/{id}/run",
+		"POST /tasks/cancel",
+		"POST /tasks/retry",
+		"PATCH /queues/{queue}",
+		"POST /queues/{queue}/pause",
+		"POST /queues/{queue}/resume",
+		"POST /queues/{queue}/purge",
+		"GET /schedules",
+		"GET /schedules/{name}",
+		"PUT /schedules/{name}",
+		"DELETE /schedules/{name}",
+		"POST /schedules/{name}/pause",
+		"POST /schedules/{name}/resume",
+		"POST /schedules/{name}/run",
+		"POST /schedules/{name}/backfill",
+		"GET /dead",
+		"GET /dead/{id}",
+		"DELETE /dead/{id}",
+		"POST /dead/{id}/retry",
+		"POST /dead/retry",
+		"POST /dead/purge",
+		"GET /limits",
+		"PUT /limits/{name}",
+		"DELETE /limits/{name}",
+		"GET /locks",
+		"DELETE /locks/{name}",
+		"GET /workers",
+		"GET /metrics",
+		"GET /docs",
+	}
+}
+
+// route is what is known of one path: the methods it serves and those it will.
+type route struct {
+	served  []string
+	planned []string
+}
+
+// registerFallback answers what no operation of doc does: 404 not-supported for
+// what is planned, 405 for a wrong method, 404 for the rest.
+func registerFallback(mux *http.ServeMux, doc *huma.OpenAPI) {
+	known := make(map[string]*route)
+	at := func(pattern string) *route {
+		if known[pattern] == nil {
+			known[pattern] = &route{}
+		}
+		return known[pattern]
+	}
+	for pattern, item := range doc.Paths {
+		if item.Get != nil {
+			at(pattern).served = append(at(pattern).served, http.MethodGet, http.MethodHead)
+		}
+		if item.Post != nil {
+			at(pattern).served = append(at(pattern).served, http.MethodPost)
+		}
+	}
+	for _, call := range planned() {
+		method, pattern, _ := strings.Cut(call, " ")
+		at(pattern).planned = append(at(pattern).planned, method)
+	}
+
+	byPath := http.NewServeMux()
+	for pattern, p := range known {
+		byPath.Handle(pattern, p)
+		// GET /tasks/batch is a wrong method, not a task of the id "batch".
+		if !slices.Contains(p.served, http.MethodGet) {
+			mux.Handle(http.MethodGet+" "+pattern, p)
+		}
+	}
+	byPath.Handle("/", newUnknownPath())
+	mux.Handle("/", byPath)
+}
+
+// ServeHTTP answers a method that the path does not serve.
+func (p *route) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	method := r.Method
+	if method == http.MethodHead {
+		method = http.MethodGet
+	}
+	if slices.Contains(p.planned, method) || len(p.served) == 0 {
+		notYet := newProblem(kindNotSupported, "%s %s is not supported by this version", r.Method, clip(r.URL.Path, 100))
+		notYet.Status = http.StatusNotFound
+		notYet.ServeHTTP(w, r)
+		return
+	}
+	newProblem(kindNotAllowed, "%s is not a method of %s", clip(r.Method, 32), clip(r.URL.Path, 100)).
+		withHeader("Allow", strings.Join(p.served, ", ")).ServeHTTP(w, r)
+}
+
+func newUnknownPath() http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		newProblem(kindNotFound, "there is nothing at %s: GET %s lists what there is", clip(r.URL.Path, 100), pathOpenAPI).ServeHTTP(w, r)
+	})
+}

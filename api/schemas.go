@@ -1,0 +1,206 @@
+package api
+
+import (
+	"github.com/danielgtaylor/huma/v2"
+
+	"github.com/peltonq/pelton"
+)
+
+const (
+	queuePattern = `^[a-z0-9][a-z0-9_-]{0,63}$`
+	kindPattern  = `^[A-Za-z0-9][A-Za-z0-9_.:/-]{0,127}$`
+)
+
+// schemas are the shapes of the document, by name. They are made by hand because
+// the Go types say too little: a task writes its own JSON, and a request is
+// parsed by hand. Tests hold them against what is served.
+func schemas() map[string]*huma.Schema {
+	return map[string]*huma.Schema{
+		"TaskRequest":  taskRequestSchema(),
+		"BatchRequest": batchRequestSchema(),
+		"BatchAnswer":  batchAnswerSchema(),
+		"Task":         taskSchema(),
+		"Failure":      failureSchema(),
+		"Queue":        queueSchema(),
+		"QueueList":    object(properties{"items": array(ref("Queue"), "All queues.")}, "items"),
+		"Depth":        depthSchema(),
+		"Health":       object(properties{"status": text("ok or ready.")}, "status"),
+		"Problem":      problemSchema(),
+	}
+}
+
+type properties = map[string]*huma.Schema
+
+func ref(name string) *huma.Schema { return &huma.Schema{Ref: "#/components/schemas/" + name} }
+
+// object is open: within version 1, fields may be added to any answer.
+func object(p properties, required ...string) *huma.Schema {
+	return &huma.Schema{Type: huma.TypeObject, Properties: p, Required: required}
+}
+
+// closed refuses unknown fields, as requests do.
+func closed(s *huma.Schema) *huma.Schema {
+	s.AdditionalProperties = false
+	return s
+}
+
+func array(items *huma.Schema, description string) *huma.Schema {
+	return &huma.Schema{Type: huma.TypeArray, Items: items, Description: description}
+}
+
+func text(description string) *huma.Schema {
+	return &huma.Schema{Type: huma.TypeString, Description: description}
+}
+
+func pattern(p, description string) *huma.Schema {
+	return &huma.Schema{Type: huma.TypeString, Pattern: p, Description: description}
+}
+
+func duration(description string, example string) *huma.Schema {
+	return &huma.Schema{Type: huma.TypeString, Description: description, Examples: []any{example}}
+}
+
+func timestamp(description string) *huma.Schema {
+	return &huma.Schema{Type: huma.TypeString, Format: "date-time", Description: description}
+}
+
+func integer(description string, least float64) *huma.Schema {
+	return &huma.Schema{Type: huma.TypeInteger, Minimum: &least, Description: description}
+}
+
+func boolean(description string) *huma.Schema {
+	return &huma.Schema{Type: huma.TypeBoolean, Description: description}
+}
+
+// anyJSON has no type: any JSON value.
+func anyJSON(description string) *huma.Schema { return &huma.Schema{Description: description} }
+
+func enum[S ~string](description string, values ...S) *huma.Schema {
+	s := text(description)
+	for _, v := range values {
+		s.Enum = append(s.Enum, string(v))
+	}
+	return s
+}
+
+func labels() *huma.Schema {
+	most, longest := 32, 256
+	return &huma.Schema{
+		Type: huma.TypeObject, MaxProperties: &most, Description: "Names and values of the caller's own.",
+		AdditionalProperties: &huma.Schema{Type: huma.TypeString, MaxLength: &longest},
+	}
+}
+
+func taskRequestSchema() *huma.Schema {
+	attempts := integer("How often the task may be tried.", 1)
+	most := 1000.0
+	attempts.Maximum, attempts.Default = &most, pelton.DefaultMaxAttempts
+	withDefault := func(s *huma.Schema, value string) *huma.Schema {
+		s.Default = value
+		return s
+	}
+	return closed(object(properties{
+		"kind":         pattern(kindPattern, "Selects the handler."),
+		"payload":      anyJSON("Any JSON value of at most 256 KiB, kept and returned byte for byte."),
+		"queue":        withDefault(pattern(queuePattern, "The queue."), pelton.DefaultQueue),
+		"priority":     withDefault(enum("Which tasks of the queue go first.", pelton.Priorities()...), string(pelton.Normal)),
+		"delay":        duration("Ready that long after it was accepted. Excludes run_at.", "90s"),
+		"run_at":       timestamp("Ready then. A past time means now. Excludes delay."),
+		"expires_at":   timestamp("Not started by then, the task expires."),
+		"timeout":      withDefault(duration("The longest that one run may take.", "30s"), pelton.FormatDuration(pelton.DefaultTimeout)),
+		"max_attempts": attempts,
+		"retention":    withDefault(duration("How long the finished task can be read. Failed tasks are kept for 30 days.", "24h"), pelton.FormatDuration(pelton.DefaultRetention)),
+		"labels":       labels(),
+	}, "kind"))
+}
+
+func batchRequestSchema() *huma.Schema {
+	tasks := array(ref("TaskRequest"), "The tasks.")
+	least, most := 1, pelton.MaxBatch
+	tasks.MinItems, tasks.MaxItems = &least, &most
+	return closed(object(properties{"tasks": tasks}, "tasks"))
+}
+
+func batchAnswerSchema() *huma.Schema {
+	accepted := object(properties{"status": integer("202", 200), "task": ref("Task")}, "status", "task")
+	refused := object(properties{"status": integer("As of a single request.", 400), "problem": ref("Problem")}, "status", "problem")
+	item := &huma.Schema{OneOf: []*huma.Schema{accepted, refused}}
+	return object(properties{"items": array(item, "One answer per task, in order.")}, "items")
+}
+
+func taskSchema() *huma.Schema {
+	return object(properties{
+		"id":           {Type: huma.TypeString, Format: "uuid", Description: "Sorts by creation time."},
+		"kind":         pattern(kindPattern, "Selects the handler."),
+		"queue":        pattern(queuePattern, "The queue."),
+		"priority":     enum("Which tasks of the queue go first.", pelton.Priorities()...),
+		"state":        enum("Where the task stands. The last four are final.", pelton.States()...),
+		"payload":      anyJSON("As it was given, byte for byte."),
+		"result":       anyJSON("As the handler returned it, byte for byte."),
+		"attempt":      integer("The number of the current or last attempt, 0 before the first start.", 0),
+		"max_attempts": integer("How often the task may be tried.", 1),
+		"crashes":      integer("How often a worker died with the task.", 0),
+		"timeout":      duration("The longest that one run may take.", "30s"),
+		"retention":    duration("How long the finished task can be read.", "24h"),
+		"revision":     integer("Grows with every change.", 0),
+		"created_at":   timestamp("When the task was accepted."),
+		"run_at":       timestamp("When a delayed or retrying task becomes ready."),
+		"expires_at":   timestamp("Not started by then, the task expires."),
+		"started_at":   timestamp("When the current or last attempt started."),
+		"finished_at":  timestamp("When the task reached a final state."),
+		"worker":       text("The id of the worker that holds or last held the task."),
+		"progress": object(properties{
+			"done": {Type: huma.TypeInteger}, "total": {Type: huma.TypeInteger}, "message": {Type: huma.TypeString},
+		}, "done", "total"),
+		"error":  ref("Failure"),
+		"errors": array(ref("Failure"), "The last ten, oldest first."),
+		"labels": labels(),
+	}, "id", "kind", "queue", "priority", "state", "attempt", "max_attempts", "crashes", "revision")
+}
+
+func failureSchema() *huma.Schema {
+	return object(properties{
+		"message": text("What went wrong."),
+		"reason": enum("Why, in one word.", pelton.ReasonError, pelton.ReasonPanic, pelton.ReasonTimeout, pelton.ReasonGoexit,
+			pelton.ReasonResult, pelton.ReasonPayload, pelton.ReasonPoison, pelton.ReasonUnknownKind, pelton.ReasonDiscarded, pelton.ReasonExpired),
+		"attempt": integer("The attempt that failed.", 0),
+		"at":      timestamp("When it failed."),
+		"stack":   text("Of a panic."),
+	}, "message", "reason", "attempt", "at")
+}
+
+func queueSchema() *huma.Schema {
+	byPriority := &huma.Schema{Type: huma.TypeObject, AdditionalProperties: ref("Depth"), Description: "By priority."}
+	return object(properties{
+		"name":       pattern(queuePattern, "The queue."),
+		"paused":     boolean("Whether no tasks are handed out."),
+		"settings":   {Type: huma.TypeObject, Description: "What was set for this queue."},
+		"priorities": byPriority,
+		"ready":      integer("Tasks that wait for a worker.", 0),
+		"running":    integer("Tasks that a worker holds.", 0),
+		"scheduled":  integer("Delayed and retrying tasks.", 0),
+		"dead":       integer("Dead letters.", 0),
+	}, "name", "paused", "settings", "priorities", "ready", "running", "scheduled", "dead")
+}
+
+func depthSchema() *huma.Schema {
+	return object(properties{
+		"ready":        integer("Tasks that wait for a worker.", 0),
+		"running":      integer("Tasks that a worker holds.", 0),
+		"oldest_ready": duration("How long the oldest ready task has waited; absent when there is none.", "2s"),
+		"paused":       boolean("Whether no tasks of this priority are handed out."),
+	}, "ready", "running", "paused")
+}
+
+func problemSchema() *huma.Schema {
+	return object(properties{
+		"type":   text("A stable name: not-found, invalid, conflict, unavailable, …"),
+		"title":  text("The type in words."),
+		"status": integer("The HTTP status.", 400),
+		"detail": text("What is wrong this time."),
+		"errors": array(object(properties{
+			"location": text("Where: body.queue, body.tasks[3].kind, query.wait, path.id."),
+			"message":  text("What is wrong there."),
+		}, "location", "message"), "Everything that is wrong with the input."),
+	}, "type", "title", "status")
+}

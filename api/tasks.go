@@ -1,0 +1,196 @@
+package api
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"strings"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humago"
+	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/peltonq/pelton"
+)
+
+// answer is what every operation returns: bytes that huma passes on untouched.
+// Which headers an operation sets is documented by hand in openapi.go.
+type answer struct {
+	Status       int
+	ContentType  string `header:"Content-Type" hidden:"true"`
+	CacheControl string `header:"Cache-Control" hidden:"true"`
+	Location     string `header:"Location" hidden:"true"`
+	ETag         string `header:"ETag" hidden:"true"`
+	Applied      string `header:"Preference-Applied" hidden:"true"`
+	Body         []byte
+}
+
+func jsonAnswer(status int, body []byte) *answer {
+	return &answer{Status: status, ContentType: "application/json", Body: body}
+}
+
+func taskAnswer(status int, task *pelton.Task) (*answer, error) {
+	body, err := task.AppendJSON(nil)
+	if err != nil {
+		return nil, fmt.Errorf("write task %s: %w", task.ID, err)
+	}
+	return jsonAnswer(status, append(body, '\n')), nil
+}
+
+// enqueueInput is the request of POST /tasks.
+type enqueueInput struct {
+	Wait   string `query:"wait" doc:"Hold the answer until the task has ended, at most this long (clamped to 60s): a duration or whole seconds." example:"20s"`
+	Prefer string `header:"Prefer" doc:"wait=SECONDS is the same as the query wait, which goes first (RFC 7240)." example:"wait=20"`
+
+	body []byte
+	err  error
+}
+
+// Resolve reads the body.
+func (in *enqueueInput) Resolve(ctx huma.Context) []error {
+	in.Prefer = headerList(ctx, "Prefer")
+	if in.err = refuseIdempotencyKey(ctx); in.err == nil {
+		in.body, in.err = readBody(ctx, maxTaskBody)
+	}
+	return nil
+}
+
+// refuseIdempotencyKey refuses a promise that is not kept yet.
+func refuseIdempotencyKey(ctx huma.Context) error {
+	const name = "Idempotency-Key"
+	if r, _ := humago.Unwrap(ctx); len(r.Header.Values(name)) > 0 {
+		return fieldProblem(kindNotSupported, fieldError{"header." + name, "is not supported by this version"})
+	}
+	return nil
+}
+
+func (s *server) enqueue(ctx context.Context, in *enqueueInput) (*answer, error) {
+	if in.err != nil {
+		return nil, in.err
+	}
+	wait, err := parseWait(in.Wait, in.Prefer)
+	if err != nil {
+		return nil, err
+	}
+	spec, err := parseTask(jsontext.Value(in.body), "body", false)
+	if err != nil {
+		return nil, err
+	}
+	task, err := s.enqueueOne(ctx, spec)
+	if err != nil {
+		return nil, err
+	}
+
+	// From here on the task is accepted: nothing may turn the answer into an error.
+	status, applied := http.StatusAccepted, ""
+	if task = s.hold(ctx, task, wait.d); wait.d > 0 && task.State.Terminal() {
+		status, applied = http.StatusOK, wait.applied
+	}
+	out, err := taskAnswer(status, task)
+	if err != nil {
+		return nil, err
+	}
+	out.Location, out.Applied = "/tasks/"+task.ID.String(), applied
+	return out, nil
+}
+
+func (s *server) enqueueOne(ctx context.Context, spec pelton.Spec) (*pelton.Task, error) {
+	ctx, cancel := detached(ctx, callTimeout)
+	defer cancel()
+	task, err := s.Tasks.Enqueue(ctx, spec)
+	return task, unlessKnown(err)
+}
+
+// getInput is the request of GET /tasks/{id}.
+type getInput struct {
+	ID          string `path:"id" doc:"The task's id, a UUID."`
+	Wait        string `query:"wait" doc:"Hold the answer until the task has ended, at most this long (clamped to 60s): a duration or whole seconds. Running out of time is no error." example:"20s"`
+	Prefer      string `header:"Prefer" doc:"wait=SECONDS is the same as the query wait, which goes first (RFC 7240)." example:"wait=20"`
+	IfNoneMatch string `header:"If-None-Match" doc:"Answer 304 if the task still has this ETag."`
+}
+
+// Resolve joins headers that may stand on several lines.
+func (in *getInput) Resolve(ctx huma.Context) []error {
+	in.Prefer = headerList(ctx, "Prefer")
+	in.IfNoneMatch = headerList(ctx, "If-None-Match")
+	return nil
+}
+
+func (s *server) get(ctx context.Context, in *getInput) (*answer, error) {
+	id, err := pathID(in.ID)
+	if err != nil {
+		return nil, err
+	}
+	wait, err := parseWait(in.Wait, in.Prefer)
+	if err != nil {
+		return nil, err
+	}
+	task, err := s.getOne(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	task = s.hold(ctx, task, wait.d)
+
+	etag := entityTag(task)
+	out := &answer{Status: http.StatusNotModified}
+	if !matchesTag(in.IfNoneMatch, etag) {
+		if out, err = taskAnswer(http.StatusOK, task); err != nil {
+			return nil, err
+		}
+	}
+	out.ETag, out.Applied = etag, wait.applied
+	out.CacheControl = "private, no-cache" // keep it, but ask every time
+	return out, nil
+}
+
+func (s *server) getOne(ctx context.Context, id pelton.ID) (*pelton.Task, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	return s.Tasks.Get(ctx, id)
+}
+
+// cancelInput is the request of POST /tasks/{id}/cancel.
+type cancelInput struct {
+	ID string `path:"id" doc:"The task's id, a UUID."`
+}
+
+func (s *server) cancel(ctx context.Context, in *cancelInput) (*answer, error) {
+	id, err := pathID(in.ID)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := detached(ctx, callTimeout)
+	defer cancel()
+	task, err := s.Tasks.Cancel(ctx, id)
+	if err != nil {
+		return nil, unlessKnown(err)
+	}
+	return taskAnswer(http.StatusOK, task)
+}
+
+func pathID(text string) (pelton.ID, error) {
+	id, err := pelton.ParseID(text)
+	if err != nil {
+		return pelton.ID{}, fieldProblem(kindInvalid, fieldError{"path.id", plain(err.Error())})
+	}
+	return id, nil
+}
+
+// entityTag changes with everything that a task's JSON says. The state is part of
+// it because a scheduled task reads as queued when its time has come, without a
+// new revision. It is weak: the bytes may differ from version to version.
+func entityTag(task *pelton.Task) string {
+	return fmt.Sprintf(`W/"%d-%s"`, task.Revision, task.State)
+}
+
+// matchesTag compares weakly, as If-None-Match does (RFC 9110, section 13.1.2).
+func matchesTag(ifNoneMatch, etag string) bool {
+	opaque := strings.TrimPrefix(etag, "W/")
+	for candidate := range strings.SplitSeq(ifNoneMatch, ",") {
+		candidate = strings.TrimSpace(candidate)
+		if candidate == "*" || strings.TrimPrefix(candidate, "W/") == opaque {
+			return true
+		}
+	}
+	return false
+}

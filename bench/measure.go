@@ -1,0 +1,279 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/peltonq/pelton"
+	"github.com/peltonq/pelton/producer"
+	"github.com/peltonq/pelton/worker"
+)
+
+// payload is 128 bytes of JSON, as in the comparisons of docs/performance.md.
+var payload = []byte(`{"data":"` + string(bytes.Repeat([]byte("x"), 128-len(`{"data":""}`))) + `"}`)
+
+// startTime is from exec to ready, on a fresh and on an existing data folder.
+func startTime(ctx context.Context, binary, data string) ([]figure, error) {
+	var took []float64
+	for range 6 {
+		s, err := serve(ctx, binary, data)
+		if err != nil {
+			return nil, err
+		}
+		took = append(took, float64(s.took.Milliseconds()))
+		if err := s.stop(); err != nil {
+			return nil, err
+		}
+	}
+	return []figure{
+		{Name: "start to ready, fresh folder", Value: took[0], Unit: "ms"},
+		{Name: "start to ready, existing folder (median of 5)", Value: quantile(took[1:], 0.5), Unit: "ms"},
+	}, nil
+}
+
+// idleWorker is the share of a core that a worker with nothing to do takes.
+func idleWorker(ctx context.Context, binary, data string) (_ []figure, err error) {
+	s, err := serve(ctx, binary, data)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, s.stop()) }()
+	w, err := start(ctx, binary, "worker", "run", "--nats", s.nats, "--demo", "--log-format", "json")
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, w.stop()) }()
+	for _, priority := range pelton.Priorities() { // so that all four lanes are there
+		if _, err := post(ctx, s.http, fmt.Sprintf(`{"kind":"demo.echo","priority":%q}`, priority), "20s"); err != nil {
+			return nil, err
+		}
+	}
+	const window = 15 * time.Second
+	share := func(pid int) func() (float64, error) {
+		before, err := ticks(pid)
+		return func() (float64, error) {
+			after, err2 := ticks(pid)
+			return (after - before) / window.Seconds(), errors.Join(err, err2) // 100 ticks are a second: per cent
+		}
+	}
+	worker, server := share(w.cmd.Process.Pid), share(s.cmd.Process.Pid)
+	select {
+	case <-time.After(window):
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	ofWorker, err1 := worker()
+	ofServer, err2 := server()
+	return []figure{
+		{Name: "idle worker, four lanes", Value: ofWorker, Unit: "% of a core"},
+		{Name: "idle server", Value: ofServer, Unit: "% of a core"},
+	}, errors.Join(err1, err2)
+}
+
+// post sends a task and waits for its answer.
+func post(ctx context.Context, base, body, wait string) (int, error) {
+	url := base + "/tasks"
+	if wait != "" {
+		url += "?wait=" + wait
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader([]byte(body)))
+	if err != nil {
+		return 0, err
+	}
+	req.Header.Set("Content-Type", "application/json")
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return 0, err
+	}
+	defer resp.Body.Close()
+	answer, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
+	if err == nil && resp.StatusCode/100 != 2 {
+		err = fmt.Errorf("POST /tasks: %s: %s", resp.Status, answer)
+	}
+	return resp.StatusCode, err
+}
+
+// latency is from before the call that enqueues to the first line of the handler,
+// with the worker in this process and the server in another, at 100 tasks a
+// second: by the Go client over TCP, and by POST.
+func latency(ctx context.Context, binary, data string, samples int) (_ []figure, err error) {
+	s, err := serve(ctx, binary, data)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, s.stop()) }()
+	nc, err := nats.Connect(s.nats)
+	if err != nil {
+		return nil, err
+	}
+	defer nc.Close()
+	client, err := producer.New(ctx, nc, producer.Config{})
+	if err != nil {
+		return nil, err
+	}
+	defer client.Close()
+
+	started := make(chan time.Time, 1)
+	mux := worker.NewMux()
+	mux.Handle("bench.start", worker.HandlerFunc(func(context.Context, *pelton.Task) (json.RawMessage, error) {
+		started <- time.Now()
+		return nil, nil
+	}))
+	stop, err := work(ctx, nc, mux, 16)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, stop()) }()
+
+	var figures []figure
+	for name, send := range map[string]func() error{
+		"Go client over TCP": func() error {
+			_, err := client.Enqueue(ctx, pelton.Spec{Kind: "bench.start", Payload: payload})
+			return err
+		},
+		"POST /tasks": func() error {
+			_, err := post(ctx, s.http, `{"kind":"bench.start","payload":`+string(payload)+`}`, "")
+			return err
+		},
+	} {
+		var took []float64
+		pace := time.NewTicker(10 * time.Millisecond)
+		for i := range samples + 20 {
+			select {
+			case <-pace.C:
+			case <-ctx.Done():
+				return nil, context.Cause(ctx)
+			}
+			began := time.Now()
+			if err := send(); err != nil {
+				return nil, err
+			}
+			at := <-started
+			if i >= 20 { // the first ones open lanes and connections
+				took = append(took, float64(at.Sub(began).Microseconds())/1000)
+			}
+		}
+		pace.Stop()
+		for _, q := range []float64{0.5, 0.99} {
+			figures = append(figures, figure{Name: fmt.Sprintf("start latency at 100/s, %s, p%.0f", name, 100*q), Value: quantile(took, q), Unit: "ms"})
+		}
+	}
+	return figures, nil
+}
+
+// throughput is tasks per second with a no-op handler: enqueued by 64 callers and
+// in batches, and drained by one worker process over TCP.
+func throughput(ctx context.Context, binary, data string, tasks int) (_ []figure, err error) {
+	s, err := serve(ctx, binary, data)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, s.stop()) }()
+	nc, err := nats.Connect(s.nats)
+	if err != nil {
+		return nil, err
+	}
+	defer nc.Close()
+	client, err := producer.New(ctx, nc, producer.Config{})
+	if err != nil {
+		return nil, err
+	}
+	defer client.Close()
+	spec := pelton.Spec{Kind: "bench.noop", Payload: payload}
+
+	rate := func(n int, began time.Time) float64 { return float64(n) / time.Since(began).Seconds() }
+	began := time.Now()
+	if err := callers(64, tasks/2, func() error { _, err := client.Enqueue(ctx, spec); return err }); err != nil {
+		return nil, err
+	}
+	single := rate(tasks/2, began)
+
+	batch := slices.Repeat([]pelton.Spec{spec}, pelton.MaxBatch)
+	began = time.Now()
+	batches := max(1, tasks/2/pelton.MaxBatch)
+	for range batches {
+		items, err := client.EnqueueMany(ctx, batch)
+		if err != nil {
+			return nil, err
+		}
+		for _, item := range items {
+			if item.Err != nil {
+				return nil, item.Err
+			}
+		}
+	}
+	batched := rate(batches*pelton.MaxBatch, began)
+
+	var left atomic.Int64
+	left.Store(int64(tasks/2 + batches*pelton.MaxBatch))
+	total := int(left.Load())
+	done := make(chan struct{})
+	mux := worker.NewMux()
+	mux.Handle("bench.noop", worker.HandlerFunc(func(context.Context, *pelton.Task) (json.RawMessage, error) {
+		if left.Add(-1) == 0 {
+			close(done)
+		}
+		return nil, nil
+	}))
+	began = time.Now()
+	stop, err := work(ctx, nc, mux, 64)
+	if err != nil {
+		return nil, err
+	}
+	select {
+	case <-done:
+	case <-ctx.Done():
+		return nil, errors.Join(context.Cause(ctx), stop())
+	}
+	drained := rate(total, began)
+	return []figure{
+		{Name: "enqueue awaited, 64 callers over TCP", Value: single, Unit: "tasks/s"},
+		{Name: "EnqueueMany of 1,000 over TCP", Value: batched, Unit: "tasks/s"},
+		{Name: "drain, one worker, 64 slots, over TCP", Value: drained, Unit: "tasks/s"},
+	}, stop()
+}
+
+// callers shares n calls among that many goroutines and joins their errors.
+func callers(goroutines, n int, call func() error) error {
+	var left atomic.Int64
+	left.Store(int64(n))
+	var group sync.WaitGroup
+	errs := make([]error, goroutines)
+	for i := range goroutines {
+		group.Go(func() {
+			for left.Add(-1) >= 0 && errs[i] == nil {
+				errs[i] = call()
+			}
+		})
+	}
+	group.Wait()
+	return errors.Join(errs...)
+}
+
+// work runs a worker in this process until stop.
+func work(ctx context.Context, nc *nats.Conn, mux *worker.Mux, concurrency int) (stop func() error, err error) {
+	w, err := worker.New(nc, mux, worker.Config{Concurrency: concurrency})
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	ended := make(chan error, 1)
+	go func() { ended <- w.Run(ctx) }()
+	return func() error { cancel(); return <-ended }, nil
+}
+
+func quantile(values []float64, q float64) float64 {
+	sorted := slices.Sorted(slices.Values(values))
+	return sorted[min(int(q*float64(len(sorted))), len(sorted)-1)]
+}

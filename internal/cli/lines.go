@@ -1,0 +1,157 @@
+package cli
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/peltonq/pelton"
+)
+
+const (
+	maxLine  = 1 << 20 // bytes of one task, as POST /tasks takes it
+	maxChunk = 8 << 20 // bytes of tasks in one POST /tasks/batch
+)
+
+// taskLine is one task of a JSON Lines input, ready to send.
+type taskLine struct {
+	number int // of the line, from 1
+	body   []byte
+	err    error // why it cannot be sent
+}
+
+// lineReader reads tasks from JSON Lines. It holds one chunk and one line at most.
+type lineReader struct {
+	in       *bufio.Reader
+	number   int
+	defaults []field // what a line gets that does not have it
+	held     *taskLine
+}
+
+func newLineReader(in io.Reader, defaults []field) *lineReader {
+	return &lineReader{in: bufio.NewReaderSize(in, maxLine+1), defaults: defaults}
+}
+
+// chunk reads the next lines for one batch: at most pelton.MaxBatch lines and
+// maxChunk bytes, and no more than what is there: it does not hold lines back to
+// wait for others. Lines with an err count as lines. The error is io.EOF after
+// the last chunk.
+func (r *lineReader) chunk() ([]taskLine, error) {
+	var (
+		lines []taskLine
+		size  int
+	)
+	for len(lines) < pelton.MaxBatch {
+		line := r.held
+		if r.held = nil; line == nil {
+			if len(lines) > 0 && !r.waiting() {
+				return lines, nil
+			}
+			var err error
+			if line, err = r.next(); err != nil {
+				if len(lines) > 0 && errors.Is(err, io.EOF) {
+					return lines, nil
+				}
+				return lines, err
+			}
+		}
+		if size += len(line.body) + 1; size > maxChunk && len(lines) > 0 {
+			r.held = line
+			return lines, nil
+		}
+		lines = append(lines, *line)
+	}
+	return lines, nil
+}
+
+// waiting reports whether a whole line can be read without blocking.
+func (r *lineReader) waiting() bool {
+	ahead, _ := r.in.Peek(r.in.Buffered()) // of what is buffered already: cannot fail
+	return bytes.IndexByte(ahead, '\n') >= 0
+}
+
+// next reads one line that is not blank. The error is the input's.
+func (r *lineReader) next() (*taskLine, error) {
+	for {
+		text, err := r.in.ReadSlice('\n')
+		if len(text) == 0 && err != nil {
+			return nil, inputErr(err)
+		}
+		r.number++
+		if errors.Is(err, bufio.ErrBufferFull) {
+			if err := r.skip(); err != nil {
+				return nil, err
+			}
+			return &taskLine{number: r.number, err: fmt.Errorf("is longer than %d bytes", maxLine)}, nil
+		}
+		if err != nil && !errors.Is(err, io.EOF) {
+			return nil, inputErr(err)
+		}
+		if r.number == 1 {
+			text = bytes.TrimPrefix(text, []byte("\xef\xbb\xbf")) // a byte order mark
+		}
+		text = bytes.Trim(text, " \t\r\n")
+		if len(text) == 0 {
+			continue
+		}
+		body, err := withDefaults(text, r.defaults)
+		return &taskLine{number: r.number, body: body, err: err}, nil
+	}
+}
+
+// skip reads on to the end of a line.
+func (r *lineReader) skip() error {
+	for {
+		_, err := r.in.ReadSlice('\n')
+		if err == nil || errors.Is(err, io.EOF) {
+			return nil
+		}
+		if !errors.Is(err, bufio.ErrBufferFull) {
+			return inputErr(err)
+		}
+	}
+}
+
+func inputErr(err error) error {
+	if errors.Is(err, io.EOF) {
+		return io.EOF
+	}
+	return fmt.Errorf("read the input: %w", err)
+}
+
+// withDefaults is a copy of the task object text with the fields added that it
+// lacks. The rest stays byte for byte.
+func withDefaults(text []byte, defaults []field) ([]byte, error) {
+	var have map[string]json.RawMessage
+	if err := json.Unmarshal(text, &have); err != nil || have == nil {
+		if err := checkJSON(text); err != nil {
+			return nil, fmt.Errorf("is not JSON: %w", err)
+		}
+		return nil, errors.New(`is not a task: it must be an object such as {"kind":"demo.echo","payload":1}`)
+	}
+	var missing []field
+	for _, f := range defaults {
+		name := f.name
+		_, given := have[name]
+		// These two exclude each other, so one of them stands in for both.
+		_, delayed := have["delay"]
+		_, timed := have["run_at"]
+		if !given && (name != "delay" && name != "run_at" || !delayed && !timed) {
+			missing = append(missing, f)
+		}
+	}
+	if _, ok := have["kind"]; !ok && (len(missing) == 0 || missing[0].name != "kind") {
+		return nil, errors.New(`has no "kind"`)
+	}
+	body, err := appendFields([]byte{'{'}, missing)
+	if err != nil {
+		return nil, err
+	}
+	if len(missing) > 0 && len(have) > 0 {
+		body = append(body, ',')
+	}
+	return append(body, text[1:]...), nil
+}

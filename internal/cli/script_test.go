@@ -1,0 +1,237 @@
+package cli_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"os/signal"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/peltonq/pelton/internal/cli"
+)
+
+// patience is how long a script waits for something that takes milliseconds.
+const patience = 20 * time.Second
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"pelton": func() {
+		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+		code := cli.Main(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr, os.Getenv)
+		stop()
+		os.Exit(code)
+	}})
+}
+
+// TestScript runs testdata/script. Beyond testscript's own commands there are:
+//
+//	serve NAME [-until MESSAGE] [flag...]
+//		runs "pelton serve" until its log says MESSAGE ("ready"), and sets
+//		PELTON_URL and, with --nats-listen, BROKER
+//	stop NAME
+//		ends that server by SIGTERM and expects exit code 0
+//	exits CODE program [arg...]
+//		is exec that expects an exit code
+//	eventually program [arg...]
+//		is exec until it succeeds
+//	get STATUS PATH
+//		is a GET of the API that expects a status; the body is stdout
+//	field VARIABLE NAME
+//		sets VARIABLE to a field of the JSON object in stdout
+//	freeport VARIABLE
+//		finds a port
+func TestScript(t *testing.T) {
+	t.Parallel()
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata/script",
+		RequireExplicitExec: true,
+		RequireUniqueNames:  true,
+		Setup: func(env *testscript.Env) error {
+			env.Values[serversKey{}] = make(servers)
+			return nil
+		},
+		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
+			"serve": cmdServe, "stop": cmdStop, "exits": cmdExits, "eventually": cmdEventually,
+			"get": cmdGet, "field": cmdField, "freeport": cmdFreePort,
+		},
+	})
+}
+
+type (
+	serversKey struct{}
+	servers    map[string]*backgroundServer
+)
+
+// backgroundServer is a "pelton serve" that a script started.
+type backgroundServer struct {
+	cmd    *exec.Cmd
+	log    lockedBuffer
+	copied chan struct{} // closed at the end of stderr
+}
+
+// lockedBuffer can be read while it is written to.
+type lockedBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (b *lockedBuffer) add(line string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.buf.WriteString(line + "\n")
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.String()
+}
+
+func cmdServe(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) == 0 {
+		ts.Fatalf("usage: serve NAME [-until MESSAGE] [flag...]")
+	}
+	name, args, until := args[0], args[1:], "ready"
+	if len(args) > 1 && args[0] == "-until" {
+		until, args = args[1], args[2:]
+	}
+	all := append([]string{"serve", "--addr", "127.0.0.1:0", "--log-format", "json", "--data", ts.MkAbs("data-" + name)}, args...)
+	path, err := exec.LookPath("pelton")
+	ts.Check(err)
+	s := &backgroundServer{cmd: exec.Command(path, all...), copied: make(chan struct{})} //nolint:noctx // ended by stop and Defer.
+	s.cmd.Dir = ts.MkAbs(".")
+	for _, variable := range []string{"PELTON_TOKEN", "PELTON_EXEC", "PELTON_DEMO", "PELTON_NATS", "PATH"} {
+		if value := ts.Getenv(variable); value != "" {
+			s.cmd.Env = append(s.cmd.Env, variable+"="+value)
+		}
+	}
+	stderr, err := s.cmd.StderrPipe()
+	ts.Check(err)
+	ts.Check(s.cmd.Start())
+	reached := make(chan map[string]any, 1)
+	go s.follow(stderr, until, reached)
+	ts.Defer(func() {
+		_ = s.cmd.Process.Kill() // fails when stop has ended it, as it should
+		_ = s.wait()
+		ts.Logf("[log of %s]\n%s", name, &s.log)
+	})
+	ts.Value(serversKey{}).(servers)[name] = s
+
+	select {
+	case line, ok := <-reached:
+		if !ok {
+			ts.Fatalf("server %s ended before it was %s:\n%s", name, until, &s.log)
+		}
+		ts.Setenv("PELTON_URL", "http://"+line["addr"].(string))
+		if broker, _ := line["nats"].(string); broker != "" {
+			ts.Setenv("BROKER", broker)
+		}
+	case <-time.After(patience):
+		ts.Fatalf("server %s is not %s:\n%s", name, until, &s.log)
+	}
+}
+
+// follow keeps the log and sends the first line with the message, or closes.
+func (s *backgroundServer) follow(stderr io.Reader, until string, reached chan<- map[string]any) {
+	defer close(s.copied)
+	defer close(reached)
+	found := false
+	for lines := bufio.NewScanner(stderr); lines.Scan(); {
+		s.log.add(lines.Text())
+		var line map[string]any
+		if json.Unmarshal(lines.Bytes(), &line) == nil && line["msg"] == until && !found {
+			found = true
+			reached <- line
+		}
+	}
+}
+
+func (s *backgroundServer) wait() error {
+	<-s.copied
+	return s.cmd.Wait()
+}
+
+func cmdStop(ts *testscript.TestScript, _ bool, args []string) {
+	s := ts.Value(serversKey{}).(servers)[args[0]]
+	ts.Check(s.cmd.Process.Signal(syscall.SIGTERM))
+	if err := s.wait(); err != nil {
+		ts.Fatalf("server %s: %v\n%s", args[0], err, &s.log)
+	}
+}
+
+func cmdExits(ts *testscript.TestScript, _ bool, args []string) {
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	err = ts.Exec(args[1], args[2:]...)
+	got := 0
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		got = exit.ExitCode()
+	} else {
+		ts.Check(err)
+	}
+	if got != want {
+		ts.Fatalf("%s: exit code %d, want %d", strings.Join(args[1:], " "), got, want)
+	}
+}
+
+func cmdEventually(ts *testscript.TestScript, _ bool, args []string) {
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for end := time.Now().Add(patience); ; <-tick.C {
+		err := ts.Exec(args[0], args[1:]...)
+		if err == nil {
+			return
+		}
+		if time.Now().After(end) {
+			ts.Fatalf("%s: %v", strings.Join(args, " "), err)
+		}
+	}
+}
+
+func cmdGet(ts *testscript.TestScript, _ bool, args []string) {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, ts.Getenv("PELTON_URL")+args[1], http.NoBody)
+	ts.Check(err)
+	resp, err := http.DefaultClient.Do(req)
+	ts.Check(err)
+	defer resp.Body.Close()
+	_, err = io.Copy(ts.Stdout(), resp.Body)
+	ts.Check(err)
+	if strconv.Itoa(resp.StatusCode) != args[0] {
+		ts.Fatalf("GET %s: %s, want %s", args[1], resp.Status, args[0])
+	}
+}
+
+func cmdField(ts *testscript.TestScript, _ bool, args []string) {
+	var object map[string]any
+	ts.Check(json.Unmarshal([]byte(ts.ReadFile("stdout")), &object))
+	value, ok := object[args[1]].(string)
+	if !ok {
+		ts.Fatalf("no text in field %s", args[1])
+	}
+	ts.Setenv(args[0], value)
+}
+
+func cmdFreePort(ts *testscript.TestScript, _ bool, args []string) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // loopback, closed at once.
+	ts.Check(err)
+	_, port, err := net.SplitHostPort(ln.Addr().String())
+	ts.Check(err)
+	ts.Check(ln.Close())
+	ts.Setenv(args[0], port)
+}

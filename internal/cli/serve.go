@@ -1,0 +1,140 @@
+package cli
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+
+	"github.com/spf13/cobra"
+
+	"github.com/peltonq/pelton/internal/embed"
+)
+
+// serveFlags are the flags of "serve".
+type serveFlags struct {
+	addr         string
+	token        string
+	allowedHosts []string
+	insecure     bool
+
+	data       string
+	sync       syncValue
+	natsListen string
+	nats       natsFlags
+	shards     int
+
+	handlers handlerFlags
+	slots    concurrencyFlags
+}
+
+// syncValue is --sync.
+type syncValue struct{ embed.Sync }
+
+func (s *syncValue) Type() string { return "sync" }
+
+func (s *syncValue) Set(text string) error {
+	parsed, err := embed.ParseSync(text)
+	s.Sync = parsed
+	return err
+}
+
+func (a *app) serveCmd() *cobra.Command {
+	f := &serveFlags{}
+	cmd := &cobra.Command{
+		Use:   "serve [flags]",
+		Short: "Run the server: HTTP API, broker and, when asked, a worker",
+		Long: `Run the server. Without --nats it has the broker inside, with its data in --data;
+with --nats it is one stateless replica among many. With --demo or --exec it runs
+a worker too.
+
+Without a token it listens on loopback only. It stops in order on SIGTERM and
+SIGINT; a second signal ends it at once.`,
+		Example: `  pelton serve --demo
+  pelton serve --exec report.build='python3 report.py'
+  PELTON_TOKEN=… PELTON_NATS_TOKEN=… pelton serve --addr :7420 --nats-listen :4222`,
+		Args:                  needArgs(0, 0, ""),
+		DisableFlagsInUseLine: true,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := f.check(); err != nil {
+				return err
+			}
+			return a.serve(cmd.Context(), f)
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&f.addr, "addr", "127.0.0.1:7420", "`HOST:PORT` of the HTTP API; port 0 lets the system choose")
+	flags.StringVar(&f.token, "token", "", "bearer token that the API asks for; better given as PELTON_TOKEN")
+	flags.StringSliceVar(&f.allowedHosts, "allowed-hosts", nil, "more names by which an API without token may be called")
+	flags.BoolVar(&f.insecure, "insecure", false, "open addresses other than loopback without a token")
+	flags.StringVar(&f.data, "data", "./pelton-data", "`folder` of the embedded broker's data")
+	flags.Var(&f.sync, "sync", "when written data reaches the disk: always, or an interval")
+	flags.StringVar(&f.natsListen, "nats-listen", "", "`HOST:PORT` on which other processes reach the embedded broker")
+	flags.StringVar(&f.nats.url, "nats", "", "`URL` of an external broker, instead of the embedded one")
+	flags.StringVar(&f.nats.token, "nats-token", "", "token of the broker; better given as PELTON_NATS_TOKEN")
+	flags.IntVar(&f.shards, "shards", 1, "number of shards (other than 1: not supported yet)")
+	notYet(flags, "redis", "`URL` of a Redis through which rate limits are shared")
+	f.slots.register(flags)
+	f.handlers.register(flags)
+	return cmd
+}
+
+// check refuses what would be unsafe or means nothing.
+func (f *serveFlags) check() error {
+	if f.shards != 1 {
+		return usagef("--shards %d: more than one shard is not supported yet", f.shards)
+	}
+	if slices.Contains(f.allowedHosts, "") {
+		return usagef("--allowed-hosts has an empty name")
+	}
+	if f.nats.url != "" && f.natsListen != "" {
+		return usagef("--nats and --nats-listen exclude each other: the second opens the embedded broker, which the first replaces")
+	}
+	if err := f.checkOpen("--addr", f.addr, "--token", f.token); err != nil {
+		return err
+	}
+	if f.natsListen == "" {
+		return nil
+	}
+	return f.checkOpen("--nats-listen", f.natsListen, "--nats-token", f.nats.token)
+}
+
+// checkOpen lets an address be opened that is loopback, or asks for a token, or
+// was asked for explicitly.
+func (f *serveFlags) checkOpen(flag, addr, tokenFlag, token string) error {
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return usagef("%s %q is not HOST:PORT: %w", flag, clip(addr, 100), err)
+	}
+	if token == "" && !isLoopback(host) && !f.insecure {
+		return usagef("%s %s is open to other machines and there is no token: set %s, or give %s, or --insecure if everyone there may do everything",
+			flag, addr, envName(tokenFlag[2:]), tokenFlag)
+	}
+	return nil
+}
+
+// checkHost reports whether the API shall look at the Host of requests: a page in
+// a browser must not reach an API without token by rebinding its own name.
+func (f *serveFlags) checkHost() bool {
+	host, _, err := net.SplitHostPort(f.addr)
+	return f.token == "" && (err != nil || isLoopback(host) || len(f.allowedHosts) > 0)
+}
+
+// isLoopback reports whether a host to listen on is reachable from this machine
+// alone. Names other than localhost are not trusted to be.
+func isLoopback(host string) bool {
+	addr, err := netip.ParseAddr(host)
+	return host == "localhost" || err == nil && addr.Unmap().IsLoopback()
+}
+
+// apiURL is where the API is reached from this machine when it listens on addr.
+func apiURL(addr string) string {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return fmt.Sprintf("http://%s", addr)
+	}
+	if ip, err := netip.ParseAddr(host); err == nil && ip.IsUnspecified() {
+		host = "127.0.0.1"
+	}
+	return "http://" + net.JoinHostPort(host, port)
+}

@@ -1,0 +1,178 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/peltonq/pelton/admin"
+	"github.com/peltonq/pelton/api"
+	"github.com/peltonq/pelton/internal/embed"
+	"github.com/peltonq/pelton/producer"
+	"github.com/peltonq/pelton/worker"
+)
+
+// brokerStop bounds the shutdown of the embedded broker.
+const brokerStop = 20 * time.Second
+
+// serving is one run of the server.
+type serving struct {
+	app   *app
+	flags *serveFlags
+	log   *slog.Logger
+	mux   *worker.Mux // nil without a worker
+	slots worker.Config
+	web   *web
+	// brokerURL is where the broker is, for people; empty when it has no port.
+	brokerURL string
+}
+
+// serve runs the server until ctx ends. The parts start in this order and stop in
+// the reverse one: the broker, HTTP, the clients of the broker, the worker. HTTP
+// listens first of all, so that whoever asks meanwhile is told to try again.
+func (a *app) serve(ctx context.Context, f *serveFlags) (err error) {
+	s := &serving{app: a, flags: f, log: a.logger()}
+	if s.mux, err = f.handlers.mux(s.log); err != nil {
+		return err
+	}
+	if s.slots, err = f.slots.config(s.mux, s.log); err != nil {
+		return err
+	}
+	if s.web, err = startWeb(ctx, f.addr, s.log); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.web.stop(ctx)) }()
+	s.log.InfoContext(ctx, "listening", slog.String("addr", s.web.addr))
+
+	if f.nats.url != "" {
+		err = s.external(ctx)
+	} else {
+		err = s.embedded(ctx)
+	}
+	if ctx.Err() != nil && errors.Is(err, context.Cause(ctx)) {
+		return nil // it was asked to stop before it had begun
+	}
+	return err
+}
+
+// external serves from a broker elsewhere.
+func (s *serving) external(ctx context.Context) error {
+	s.brokerURL = redactURLs(s.flags.nats.url)
+	l, err := dialLink(s.log, s.flags.nats.url, s.flags.nats.token)
+	if err != nil {
+		return err
+	}
+	defer l.close()
+	return s.run(ctx, l)
+}
+
+// embedded serves from a broker in this process.
+func (s *serving) embedded(ctx context.Context) (err error) {
+	broker, err := embed.Start(ctx, embed.Config{
+		Dir: s.flags.data, Listen: s.flags.natsListen, Token: s.flags.nats.token, Sync: s.flags.sync.Sync, Logger: s.log,
+	})
+	if err != nil {
+		return err
+	}
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), brokerStop)
+		defer cancel()
+		err = errors.Join(err, broker.Shutdown(ctx))
+	}()
+	s.brokerURL = broker.ClientURL()
+	l, err := newLink(s.log, func(opts ...nats.Option) (*nats.Conn, error) { return broker.Connect(opts...) })
+	if err != nil {
+		return err
+	}
+	defer l.close()
+	return s.run(ctx, l)
+}
+
+// run opens the installation and serves it until ctx ends or a part fails.
+func (s *serving) run(ctx context.Context, l *link) error {
+	var (
+		tasks  *producer.Client
+		queues *admin.Client
+	)
+	err := l.retry(ctx, 0, func(ctx context.Context) (err error) {
+		ctx, cancel := context.WithTimeout(ctx, openTimeout)
+		defer cancel()
+		tasks, queues, err = s.open(ctx, l.nc)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	defer tasks.Close()
+	defer queues.Close()
+
+	ready := newReadiness(queues.Probe, s.log, func() { s.announce(ctx) })
+	handler, err := api.New(api.Config{
+		Tasks: tasks, Queues: queues, Ready: ready.ready,
+		Token: s.flags.token, CheckHost: s.flags.checkHost(), AllowedHosts: s.flags.allowedHosts,
+		Version: readBuild().Version, Logger: s.log,
+	})
+	if err != nil {
+		return fmt.Errorf("make the API: %w", err)
+	}
+	s.web.gate.open(handler)
+
+	parts, running := errgroup.WithContext(ctx)
+	parts.Go(func() error {
+		ready.run(running)
+		return nil
+	})
+	if s.mux != nil {
+		parts.Go(func() error { return runWorker(running, l, s.mux, s.slots, 0) })
+	}
+	parts.Go(func() error {
+		select {
+		case <-running.Done():
+			return s.web.stop(running)
+		case <-s.web.done:
+			return s.web.err
+		case <-l.closed:
+			return l.err()
+		}
+	})
+	err = parts.Wait()
+	s.log.InfoContext(ctx, "stopped")
+	return err
+}
+
+func (s *serving) open(ctx context.Context, nc *nats.Conn) (*producer.Client, *admin.Client, error) {
+	lease := s.slots.Lease
+	tasks, err := producer.New(ctx, nc, producer.Config{Lease: lease, Logger: s.log})
+	if err != nil {
+		return nil, nil, err
+	}
+	queues, err := admin.New(ctx, nc, admin.Config{Lease: lease, Logger: s.log})
+	if err != nil {
+		tasks.Close()
+		return nil, nil, err
+	}
+	return tasks, queues, nil
+}
+
+// announce says that tasks are taken: to a person at a terminal, or to the log.
+func (s *serving) announce(ctx context.Context) {
+	data := ""
+	if s.flags.nats.url == "" {
+		data = s.flags.data
+		if abs, err := filepath.Abs(data); err == nil {
+			data = abs
+		}
+	}
+	if s.app.logFormat.value == "text" && isTerminal(s.app.stderr) {
+		s.welcome(data)
+		return
+	}
+	s.log.InfoContext(ctx, "ready", slog.String("addr", s.web.addr), slog.String("url", apiURL(s.web.addr)),
+		slog.String("data", data), slog.String("nats", s.brokerURL), slog.Bool("worker", s.mux != nil))
+}

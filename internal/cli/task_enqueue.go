@@ -1,0 +1,177 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/peltonq/pelton"
+)
+
+// enqueueFlags are the flags of "task enqueue".
+type enqueueFlags struct {
+	where clientFlags
+	out   outputFlag
+
+	queue       string
+	priority    enumValue
+	delay       durationValue
+	at          timeValue
+	expiresAt   timeValue
+	maxAttempts int
+	timeout     durationValue
+	retention   durationValue
+	labels      []string
+	jsonl       bool
+
+	wait    durationValue
+	waitSet bool
+}
+
+func (a *app) taskEnqueueCmd() *cobra.Command {
+	f := &enqueueFlags{
+		timeout:   durationValue(pelton.DefaultTimeout),
+		retention: durationValue(pelton.DefaultRetention),
+	}
+	for _, p := range pelton.Priorities() {
+		f.priority.allowed = append(f.priority.allowed, string(p))
+	}
+	f.priority.value = string(pelton.Normal)
+	cmd := &cobra.Command{
+		Use:   "enqueue KIND [PAYLOAD|@FILE|-]",
+		Short: "Enqueue a task, or many",
+		Long: `Enqueue a task. The payload is JSON: as an argument, from a file (@FILE) or from
+stdin (-). Without one the task has none.
+
+With --jsonl every line of the input is one task, an object as in POST /tasks:
+{"kind":"email.send","payload":{…},"queue":"emails"}. KIND may then be left out;
+it and the flags are what a line without these fields gets. A bad line is
+reported by its number and the others are enqueued.
+
+With --wait the command waits until the task has ended.
+
+Exit codes: 0 accepted, 2 refused, 9 only some of several; with --wait also
+10 failed, 11 cancelled or expired, 6 not ended in time.`,
+		Example: `  pelton task enqueue demo.echo '{"hello":"world"}' --wait
+  pelton task enqueue report.build @report.json --priority high --delay 10m
+  pelton task enqueue - --jsonl < tasks.jsonl`,
+		Args: needArgs(1, 2, "the kind of the task"),
+		RunE: a.withClient(&f.where, func(cmd *cobra.Command, c *client, args []string) error {
+			f.waitSet = cmd.Flags().Changed("wait")
+			fields, err := f.fields(cmd.Flags().Changed)
+			if err != nil {
+				return err
+			}
+			if f.jsonl {
+				return a.enqueueLines(cmd.Context(), c, f, fields, args)
+			}
+			return a.enqueueOne(cmd.Context(), c, f, fields, args)
+		}),
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&f.queue, "queue", pelton.DefaultQueue, "the queue")
+	flags.Var(&f.priority, "priority", "the priority: "+f.priority.choices())
+	flags.Var(&f.delay, "delay", "make it ready that much later, such as 90s or 7d")
+	flags.Var(&f.at, "at", "make it ready at that time (RFC 3339)")
+	flags.Var(&f.expiresAt, "expires-at", "let it end as expired if it has not started by then (RFC 3339)")
+	flags.IntVar(&f.maxAttempts, "max-attempts", pelton.DefaultMaxAttempts, "how often to try")
+	flags.Var(&f.timeout, "timeout", "how long one run may take")
+	flags.Var(&f.retention, "retention", "how long the finished task stays readable")
+	flags.StringArrayVar(&f.labels, "label", nil, "`name=value`; may be repeated")
+	flags.BoolVar(&f.jsonl, "jsonl", false, "one task per line of the input")
+	flags.Var(&f.wait, "wait", "wait until it has ended; --wait=`DURATION` says how long at most (without: 1m)")
+	flags.Lookup("wait").NoOptDefVal = "1m"
+	notYet(flags, "idempotency-key", "enqueue once for this `key`, however often it is repeated")
+	notYet(flags, "unique", "refuse a second unfinished task with this `key`")
+	completeEnum(cmd, "priority", &f.priority)
+	f.where.register(flags)
+	f.out.register(cmd)
+	return cmd
+}
+
+// fields are the task's fields that flags were given for, checked as far as that
+// needs no server.
+func (f *enqueueFlags) fields(given func(flag string) bool) ([]field, error) {
+	var list []field
+	add := func(flag, name string, value any) {
+		if given(flag) {
+			list = append(list, field{name, value})
+		}
+	}
+	if given("queue") {
+		if err := pelton.ValidateQueue(f.queue); err != nil {
+			return nil, usagef("--queue: %s", plain(err))
+		}
+	}
+	if given("delay") && given("at") {
+		return nil, usagef("--delay and --at exclude each other")
+	}
+	if f.maxAttempts < 1 {
+		return nil, usagef("--max-attempts must be at least 1")
+	}
+	if f.waitSet && f.jsonl {
+		return nil, usagef("--wait does not go with --jsonl; see 'pelton task wait'")
+	}
+	add("queue", "queue", f.queue)
+	add("priority", "priority", f.priority.value)
+	add("delay", "delay", f.delay.String())
+	add("at", "run_at", f.at.String())
+	add("expires-at", "expires_at", f.expiresAt.String())
+	add("max-attempts", "max_attempts", f.maxAttempts)
+	add("timeout", "timeout", f.timeout.String())
+	add("retention", "retention", f.retention.String())
+
+	labels := make(map[string]string, len(f.labels))
+	for _, label := range f.labels {
+		name, value, found := strings.Cut(label, "=")
+		if !found || name == "" {
+			return nil, usagef("--label %q is not name=value", clip(label, 100))
+		}
+		if _, twice := labels[name]; twice {
+			return nil, usagef("--label %s is given twice", clip(name, 100))
+		}
+		labels[name] = value
+	}
+	add("label", "labels", labels)
+	return list, nil
+}
+
+// enqueueOne enqueues one task, and waits for it when that is wanted.
+func (a *app) enqueueOne(ctx context.Context, c *client, f *enqueueFlags, fields []field, args []string) error {
+	kind := args[0]
+	if err := pelton.ValidateKind(kind); err != nil {
+		return usagef("%s", plain(err))
+	}
+	var payload []byte
+	if len(args) == 2 {
+		var err error
+		if payload, err = a.readPayload(args[1]); err != nil {
+			return err
+		}
+	}
+	body, err := newTaskBody(slices.Insert(fields, 0, field{"kind", kind}), payload)
+	if err != nil {
+		return err
+	}
+	task, err := c.task(ctx, request{method: http.MethodPost, path: []string{"tasks"}, body: body, once: true})
+	if err != nil {
+		return err
+	}
+	if !f.waitSet {
+		return a.printTask(&f.out, task)
+	}
+
+	a.logger().DebugContext(ctx, "enqueued, waiting", "task_id", task.ID.String())
+	w := newWaiter(c, f.wait.duration())
+	ended, err := w.follow(ctx, task.ID, task)
+	if err != nil && ctx.Err() != nil {
+		// The id must not be lost: the task goes on without us.
+		err = fmt.Errorf("%w; the task goes on", err)
+	}
+	return errors.Join(a.printTask(&f.out, ended), err)
+}

@@ -1,0 +1,83 @@
+package cli
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// mostCell is how much of a payload, result or error a table shows, in bytes.
+const mostCell = 2000
+
+// taskList prints several tasks.
+func (a *app) taskList(out *outputFlag) *printer[*taskAnswer] {
+	return newPrinter(a.stdout, out.value,
+		func(t *taskAnswer) []byte { return t.raw },
+		[]string{"ID", "KIND", "QUEUE", "PRIORITY", "STATE", "ATTEMPT", "CREATED"},
+		func(t *taskAnswer) []string {
+			return []string{t.ID.String(), t.Kind, t.Queue, string(t.Priority), string(t.State), attempts(t), instant(t.CreatedAt)}
+		})
+}
+
+// printTask prints one task; for people, with everything it has.
+func (a *app) printTask(out *outputFlag, t *taskAnswer) error {
+	if out.value != formatTable {
+		return printJSON(a.stdout, out.value, t.raw)
+	}
+	pairs := [][2]string{
+		{"ID", t.ID.String()},
+		{"Kind", t.Kind},
+		{"Queue", t.Queue},
+		{"Priority", string(t.Priority)},
+		{"State", string(t.State)},
+		{"Attempt", attempts(t)},
+		{"Created", instant(t.CreatedAt)},
+		{"Run at", instant(t.RunAt)},
+		{"Expires", instant(t.ExpiresAt)},
+		{"Started", instant(t.StartedAt)},
+		{"Finished", instant(t.FinishedAt)},
+		{"Worker", t.Worker},
+		{"Labels", labelText(t.Labels)},
+	}
+	if t.Crashes > 0 {
+		pairs = append(pairs, [2]string{"Crashes", strconv.Itoa(t.Crashes)})
+	}
+	if p := t.Progress; p != nil {
+		pairs = append(pairs, [2]string{"Progress", strings.TrimSpace(fmt.Sprintf("%d/%d %s", p.Done, p.Total, p.Message))})
+	}
+	if e := t.Error; e != nil {
+		pairs = append(pairs, [2]string{"Error", clip(fmt.Sprintf("%s: %s", e.Reason, e.Message), mostCell)})
+	}
+	pairs = append(pairs, [2]string{"Payload", value(t.Payload)}, [2]string{"Result", value(t.Result)})
+	if err := fields(a.stdout, pairs); err != nil {
+		return fmt.Errorf("write output: %w", err)
+	}
+	return nil
+}
+
+func attempts(t *taskAnswer) string { return fmt.Sprintf("%d/%d", t.Attempt, t.MaxAttempts) }
+
+func instant(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return t.UTC().Format(time.RFC3339)
+}
+
+func value(raw []byte) string {
+	if len(raw) <= mostCell {
+		return string(raw)
+	}
+	return fmt.Sprintf("%s (%d bytes; -o json shows all)", clip(string(raw), mostCell), len(raw))
+}
+
+func labelText(labels map[string]string) string {
+	var parts []string
+	for _, name := range slices.Sorted(maps.Keys(labels)) {
+		parts = append(parts, name+"="+labels[name])
+	}
+	return strings.Join(parts, " ")
+}

@@ -1,0 +1,75 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+)
+
+const (
+	headerTimeout = 10 * time.Second
+	idleTimeout   = 2 * time.Minute
+	// writeTimeout is from the end of a request's headers to the end of its answer.
+	// The longest is a held one: 30 s for a body, 60 s of holding, two calls of the
+	// broker of 5 s each.
+	writeTimeout  = 2 * time.Minute
+	webStop       = 10 * time.Second // for requests that are under way when the server stops
+	maxHeaderSize = 64 << 10
+)
+
+// web is the HTTP server. It is up before the broker is, behind a gate.
+type web struct {
+	gate   gate
+	addr   string // with the port that the system chose
+	server *http.Server
+	cut    context.CancelFunc // lets held answers go
+	done   chan struct{}
+	err    error // set before done is closed
+}
+
+// startWeb listens and serves. Stop it with stop.
+func startWeb(ctx context.Context, addr string, log *slog.Logger) (*web, error) {
+	ln, err := new(net.ListenConfig).Listen(ctx, "tcp", addr)
+	if err != nil {
+		return nil, fmt.Errorf("listen for HTTP: %w", err)
+	}
+	// Requests under way when ctx ends are finished; stop decides about them.
+	requests, cut := context.WithCancel(context.WithoutCancel(ctx))
+	w := &web{addr: ln.Addr().String(), cut: cut, done: make(chan struct{})}
+	// No ReadTimeout: net/http would cut a held GET with it. The API bounds the
+	// reading of bodies by itself.
+	w.server = &http.Server{
+		Handler:           &w.gate,
+		ReadHeaderTimeout: headerTimeout,
+		WriteTimeout:      writeTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeaderSize,
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
+		BaseContext:       func(net.Listener) context.Context { return requests },
+	}
+	go func() {
+		defer close(w.done)
+		if err := w.server.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
+			w.err = fmt.Errorf("serve HTTP: %w", err)
+		}
+	}()
+	return w, nil
+}
+
+// stop takes no more requests, answers those under way, held ones at once, and
+// returns when that is done or webStop is over. Repeating it does no harm.
+func (w *web) stop(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), webStop)
+	defer cancel()
+	w.cut()
+	err := w.server.Shutdown(ctx)
+	if err != nil {
+		err = errors.Join(fmt.Errorf("stop HTTP server: %w", err), w.server.Close())
+	}
+	<-w.done
+	return err
+}

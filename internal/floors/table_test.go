@@ -1,0 +1,98 @@
+package floors
+
+// rule is what one package may import, next to the standard library. Packages of
+// the module are named by their folder; "." is the vocabulary.
+type rule struct {
+	pkg       string
+	module    []string // packages of the module
+	libraries []string // modules or packages of others, with all that lies below them
+	tests     []string // packages of the module that only its tests may import
+}
+
+// Libraries that more than one row names.
+const (
+	uuid       = "github.com/google/uuid"
+	natsClient = "github.com/nats-io/nats.go"
+	natsServer = "github.com/nats-io/nats-server/v2"
+)
+
+// table lists every package, from the ground up: a row names only rows above it
+// in its module column. Rows may be there before their packages are.
+var table = []rule{
+	// The vocabulary stays light: code that only names kinds imports it.
+	{pkg: ".", libraries: []string{uuid}},
+
+	// The broker, and the only packages that link its server.
+	{pkg: "internal/embed", libraries: []string{natsServer, natsClient, "github.com/gofrs/flock"}},
+	{pkg: "internal/brokertest", module: []string{"internal/embed"}, libraries: []string{natsServer, natsClient}},
+	{pkg: "internal/broker", module: []string{"."}, libraries: []string{natsClient}},
+
+	// Siblings. A test of one may need another to produce or to run its tasks.
+	{pkg: "producer", module: []string{".", "internal/broker"}, libraries: []string{natsClient}, tests: siblings},
+	{pkg: "worker", module: []string{".", "internal/broker"}, libraries: []string{natsClient, uuid, "golang.org/x/sync", "golang.org/x/time"}, tests: siblings},
+	{pkg: "scheduler", module: []string{".", "internal/broker"}, libraries: []string{natsClient, "github.com/netresearch/go-cron"}, tests: siblings},
+	{pkg: "admin", module: []string{".", "internal/broker"}, libraries: []string{natsClient}, tests: siblings},
+
+	// The API declares the interfaces it needs and never sees NATS.
+	{pkg: "api/dashboard", module: []string{"."}},
+	{pkg: "api", module: []string{".", "api/dashboard"}, libraries: []string{
+		"github.com/danielgtaylor/huma/v2",
+		"github.com/go-json-experiment/json",
+		"github.com/prometheus/client_golang",
+	}},
+
+	// What handlers can be made of, on top of the worker.
+	{pkg: "internal/limit", module: []string{".", "worker"}, libraries: []string{
+		"github.com/redis/go-redis/v9",
+		"github.com/go-redis/redis_rate/v10",
+		"github.com/failsafe-go/failsafe-go",
+		"golang.org/x/time",
+	}},
+	{pkg: "internal/command", module: []string{".", "worker"}},
+	{pkg: "internal/demo", module: []string{".", "worker"}, libraries: []string{"code.dny.dev/ssrf", "golang.org/x/image"}},
+
+	// For users' tests.
+	{pkg: "peltontest", module: []string{".", "internal/embed", "internal/brokertest", "internal/broker", "producer", "worker", "admin"}, libraries: []string{natsServer, natsClient}},
+
+	// The wiring sees everything except the helpers of tests.
+	{
+		pkg: "internal/cli",
+		module: []string{
+			".", "internal/embed", "internal/broker", "producer", "worker", "scheduler", "admin",
+			"api", "api/dashboard", "internal/limit", "internal/command", "internal/demo",
+		},
+		libraries: []string{
+			natsClient,
+			"github.com/spf13/cobra",
+			"github.com/spf13/pflag",
+			"github.com/knadh/koanf",
+			"github.com/charmbracelet",
+			"golang.org/x/sync",
+			"golang.org/x/term",
+		},
+	},
+	{pkg: "cmd/pelton", module: []string{"internal/cli"}},
+
+	// Tests of the whole, which meet the binary from outside.
+	{pkg: "internal/floors"},
+	{pkg: "e2e", module: outside},
+	{pkg: "chaos", module: outside},
+}
+
+var (
+	siblings = []string{"producer", "worker", "scheduler", "admin"}
+	outside  = []string{".", "producer", "worker", "scheduler", "admin", "internal/embed", "internal/brokertest", "peltontest"}
+)
+
+// What every test may import on top of its package's row.
+var (
+	testPackages  = []string{"internal/embed", "internal/brokertest", "peltontest"}
+	testLibraries = []string{
+		natsClient, natsServer,
+		"github.com/google/go-cmp",
+		"github.com/rogpeppe/go-internal",
+		"go.uber.org/goleak",
+		"pgregory.net/rapid",
+		"github.com/chromedp",
+	}
+)
