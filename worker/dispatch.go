@@ -41,8 +41,11 @@ type lane struct {
 	state    laneState
 	want     int       // deliveries the open request may still bring
 	deadline time.Time // when the open request is taken for lost
+	// generation counts the lane's pullers. What an earlier one still brings is not
+	// of the open request.
+	generation int
 	retryAt  time.Time // not to be asked before
-	offered  time.Time // when it last was asked, or delivered
+	offered  time.Time // when it last was asked, answered or delivered
 }
 
 // puller asks a lane for deliveries: *broker.Puller, or a test's.
@@ -53,9 +56,10 @@ type puller interface {
 
 // laneEvent is what a puller reports: a delivery, or the end of a request.
 type laneEvent struct {
-	lane     *lane
-	delivery *broker.Delivery
-	end      broker.PullEnd
+	lane       *lane
+	generation int // of the puller
+	delivery   *broker.Delivery
+	end        broker.PullEnd
 }
 
 // dispatcher shares the free slots among the lanes. All its fields belong to the
@@ -67,12 +71,13 @@ type laneEvent struct {
 // worker is told at once. A task that answers a knock when the last slot has just
 // been taken is given back, which the broker hands on at once.
 type dispatcher struct {
-	bounds  bounds
-	maxWait time.Duration
-	now     func() time.Time
-	log     *slog.Logger
-	start   func(*lane, *broker.Delivery) // runs the delivery and then sends to freed
-	reopen  func(*lane)                   // replaces the puller of a lane whose request hangs
+	bounds   bounds
+	maxWait  time.Duration
+	now      func() time.Time
+	log      *slog.Logger
+	start    func(*lane, *broker.Delivery) // runs the delivery and then sends to freed
+	giveBack func(*broker.Delivery)        // naks it
+	reopen   func(*lane)                   // replaces the puller of a lane whose request hangs
 
 	lanes   []*lane
 	running [ranks]int
@@ -89,9 +94,15 @@ func (d *dispatcher) report(e laneEvent) {
 	case d.events <- e:
 	case <-d.stopped:
 		if e.delivery != nil {
-			giveBack(d.log, e.delivery)
+			d.giveBack(e.delivery)
 		}
 	}
+}
+
+// add takes a new lane in. It counts as just offered: nobody has passed it over.
+func (d *dispatcher) add(l *lane) {
+	l.offered = d.now()
+	d.lanes = append(d.lanes, l)
 }
 
 // fill asks for tasks as long as there is room for them.
@@ -145,37 +156,51 @@ func (d *dispatcher) refused(l *lane, err error) {
 }
 
 func (d *dispatcher) on(e laneEvent) {
-	if e.delivery != nil {
-		d.delivered(e.lane, e.delivery)
-		return
+	current := e.generation == e.lane.generation
+	switch {
+	case e.delivery != nil:
+		if current {
+			d.count(e.lane)
+		}
+		d.take(e.lane, e.delivery)
+	case current:
+		d.ended(e.lane, e.end)
 	}
-	l := e.lane
+}
+
+// ended notes the end of a lane's open request.
+func (d *dispatcher) ended(l *lane, end broker.PullEnd) {
 	if d.probing == l {
 		d.probing = nil
 	}
 	l.want = 0
 	switch {
-	case e.end.Err != nil:
-		d.refused(l, e.end.Err)
+	case end.Err != nil:
+		d.refused(l, end.Err)
 	case l.state == laneProbing, l.state == laneKnocking:
-		l.state = laneEmpty
-	case l.state == laneUnknown, l.state == laneEmpty: // of a request given up before
+		l.state, l.offered = laneEmpty, d.now()
+	case l.state == laneUnknown, l.state == laneEmpty: // of a request that was complete
 	}
 }
 
-// delivered starts a delivery if there still is room for it, else gives it back.
-func (d *dispatcher) delivered(l *lane, delivery *broker.Delivery) {
-	l.offered = d.now()
-	if l.want > 0 {
-		if l.want--; l.want == 0 { // the request is complete, and the lane may have more
-			l.state = laneUnknown
-			if d.probing == l {
-				d.probing = nil
-			}
+// count notes a delivery of a lane's open request.
+func (d *dispatcher) count(l *lane) {
+	if l.want == 0 {
+		return
+	}
+	if l.want--; l.want == 0 { // the request is complete, and the lane may have more
+		l.state = laneUnknown
+		if d.probing == l {
+			d.probing = nil
 		}
 	}
+}
+
+// take starts a delivery if there still is room for it, else gives it back.
+func (d *dispatcher) take(l *lane, delivery *broker.Delivery) {
+	l.offered = d.now()
 	if d.bounds.room(d.running, l.rank) == 0 {
-		giveBack(d.log, delivery)
+		d.giveBack(delivery)
 		return
 	}
 	d.running[l.rank]++
@@ -190,10 +215,14 @@ func giveBack(log *slog.Logger, delivery *broker.Delivery) {
 	}
 }
 
-// reset forgets all open requests: the connection was lost, and they with it.
+// reset gives up all open requests: the connection was lost, and most likely they
+// with it. The broker may still answer those that it did not notice were lost.
 func (d *dispatcher) reset() {
 	d.probing = nil
 	for _, l := range d.lanes {
+		if l.state == laneProbing || l.state == laneKnocking {
+			d.reopen(l)
+		}
 		l.state, l.want, l.retryAt = laneUnknown, 0, time.Time{}
 	}
 }
@@ -215,7 +244,7 @@ func (d *dispatcher) overdue() {
 	}
 }
 
-// nextLook is when overdue or fill has to be called even if nothing happens.
+// nextLook is when overdue and fill have to be called even if nothing happens.
 func (d *dispatcher) nextLook() time.Duration {
 	now := d.now()
 	at := now.Add(knockWait)
@@ -236,6 +265,7 @@ func (d *dispatcher) run(ctx context.Context, added <-chan *lane, reconnected <-
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
+		d.overdue() // not only when the timer fires: under load it never gets to
 		d.fill()
 		timer.Reset(d.nextLook())
 		select {
@@ -245,11 +275,10 @@ func (d *dispatcher) run(ctx context.Context, added <-chan *lane, reconnected <-
 			d.running[rank]--
 			d.collectFreed()
 		case l := <-added:
-			d.lanes = append(d.lanes, l)
+			d.add(l)
 		case <-reconnected:
 			d.reset()
 		case <-timer.C:
-			d.overdue()
 		case <-ctx.Done():
 			d.drain()
 			return
@@ -287,7 +316,7 @@ func (d *dispatcher) drain() {
 		select {
 		case e := <-d.events:
 			if e.delivery != nil {
-				giveBack(d.log, e.delivery)
+				d.giveBack(e.delivery)
 			}
 		case <-closed:
 			return

@@ -56,28 +56,31 @@ func (w *Worker) openLane(ctx context.Context, d *dispatcher, at broker.Lane) (*
 		return nil, err
 	}
 	l := &lane{Lane: at, rank: at.Priority.Rank(), lease: lease}
-	if l.puller, err = w.openPuller(d, l); err != nil {
+	if l.puller, err = w.openPuller(d, l, l.generation); err != nil {
 		return nil, err
 	}
 	return l, nil
 }
 
-func (w *Worker) openPuller(d *dispatcher, l *lane) (puller, error) {
+func (w *Worker) openPuller(d *dispatcher, l *lane, generation int) (puller, error) {
 	return w.b.OpenPuller(l.Lane,
-		func(delivery *broker.Delivery) { d.report(laneEvent{lane: l, delivery: delivery}) },
-		func(end broker.PullEnd) { d.report(laneEvent{lane: l, end: end}) })
+		func(delivery *broker.Delivery) {
+			d.report(laneEvent{lane: l, generation: generation, delivery: delivery})
+		},
+		func(end broker.PullEnd) { d.report(laneEvent{lane: l, generation: generation, end: end}) })
 }
 
 // reopenLane replaces the puller of a lane whose request hangs. What the old one
 // still brings comes to the dispatcher like any other delivery.
 func (w *Worker) reopenLane(d *dispatcher, l *lane) {
-	fresh, err := w.openPuller(d, l)
+	fresh, err := w.openPuller(d, l, l.generation+1)
 	if err != nil {
 		w.cfg.Logger.Warn("lane not reopened", "queue", l.Queue, "priority", string(l.Priority), "error", err)
 		return
 	}
 	old := l.puller
 	l.puller = fresh
+	l.generation++
 	w.background.Go(func() {
 		ctx, cancel := context.WithTimeout(w.hard, drainWait)
 		defer cancel()

@@ -7,11 +7,11 @@ import (
 	"io/fs"
 	"os"
 	"path"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"testing"
+	"testing/fstest"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -232,10 +232,10 @@ func TestAllowedImportsPass(t *testing.T) {
 	}
 }
 
-// A module on disk, with all that the walk must see and must pass over.
+// All that the walk must see, and must pass over.
 func TestSources(t *testing.T) {
 	t.Parallel()
-	dir := t.TempDir()
+	tree := fstest.MapFS{}
 	for name, text := range map[string]string{
 		"go.mod":                  "module x",
 		"a.go":                    "package x\nimport (\n\t\"fmt\"\n\t_ \"example.com/a\"\n)\n",
@@ -249,15 +249,9 @@ func TestSources(t *testing.T) {
 		"_off/o.go":               "not Go",
 		"vendor/example.com/v.go": "not Go",
 	} {
-		file := filepath.Join(dir, filepath.FromSlash(name))
-		if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
+		tree[name] = &fstest.MapFile{Data: []byte(text)}
 	}
-	got, err := sources(os.DirFS(dir))
+	got, err := sources(tree)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -270,10 +264,8 @@ func TestSources(t *testing.T) {
 		t.Error(diff)
 	}
 
-	if err := os.WriteFile(filepath.Join(dir, "broken.go"), []byte("not Go"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := sources(os.DirFS(dir)); err == nil || !strings.Contains(err.Error(), "broken.go") {
+	tree["broken.go"] = &fstest.MapFile{Data: []byte("not Go")}
+	if _, err := sources(tree); err == nil || !strings.Contains(err.Error(), "broken.go") {
 		t.Errorf("a file that does not parse: %v", err)
 	}
 }
