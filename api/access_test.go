@@ -256,7 +256,7 @@ func TestCutOffBodyIsMalformed(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = resp.Body.Close() }()
-	if resp.StatusCode != 400 || len(tasks.accepted()) > 0 {
+	if resp.StatusCode != http.StatusBadRequest || len(tasks.accepted()) > 0 {
 		t.Errorf("status = %d, enqueued %d", resp.StatusCode, len(tasks.accepted()))
 	}
 }

@@ -132,7 +132,7 @@ func (p *problem) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
 	header.Set("Content-Type", problemMediaType)
 	w.WriteHeader(p.Status)
 	body, _ := encode(p) // a problem is strings and numbers: it always encodes
-	_, _ = w.Write(body) // nobody is left to tell when the caller has gone
+	_, _ = w.Write(body) //nolint:gosec // JSON with nosniff is no page; and nobody is left to tell when the caller has gone
 }
 
 // encode writes v as one line of JSON without HTML escapes.

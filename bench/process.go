@@ -25,8 +25,10 @@ type server struct {
 
 // serve starts `pelton serve` and returns when it is ready.
 func serve(ctx context.Context, binary, data string, args ...string) (*server, error) {
-	args = append([]string{"serve", "--addr", "127.0.0.1:0", "--nats-listen", "127.0.0.1:0", "--nats-token", "bench",
-		"--data", data, "--log-format", "json"}, args...)
+	args = append([]string{
+		"serve", "--addr", "127.0.0.1:0", "--nats-listen", "127.0.0.1:0", "--nats-token", "bench",
+		"--data", data, "--log-format", "json",
+	}, args...)
 	return start(ctx, binary, args...)
 }
 

@@ -78,13 +78,25 @@ func (l *logBuffer) add(line string) {
 // start runs the binary with the given arguments.
 func start(t *testing.T, args ...string) *process {
 	t.Helper()
+	return startEnv(t, nil, args...)
+}
+
+// startEnv runs the binary with further environment variables.
+func startEnv(t *testing.T, env []string, args ...string) *process {
+	t.Helper()
 	path, err := binary()
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &process{t: t, cmd: exec.Command(path, args...), name: strings.Join(args[:min(2, len(args))], " "), done: make(chan struct{})}
-	p.log = &logBuffer{more: make(chan struct{})}
-	p.cmd.Env = append(os.Environ(), "PELTON_LOG_FORMAT=json", "GORACE=halt_on_error=1")
+	cmd := exec.Command(path, args...)
+	cmd.Env = append(append(os.Environ(), "PELTON_LOG_FORMAT=json", "GORACE=halt_on_error=1"), env...)
+	return launch(t, cmd, strings.Join(args[:min(2, len(args))], " "))
+}
+
+// launch starts a prepared command and follows its log.
+func launch(t *testing.T, cmd *exec.Cmd, name string) *process {
+	t.Helper()
+	p := &process{t: t, cmd: cmd, name: name, log: &logBuffer{more: make(chan struct{})}, done: make(chan struct{})}
 	stderr, err := p.cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -233,7 +245,8 @@ func (s *server) finish(id pelton.ID, deadline time.Time) *pelton.Task {
 			return task
 		}
 		if time.Now().After(deadline) {
-			s.t.Fatalf("task %s is still %s at its deadline: %+v", id, task.State, task)
+			_, _, queues, _ := call(s.t.Context(), http.MethodGet, s.url+"/queues", "")
+			s.t.Fatalf("task %s is still %s at its deadline: %+v\n%s", id, task.State, task, queues)
 		}
 	}
 }

@@ -61,6 +61,8 @@ func TestScript(t *testing.T) {
 		RequireUniqueNames:  true,
 		Setup: func(env *testscript.Env) error {
 			env.Values[serversKey{}] = make(servers)
+			// Under the race detector every program would end a second late.
+			env.Setenv("GORACE", "atexit_sleep_ms=0")
 			return nil
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
@@ -111,9 +113,9 @@ func cmdServe(ts *testscript.TestScript, neg bool, args []string) {
 	all := append([]string{"serve", "--addr", "127.0.0.1:0", "--log-format", "json", "--data", ts.MkAbs("data-" + name)}, args...)
 	path, err := exec.LookPath("pelton")
 	ts.Check(err)
-	s := &backgroundServer{cmd: exec.Command(path, all...), copied: make(chan struct{})} //nolint:noctx // ended by stop and Defer.
+	s := &backgroundServer{cmd: exec.Command(path, all...), copied: make(chan struct{})}
 	s.cmd.Dir = ts.MkAbs(".")
-	for _, variable := range []string{"PELTON_TOKEN", "PELTON_EXEC", "PELTON_DEMO", "PELTON_NATS", "PATH"} {
+	for _, variable := range []string{"PELTON_TOKEN", "PELTON_EXEC", "PELTON_DEMO", "PELTON_NATS", "PATH", "GORACE"} {
 		if value := ts.Getenv(variable); value != "" {
 			s.cmd.Env = append(s.cmd.Env, variable+"="+value)
 		}
@@ -228,7 +230,7 @@ func cmdField(ts *testscript.TestScript, _ bool, args []string) {
 }
 
 func cmdFreePort(ts *testscript.TestScript, _ bool, args []string) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // loopback, closed at once.
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	ts.Check(err)
 	_, port, err := net.SplitHostPort(ln.Addr().String())
 	ts.Check(err)

@@ -29,19 +29,19 @@ func cleanEnv(environ []string) []string {
 }
 
 // taskEnv tells a program about its task. Times are RFC 3339 in UTC;
-// PELTON_DEADLINE is there only if ctx has a deadline.
+// PELTON_TASK_DEADLINE is there only if ctx has a deadline.
 func taskEnv(ctx context.Context, task *pelton.Task) []string {
 	env := []string{
 		"PELTON_TASK_ID=" + task.ID.String(),
-		"PELTON_KIND=" + task.Kind,
-		"PELTON_QUEUE=" + task.Queue,
-		"PELTON_PRIORITY=" + string(task.Priority),
-		"PELTON_ATTEMPT=" + strconv.Itoa(task.Attempt),
-		"PELTON_MAX_ATTEMPTS=" + strconv.Itoa(task.MaxAttempts),
-		"PELTON_CREATED_AT=" + task.CreatedAt.UTC().Format(time.RFC3339Nano),
+		"PELTON_TASK_KIND=" + task.Kind,
+		"PELTON_TASK_QUEUE=" + task.Queue,
+		"PELTON_TASK_PRIORITY=" + string(task.Priority),
+		"PELTON_TASK_ATTEMPT=" + strconv.Itoa(task.Attempt),
+		"PELTON_TASK_MAX_ATTEMPTS=" + strconv.Itoa(task.MaxAttempts),
+		"PELTON_TASK_CREATED_AT=" + task.CreatedAt.UTC().Format(time.RFC3339Nano),
 	}
 	if deadline, ok := ctx.Deadline(); ok {
-		env = append(env, "PELTON_DEADLINE="+deadline.UTC().Format(time.RFC3339Nano))
+		env = append(env, "PELTON_TASK_DEADLINE="+deadline.UTC().Format(time.RFC3339Nano))
 	}
 	return env
 }

@@ -146,7 +146,7 @@ func TestStderrIsLogged(t *testing.T) {
 func TestEnvironmentIsClean(t *testing.T) { // not parallel: it changes the environment
 	for name, value := range map[string]string{
 		"PELTON_TOKEN": "top-secret", "PELTON_NATS_TOKEN": "top-secret", "AWS_SECRET_ACCESS_KEY": "top-secret",
-		"LD_PRELOAD_X": "top-secret", "PELTON_KIND": "top-secret",
+		"LD_PRELOAD_X": "top-secret", "PELTON_TASK_KIND": "top-secret",
 		"HOME": "/home/someone", "LANG": "C", "LC_ALL": "C", "TZ": "UTC", "TMPDIR": t.TempDir(), "USER": "someone",
 	} {
 		t.Setenv(name, value)
@@ -157,7 +157,7 @@ func TestEnvironmentIsClean(t *testing.T) { // not parallel: it changes the envi
 	}
 	var seen []string
 	h, err := New(Config{
-		Argv: []string{"sh", "-c", `exec "$0" >&2`, env}, Env: []string{"REGION=eu", "PELTON_KIND=forged"},
+		Argv: []string{"sh", "-c", `exec "$0" >&2`, env}, Env: []string{"REGION=eu", "PELTON_TASK_KIND=forged"},
 		Logger: slog.New(&lines{write: func(line string) { seen = append(seen, line) }}),
 	})
 	if err != nil {
@@ -172,8 +172,8 @@ func TestEnvironmentIsClean(t *testing.T) { // not parallel: it changes the envi
 	deadline, _ := ctx.Deadline()
 	want := []string{
 		"HOME=/home/someone", "LANG=C", "LC_ALL=C", "PATH=" + os.Getenv("PATH"), "TMPDIR=" + os.Getenv("TMPDIR"), "TZ=UTC", "USER=someone",
-		"PELTON_ATTEMPT=2", "PELTON_CREATED_AT=2026-11-02T07:08:09.123Z", "PELTON_DEADLINE=" + deadline.UTC().Format(time.RFC3339Nano),
-		"PELTON_KIND=test.run", "PELTON_MAX_ATTEMPTS=20", "PELTON_PRIORITY=high", "PELTON_QUEUE=default", "PELTON_TASK_ID=" + task.ID.String(),
+		"PELTON_TASK_ATTEMPT=2", "PELTON_TASK_CREATED_AT=2026-11-02T07:08:09.123Z", "PELTON_TASK_DEADLINE=" + deadline.UTC().Format(time.RFC3339Nano),
+		"PELTON_TASK_KIND=test.run", "PELTON_TASK_MAX_ATTEMPTS=20", "PELTON_TASK_PRIORITY=high", "PELTON_TASK_QUEUE=default", "PELTON_TASK_ID=" + task.ID.String(),
 		"REGION=eu",
 	}
 	// The shell sets some of its own.

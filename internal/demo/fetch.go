@@ -101,7 +101,7 @@ func (f *fetcher) get(ctx context.Context, target *url.URL) (fetchResult, error)
 		}
 		return fetchResult{}, err
 	}
-	defer resp.Body.Close() //nolint:errcheck // nothing was written.
+	defer resp.Body.Close()
 
 	if resp.StatusCode >= 500 || resp.StatusCode == http.StatusTooManyRequests {
 		err := fmt.Errorf("fetch %s: answered %s", target.Redacted(), resp.Status)

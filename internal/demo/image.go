@@ -81,7 +81,7 @@ func loadImage(ctx context.Context, args imageArgs) (src image.Image, format str
 	if err != nil {
 		return nil, "", fmt.Errorf("demo.image: %w", err)
 	}
-	defer f.Close() //nolint:errcheck // nothing was written.
+	defer f.Close()
 
 	config, format, err := image.DecodeConfig(io.LimitReader(f, maxImageBytes))
 	if err != nil {

@@ -94,7 +94,7 @@ func requireAlike(t *testing.T, path string, thumb image.Image) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer f.Close() //nolint:errcheck // nothing was written.
+	defer f.Close()
 	src, _, err := image.Decode(f)
 	if err != nil {
 		t.Fatal(err)
@@ -172,7 +172,7 @@ func decodeFile(t *testing.T, path string) image.Image {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer f.Close() //nolint:errcheck // nothing was written.
+	defer f.Close()
 	img, _, err := image.Decode(f)
 	if err != nil {
 		t.Fatal(err)
