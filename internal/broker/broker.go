@@ -61,15 +61,17 @@ func (c Config) withDefaults() (Config, error) {
 // Broker is an open installation. It is safe for concurrent use.
 type Broker struct {
 	names
-	cfg      Config
-	conn     *conn
-	js       jetstream.JetStream
-	config   jetstream.KeyValue
-	workerKV jetstream.KeyValue
-	replicas map[string]int // of each stream; a single replica is its own leader
+	cfg    Config
+	conn   *conn
+	js     jetstream.JetStream
+	config jetstream.KeyValue
+	// replicas of each stream when it was opened; a single one is its own leader.
+	// A process that runs while an operator adds replicas must be restarted.
+	replicas  map[string]int
+	maxQueues int
 
-	ensured sync.Map // lanes and counters known to exist: consumer name → struct{}
-	lanesMu sync.Mutex
+	ensured sync.Map      // lanes and counters known to exist: consumer name → struct{}
+	opening chan struct{} // held by whoever opens a lane
 }
 
 // Open opens the installation on nc and creates what is missing; any number of
@@ -88,17 +90,23 @@ func Open(ctx context.Context, nc *nats.Conn, cfg Config) (*Broker, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open JetStream: %w", err)
 	}
-	b := &Broker{names: names{cfg.Namespace}, cfg: cfg, js: js, replicas: make(map[string]int)}
+	if limit := nc.MaxPayload(); limit < minMessageSize {
+		return nil, fmt.Errorf("%w: max_payload of the NATS server is %d, must be at least %d", pelton.ErrConflict, limit, minMessageSize)
+	}
+	b := &Broker{
+		names: names{cfg.Namespace}, cfg: cfg, js: js,
+		replicas: make(map[string]int), opening: make(chan struct{}, 1), maxQueues: maxQueuesR1,
+	}
 	for _, want := range b.streams(cfg.Replicas) {
 		if err := b.openStream(ctx, want); err != nil {
 			return nil, err
 		}
 	}
+	if b.replicas[b.tasks(0)] > 1 {
+		b.maxQueues = maxQueuesR3
+	}
 	if b.config, err = js.KeyValue(ctx, b.names.config()); err != nil {
 		return nil, translate("open bucket "+b.names.config(), err)
-	}
-	if b.workerKV, err = js.KeyValue(ctx, b.workers()); err != nil {
-		return nil, translate("open bucket "+b.workers(), err)
 	}
 	if b.conn, err = newConn(nc); err != nil {
 		return nil, err
@@ -116,6 +124,9 @@ func (b *Broker) Namespace() string { return b.ns }
 // stop ends it. What was pulled or subscribed before may have been lost.
 func (b *Broker) Reconnected() (ch <-chan struct{}, stop func()) { return b.conn.reconnected() }
 
+// errSubjectsOverlap is JSStreamSubjectOverlapErr of the server's errors.json.
+const errSubjectsOverlap jetstream.ErrorCode = 10065
+
 func (b *Broker) openStream(ctx context.Context, want jetstream.StreamConfig) error {
 	stream, err := b.js.Stream(ctx, want.Name)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
@@ -123,6 +134,10 @@ func (b *Broker) openStream(ctx context.Context, want jetstream.StreamConfig) er
 		if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
 			stream, err = b.js.Stream(ctx, want.Name) // another process was first
 		}
+	}
+	var api *jetstream.APIError
+	if errors.As(err, &api) && api.ErrorCode == errSubjectsOverlap {
+		return fmt.Errorf("%w: stream %s cannot be created: another stream takes %s", pelton.ErrConflict, want.Name, strings.Join(want.Subjects, ", "))
 	}
 	if err != nil {
 		return translate("open stream "+want.Name, err)
@@ -142,8 +157,10 @@ func translate(doing string, err error) error {
 	switch {
 	case err == nil:
 		return nil
-	case errors.Is(err, jetstream.ErrJetStreamNotEnabled), errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount):
-		return fmt.Errorf("%s: %w: JetStream is not enabled on the NATS server", doing, pelton.ErrUnavailable)
+	case errors.Is(err, nats.ErrNoResponders), errors.Is(err, jetstream.ErrJetStreamNotEnabled):
+		return fmt.Errorf("%s: %w: JetStream is not enabled on the NATS server, or not up yet", doing, pelton.ErrUnavailable)
+	case errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount):
+		return fmt.Errorf("%s: %w: JetStream is not enabled for the account", doing, pelton.ErrUnavailable)
 	case errors.As(err, &api) && api.Code < 500:
 		return fmt.Errorf("%s: %w", doing, err)
 	default:

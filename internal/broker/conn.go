@@ -57,11 +57,12 @@ func newConn(nc *nats.Conn) (*conn, error) {
 		status: nc.StatusChanged(nats.RECONNECTING, nats.DISCONNECTED, nats.CLOSED, nats.CONNECTED),
 	}
 	sub, err := nc.Subscribe(c.prefix+"*", c.reply)
-	if err != nil {
-		return nil, fmt.Errorf("%w: subscribe to replies: %w", pelton.ErrUnavailable, err)
+	if err == nil {
+		err = sub.SetPendingLimits(-1, -1) // bounded by the window
 	}
-	if err := sub.SetPendingLimits(-1, -1); err != nil { // bounded by the window
-		return nil, fmt.Errorf("subscribe to replies: %w", err)
+	if err != nil {
+		nc.RemoveStatusListener(c.status)
+		return nil, fmt.Errorf("%w: subscribe to replies: %w", pelton.ErrUnavailable, err)
 	}
 	c.sub = sub
 	c.watching.Go(c.watch)
@@ -69,7 +70,7 @@ func newConn(nc *nats.Conn) (*conn, error) {
 }
 
 // watch ends open calls when the connection is lost and tells listeners when it
-// is back. It ends when the status channel is closed by close or by nats.go.
+// is back. It ends when close closes the status channel.
 func (c *conn) watch() {
 	for status := range c.status {
 		switch status {
@@ -150,8 +151,8 @@ func (c *conn) abort(cause error) {
 // answered error means that nothing was sent, and done will not be called.
 // forget ends the call early; it reports whether done will never be called.
 func (c *conn) send(ctx context.Context, msg *nats.Msg, done func(*nats.Msg, error)) (forget func() bool, err error) {
-	if !c.nc.IsConnected() {
-		return nil, fmt.Errorf("%w: not connected", pelton.ErrUnavailable)
+	if ctx.Err() != nil { // select would not always notice
+		return nil, fmt.Errorf("%w: %w", pelton.ErrUnavailable, context.Cause(ctx))
 	}
 	select {
 	case c.slots <- struct{}{}:
@@ -171,12 +172,20 @@ func (c *conn) send(ctx context.Context, msg *nats.Msg, done func(*nats.Msg, err
 
 	msg.Reply = c.prefix + strconv.FormatUint(n, 36)
 	forget = func() bool { _, ok := c.take(n); return ok }
-	if err := c.nc.PublishMsg(msg); err != nil {
-		if forget() {
-			return nil, fmt.Errorf("%w: %w", pelton.ErrUnavailable, err)
-		}
+	// The look comes after the registration: a connection that is lost after it
+	// ends the call through abort. Without it, the message would wait in the
+	// client for the next connection.
+	err = nats.ErrDisconnected
+	if c.nc.IsConnected() {
+		err = c.nc.PublishMsg(msg)
 	}
-	return forget, nil
+	if err == nil || !forget() { // not forgotten: abort was faster, done has been called
+		return forget, nil
+	}
+	if errors.Is(err, nats.ErrMaxPayload) {
+		return nil, fmt.Errorf("%w: %d bytes are more than the NATS server takes", pelton.ErrInvalid, msg.Size())
+	}
+	return nil, fmt.Errorf("%w: %w", pelton.ErrUnavailable, err)
 }
 
 // call is send and wait. Its errors: pelton.ErrUnavailable (not sent),

@@ -154,6 +154,9 @@ func (b *Broker) consumers(ctx context.Context, stream string) ([]*jetstream.Con
 
 // consumer is nil for one that does not exist.
 func (b *Broker) consumer(ctx context.Context, stream, name string) (*jetstream.ConsumerInfo, error) {
+	if !b.conn.nc.IsConnected() {
+		return nil, fmt.Errorf("read consumer %s: %w: not connected", name, pelton.ErrUnavailable)
+	}
 	consumer, err := b.js.Consumer(ctx, stream, name)
 	if errors.Is(err, jetstream.ErrConsumerNotFound) {
 		return nil, nil //nolint:nilnil // documented

@@ -39,9 +39,15 @@ func (b *Broker) EnsureLane(ctx context.Context, queue string, p pelton.Priority
 	if !b.conn.nc.IsConnected() {
 		return fmt.Errorf("open lane %s/%s: %w: not connected", queue, p, pelton.ErrUnavailable)
 	}
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
 	// One at a time: a burst of first tasks makes one call, not one each.
-	b.lanesMu.Lock()
-	defer b.lanesMu.Unlock()
+	select {
+	case b.opening <- struct{}{}:
+		defer func() { <-b.opening }()
+	case <-ctx.Done():
+		return fmt.Errorf("open lane %s/%s: %w: %w", queue, p, pelton.ErrUnavailable, context.Cause(ctx))
+	}
 	if _, known := b.ensured.Load(name); known {
 		return nil
 	}
@@ -81,6 +87,9 @@ func (b *Broker) ensureCounter(ctx context.Context, stream string, cfg jetstream
 // createConsumer creates a consumer; one of that name that exists is success,
 // whatever its settings: CreateOrUpdate would revert what an operator changed.
 func (b *Broker) createConsumer(ctx context.Context, stream string, cfg jetstream.ConsumerConfig) error {
+	if !b.conn.nc.IsConnected() {
+		return fmt.Errorf("create consumer %s: %w: not connected", cfg.Durable, pelton.ErrUnavailable)
+	}
 	_, err := b.js.CreateConsumer(ctx, stream, cfg)
 	var api *jetstream.APIError
 	if err == nil || errors.Is(err, jetstream.ErrConsumerExists) ||
@@ -100,30 +109,50 @@ func (b *Broker) checkQueueBound(ctx context.Context, queue string) error {
 	if err != nil {
 		return err
 	}
-	bound := maxQueuesR1
-	if b.replicas[b.tasks(0)] > 1 {
-		bound = maxQueuesR3
-	}
-	if len(queues) >= bound {
+	if len(queues) >= b.maxQueues {
 		return &pelton.ValidationError{Fields: []pelton.FieldError{{
-			Field: "queue", Message: fmt.Sprintf("%q would be queue %d, more than the %d that this installation holds", queue, len(queues)+1, bound),
+			Field: "queue", Message: fmt.Sprintf("%q would be queue %d, more than the %d that this installation holds", queue, len(queues)+1, b.maxQueues),
 		}}}
 	}
 	return nil
 }
 
 func (b *Broker) queueNames(ctx context.Context) ([]string, error) {
-	keys, err := b.config.ListKeysFiltered(ctx, queueKeyPrefix+"*")
+	// Not ListKeysFiltered, which tells a broken listing from a whole one by nothing.
+	watcher, err := b.config.Watch(ctx, queueKeyPrefix+"*", jetstream.IgnoreDeletes(), jetstream.MetaOnly())
 	if err != nil {
 		return nil, translate("list queues", err)
 	}
-	defer keys.Stop() //nolint:errcheck // the listing has ended
+	defer endWatch(watcher)
 	var queues []string
-	for key := range keys.Keys() {
-		queues = append(queues, strings.TrimPrefix(key, queueKeyPrefix))
+	for {
+		select {
+		case entry, ok := <-watcher.Updates():
+			switch {
+			case !ok:
+				return nil, fmt.Errorf("list queues: %w: the listing broke off", pelton.ErrUnavailable)
+			case entry == nil: // the end of what is there
+				slices.Sort(queues)
+				return slices.Compact(queues), nil
+			default:
+				queues = append(queues, strings.TrimPrefix(entry.Key(), queueKeyPrefix))
+			}
+		case <-ctx.Done():
+			return nil, fmt.Errorf("list queues: %w: %w", pelton.ErrUnavailable, context.Cause(ctx))
+		}
 	}
-	slices.Sort(queues)
-	return queues, nil
+}
+
+// endWatch stops a watch and takes what it still holds: nats.go blocks on an
+// entry that nobody takes, with locks that closing the connection needs.
+func endWatch(watcher jetstream.KeyWatcher) {
+	var draining sync.WaitGroup
+	draining.Go(func() {
+		for range watcher.Updates() { //nolint:revive // drained to the end
+		}
+	})
+	_ = watcher.Stop() // fails only where the consumer or the connection is gone
+	draining.Wait()
 }
 
 // listLane adds the lane to its queue's configuration by compare-and-swap.
@@ -160,7 +189,7 @@ func (b *Broker) listLane(ctx context.Context, queue string, p pelton.Priority) 
 			return nil
 		}
 		var api *jetstream.APIError
-		if !errors.Is(err, jetstream.ErrKeyExists) && (!errors.As(err, &api) || api.ErrorCode != jetstream.JSErrCodeStreamWrongLastSequence) {
+		if !errors.Is(err, jetstream.ErrKeyExists) && (!errors.As(err, &api) || !wrongLast(api.ErrorCode)) {
 			return translate("list lane "+queue+"/"+string(p), err)
 		}
 		// Another process changed the queue: read it again. ctx bounds the loop.
@@ -168,32 +197,44 @@ func (b *Broker) listLane(ctx context.Context, queue string, p pelton.Priority) 
 }
 
 // WatchLanes sends the lanes of the given queues, those that exist and those
-// that come, each once or more. The channel is closed after stop, or when the
-// watch breaks down; watch again then.
+// that come, each once or more. The channel is closed after stop, when ctx ends,
+// and when the watch breaks down, as it does with the connection: watch again
+// then. stop waits for its end, for up to 5 s while the connection is lost.
 func (b *Broker) WatchLanes(ctx context.Context, queues []string) (lanes <-chan Lane, stop func(), err error) {
+	if !b.conn.nc.IsConnected() {
+		return nil, nil, fmt.Errorf("watch lanes: %w: not connected", pelton.ErrUnavailable)
+	}
+	up, forgetUp := b.conn.reconnected() // from before the watch, so that no loss is missed
 	watcher, err := b.config.Watch(ctx, queueKeyPrefix+"*", jetstream.IgnoreDeletes())
 	if err != nil {
+		forgetUp()
 		return nil, nil, translate("watch lanes", err)
 	}
 	out := make(chan Lane)
 	ctx, cancel := context.WithCancel(ctx)
 	var feeding sync.WaitGroup
 	feeding.Go(func() {
+		defer forgetUp()
+		defer endWatch(watcher)
 		defer close(out)
-		b.feedLanes(ctx, watcher.Updates(), queues, out)
+		b.feedLanes(ctx, up, watcher.Updates(), queues, out)
 	})
 	return out, func() {
 		cancel()
-		_ = watcher.Stop() // fails only where the connection is gone
 		feeding.Wait()
 	}, nil
 }
 
-func (b *Broker) feedLanes(ctx context.Context, updates <-chan jetstream.KeyValueEntry, queues []string, out chan<- Lane) {
+// feedLanes ends with its ctx, with the updates, and when the connection is back
+// after it was lost: nats.go notices only after many seconds that the broker has
+// forgotten a watch.
+func (b *Broker) feedLanes(ctx context.Context, up <-chan struct{}, updates <-chan jetstream.KeyValueEntry, queues []string, out chan<- Lane) {
 	for {
 		var entry jetstream.KeyValueEntry
 		select {
 		case <-ctx.Done():
+			return
+		case <-up:
 			return
 		case e, ok := <-updates:
 			if !ok {

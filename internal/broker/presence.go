@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/nats-io/nats.go"
-
 	"github.com/peltonq/pelton"
 )
 
@@ -16,6 +14,7 @@ const (
 	// PresenceTTL is how long a worker is taken for alive after its last sign.
 	PresenceTTL = 15 * time.Second
 	probeTTL    = time.Minute
+	probeKey    = "_probe" // in every bucket; no worker, queue or task is called that
 )
 
 // Presence is what a worker says of itself every few seconds.
@@ -50,7 +49,7 @@ func (b *Broker) ShowPresence(ctx context.Context, p Presence) error {
 
 // HidePresence takes the worker off the list at once.
 func (b *Broker) HidePresence(ctx context.Context, id string) error {
-	w := write{subject: b.presenceKey(id), expect: anyRevision, ttl: markerTTL, header: nats.Header{"KV-Operation": {"DEL"}}}
+	w := write{subject: b.presenceKey(id), expect: anyRevision, ttl: markerTTL, header: deleteMarker()}
 	if _, err := b.do(ctx, w); err != nil {
 		return fmt.Errorf("hide worker %s: %w", id, err)
 	}
@@ -69,20 +68,26 @@ func (b *Broker) Present(ctx context.Context, id string) (bool, error) {
 	return !msg.deleted(), nil
 }
 
-// Probe writes to every stream: a stream's info can look healthy while its
-// writes are stuck, so health is a write. What it writes goes away by itself.
+// Probe writes to every stream at once: a stream's info can look healthy while
+// its writes are stuck, so health is a write. The error names every stream that
+// did not take it within 5 s. What is written goes away by itself.
 func (b *Broker) Probe(ctx context.Context) error {
 	probes := []write{
 		{subject: b.taskProbe(0), expect: anyRevision, ttl: probeTTL},
 		{subject: b.deadProbe(), expect: anyRevision},
 	}
 	for _, bucket := range []string{b.state(0), b.names.config(), b.locks(), b.workers()} {
-		probes = append(probes, write{subject: "$KV." + bucket + ".probe", expect: anyRevision, ttl: probeTTL})
+		probes = append(probes, write{subject: "$KV." + bucket + "." + probeKey, expect: anyRevision, ttl: probeTTL})
 	}
-	for _, probe := range probes {
-		if _, err := b.do(ctx, probe); err != nil {
-			return fmt.Errorf("probe %s: %w", probe.subject, err)
-		}
-	}
-	return nil
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	var failed []error
+	b.pipeline(ctx, len(probes), func(int) bool { return true },
+		func(i int) (write, error) { return probes[i], nil },
+		func(i int, _ uint64, err error) {
+			if err != nil {
+				failed = append(failed, fmt.Errorf("probe %s: %w", probes[i].subject, err))
+			}
+		})
+	return errors.Join(failed...)
 }

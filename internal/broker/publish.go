@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -113,8 +114,19 @@ func (b *Broker) ensure(ctx context.Context, r *Record) error {
 func (b *Broker) EnqueueMany(ctx context.Context, records []*Record) []error {
 	errs := make([]error, len(records))
 	ok := func(i int) bool { return errs[i] == nil }
+	type place struct {
+		Lane
+		scheduled bool
+	}
+	ensured := map[place]error{} // a lane that fails does so once, not for each record
 	for i, r := range records {
-		errs[i] = b.ensure(ctx, r)
+		at := place{Lane{r.Queue, r.Priority}, r.State == pelton.Scheduled}
+		err, known := ensured[at]
+		if !known {
+			err = b.ensure(ctx, r)
+			ensured[at] = err
+		}
+		errs[i] = err
 	}
 	// Creating is plain expected-0 here: ids are fresh, no marker can be there.
 	b.pipeline(ctx, len(records), ok, func(i int) (write, error) {
@@ -126,19 +138,24 @@ func (b *Broker) EnqueueMany(ctx context.Context, records []*Record) []error {
 		}
 	})
 	ctx = context.WithoutCancel(ctx)
-	created := append([]error(nil), errs...)
+	created := slices.Clone(errs)
 	b.pipeline(ctx, len(records), ok, func(i int) (write, error) {
 		if r := records[i]; r.State == pelton.Scheduled {
 			return b.scheduleWrite(r.Envelope(), r.RunAt)
 		}
 		return b.readyWrite(records[i].Envelope())
 	}, func(i int, _ uint64, err error) { errs[i] = err })
-	for i, r := range records {
-		if created[i] == nil && errs[i] != nil && !errors.Is(errs[i], pelton.ErrUnknownOutcome) {
-			if err := b.DropRecord(ctx, r); err != nil {
-				b.cfg.Logger.Warn("record of a refused task stays behind", "task_id", r.ID.String(), "error", err)
-			}
+	refused := func(i int) bool {
+		return created[i] == nil && errs[i] != nil && !errors.Is(errs[i], pelton.ErrUnknownOutcome)
+	}
+	b.pipeline(ctx, len(records), refused, func(i int) (write, error) {
+		return b.dropWrite(records[i]), nil
+	}, func(i int, _ uint64, err error) {
+		if err != nil {
+			b.cfg.Logger.Warn("record of a refused task stays behind", "task_id", records[i].ID.String(), "error", err)
 		}
+	})
+	for i, r := range records {
 		if errs[i] != nil {
 			errs[i] = fmt.Errorf("enqueue task %s: %w", r.ID, errs[i])
 		}
@@ -216,8 +233,13 @@ func (b *Broker) DeleteMessage(ctx context.Context, shard uint8, seq uint64) err
 		return fmt.Errorf("encode delete: %w", err)
 	}
 	err = b.api(ctx, "STREAM.MSG.DELETE."+b.tasks(shard), body)
-	if errors.Is(err, pelton.ErrNotFound) {
+	if err == nil || errors.Is(err, pelton.ErrNotFound) {
 		return nil
 	}
-	return err
+	// A sequence that the stream never had (after a restore, say) is a failed
+	// deletion to the server, like one that it could not carry out.
+	if _, getErr := b.get(ctx, b.tasks(shard), getRequest{Seq: seq}, false); errors.Is(getErr, pelton.ErrNotFound) {
+		return nil
+	}
+	return fmt.Errorf("delete message %d: %w", seq, err)
 }

@@ -3,7 +3,6 @@ package broker
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -63,6 +62,11 @@ func (b *Broker) OpenPuller(lane Lane, deliver func(*Delivery), end func(PullEnd
 		}
 	})
 	if err != nil {
+		return nil, fmt.Errorf("open lane %s/%s: %w: %w", lane.Queue, lane.Priority, pelton.ErrUnavailable, err)
+	}
+	// What is on its way is bounded by the requests. The client's own bound would
+	// drop deliveries, and each would be stranded until its lease is over.
+	if err := sub.SetPendingLimits(-1, -1); err != nil {
 		return nil, fmt.Errorf("open lane %s/%s: %w: %w", lane.Queue, lane.Priority, pelton.ErrUnavailable, err)
 	}
 	sub.SetClosedHandler(func(string) { p.once.Do(func() { close(p.done) }) })
@@ -130,7 +134,7 @@ func pullEnd(msg *nats.Msg) (PullEnd, bool) {
 	case "100", "":
 		return PullEnd{}, false
 	case "503":
-		return PullEnd{Err: fmt.Errorf("%w: the lane's consumer is gone", pelton.ErrNotFound)}, true
+		return PullEnd{Err: fmt.Errorf("%w: the lane's consumer does not answer: JetStream is not up, or it was deleted", pelton.ErrUnavailable)}, true
 	default: // 409: consumer deleted, leadership change, server shutdown
 		return PullEnd{Err: fmt.Errorf("%w: pull ended: %s %s", pelton.ErrUnavailable, status, msg.Header.Get("Description"))}, true
 	}
@@ -158,11 +162,11 @@ func (d *Delivery) signal(verb string) error {
 
 // Extend starts the lease anew and waits for the broker's reply, which proves
 // contact. It does not prove ownership: the broker also answers for a message
-// that is gone or held by another worker.
+// that is gone or held by another worker. pelton.ErrUnavailable means no reply.
 func (d *Delivery) Extend(ctx context.Context) error {
 	_, err := d.conn.call(ctx, &nats.Msg{Subject: d.ack, Data: []byte("+WPI")})
-	if errors.Is(err, errNoResponder) {
-		return fmt.Errorf("%w: nobody takes the heartbeat", pelton.ErrUnavailable)
+	if err != nil {
+		return fmt.Errorf("extend lease: %w", readError(err))
 	}
-	return err
+	return nil
 }

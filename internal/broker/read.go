@@ -28,7 +28,7 @@ func (s *stored) deleted() bool {
 	return s.header.Get("KV-Operation") != "" || s.header.Get("Nats-Marker-Reason") != ""
 }
 
-// request is the body of a get: by sequence, by last of a subject, or the next
+// getRequest is the body of a get: by sequence, by last of a subject, or the next
 // of a subject from a sequence on.
 type getRequest struct {
 	Seq     uint64 `json:"seq,omitempty"`

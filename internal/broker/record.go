@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/peltonq/pelton"
 )
@@ -19,8 +21,12 @@ const (
 	// metadata with room to spare. It keeps a foreign message from being decoded.
 	maxBody = 2 << 20
 	// minMessageSize is what a stream's max_msg_size must allow: payload, result
-	// and 64 KiB of metadata.
-	minMessageSize = 2*pelton.MaxPayload + 64<<10
+	// and the longest metadata, in which control characters of ten failures'
+	// messages and a stack take six bytes each.
+	minMessageSize = 2*pelton.MaxPayload + 256<<10
+
+	maxMessage = 2 << 10 // bytes, of a failure's and a progress report's message
+	maxStack   = 8 << 10 // bytes
 )
 
 var (
@@ -132,7 +138,6 @@ func (r *Record) Task(now time.Time) *pelton.Task {
 // Fail appends a failure to the record's history, which keeps the last
 // pelton.MaxErrors and only the newest stack, and stays within its size.
 func (r *Record) Fail(f pelton.Failure) {
-	const maxMessage, maxStack = 2 << 10, 8 << 10
 	f.Message, f.Stack = truncate(f.Message, maxMessage), truncate(f.Stack, maxStack)
 	history := make([]pelton.Failure, 0, len(r.Errors)+1)
 	for _, old := range r.Errors {
@@ -145,11 +150,16 @@ func (r *Record) Fail(f pelton.Failure) {
 
 // truncate cuts s to at most n bytes of valid UTF-8.
 func truncate(s string, n int) string {
-	valid := func(s string) string { return string(bytes.ToValidUTF8([]byte(s), []byte("\uFFFD"))) }
+	// Replacing makes a string up to twice as long, so it comes before cutting.
+	s = strings.ToValidUTF8(s[:min(len(s), 2*n)], "\uFFFD")
 	if len(s) <= n {
-		return valid(s)
+		return s
 	}
-	return valid(s[:n-len("…")]) + "…"
+	cut := n - len("…")
+	for !utf8.RuneStart(s[cut]) {
+		cut--
+	}
+	return s[:cut] + "…"
 }
 
 func encodeEnvelope(e *Envelope) ([]byte, error) {
@@ -174,11 +184,17 @@ func decodeEnvelope(data []byte) (*Envelope, error) {
 
 func encodeRecord(r *Record) ([]byte, error) {
 	r.Version = version
+	progress := r.Progress
+	if progress != nil && len(progress.Message) > maxMessage { // a handler may say anything
+		clipped := *progress
+		clipped.Message = truncate(clipped.Message, maxMessage)
+		progress = &clipped
+	}
 	return join(recordMeta{
 		Meta: r.Meta, State: r.State, PayloadLen: len(r.Payload), ResultLen: len(r.Result),
 		RunAt: r.RunAt, StartedAt: r.StartedAt, FinishedAt: r.FinishedAt,
 		Attempt: r.Attempt, Ended: r.Ended, Crashes: r.Crashes, Owner: r.Owner, Carrier: r.Carrier, Released: r.Released,
-		Deferrals: r.Deferrals, DeferredAt: r.DeferredAt, Progress: r.Progress, Errors: r.Errors,
+		Deferrals: r.Deferrals, DeferredAt: r.DeferredAt, Progress: progress, Errors: r.Errors,
 	}, len(r.Payload)+len(r.Result), r.Payload, r.Result)
 }
 
@@ -213,16 +229,18 @@ func decodeRecord(data []byte, revision uint64) (*Record, error) {
 
 // join writes meta as one line and the parts after it.
 func join(meta any, extra int, parts ...[]byte) ([]byte, error) {
-	line, err := json.Marshal(meta) // never contains a raw newline
-	if err != nil {
+	const usual = 512 // bytes of metadata
+	var out bytes.Buffer
+	out.Grow(usual + extra)
+	encoder := json.NewEncoder(&out) // ends the line, and never writes a newline within
+	encoder.SetEscapeHTML(false)     // nobody shows this in a page, and < would take six bytes
+	if err := encoder.Encode(meta); err != nil {
 		return nil, fmt.Errorf("encode metadata: %w", err)
 	}
-	out := make([]byte, 0, len(line)+1+extra)
-	out = append(append(out, line...), '\n')
 	for _, part := range parts {
-		out = append(out, part...)
+		out.Write(part)
 	}
-	return out, nil
+	return out.Bytes(), nil
 }
 
 // split reads the line into meta and returns what follows.
@@ -234,23 +252,26 @@ func split(data []byte, meta any) ([]byte, error) {
 	if !found {
 		return nil, fmt.Errorf("%w: no metadata line", ErrMalformed)
 	}
-	var v struct {
-		Version int `json:"v"`
-	}
-	if err := json.Unmarshal(line, &v); err != nil {
-		return nil, fmt.Errorf("%w: metadata: %w", ErrMalformed, err)
-	}
-	if v.Version > version {
-		return nil, fmt.Errorf("%w: version %d, this is %d", ErrNewer, v.Version, version)
-	}
 	if err := json.Unmarshal(line, meta); err != nil {
+		// A newer version may have other types for what this one knows.
+		var v struct {
+			Version int `json:"v"`
+		}
+		if json.Unmarshal(line, &v) == nil && v.Version > version {
+			return nil, newer(v.Version)
+		}
 		return nil, fmt.Errorf("%w: metadata: %w", ErrMalformed, err)
 	}
 	return body, nil
 }
 
+func newer(v int) error { return fmt.Errorf("%w: version %d, this is %d", ErrNewer, v, version) }
+
 // checkMeta refuses names that must not become subjects.
 func checkMeta(m *Meta) error {
+	if m.Version > version {
+		return newer(m.Version)
+	}
 	if m.Version != version || m.ID.IsZero() || m.Priority == "" || m.Priority.Rank() < 0 {
 		return fmt.Errorf("%w: version %d, id %s, priority %q", ErrMalformed, m.Version, m.ID, m.Priority)
 	}

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/nats-io/nats.go"
+
 	"github.com/peltonq/pelton"
 )
 
@@ -31,28 +33,34 @@ func (b *Broker) recordWrite(r *Record) (write, error) {
 // expired one does not count.
 func (b *Broker) CreateRecord(ctx context.Context, r *Record) error {
 	r.Revision = 0
-	err := b.SaveRecord(ctx, r)
-	if !errors.Is(err, ErrStale) {
-		return err
-	}
-	// Expected 0 is refused while a delete marker is there: replace the marker.
-	old, err := b.get(ctx, bucketStream(b.state(r.ID.Shard())), getRequest{LastFor: b.record(r.ID)}, false)
-	switch {
-	case errors.Is(err, pelton.ErrNotFound): // the marker has just gone
-	case err != nil:
-		return fmt.Errorf("create record of task %s: %w", r.ID, err)
-	case !old.deleted():
-		return fmt.Errorf("create record of task %s: %w: it exists", r.ID, pelton.ErrConflict)
-	default:
-		r.Revision = old.seq
-	}
-	err = b.SaveRecord(ctx, r)
-	if errors.Is(err, ErrStale) {
+	for range createTries {
+		err := b.SaveRecord(ctx, r)
+		if err == nil {
+			return nil
+		}
 		r.Revision = 0
-		return fmt.Errorf("create record of task %s: %w: it exists", r.ID, pelton.ErrConflict)
+		if !errors.Is(err, ErrStale) {
+			return err
+		}
+		// Expected 0 is refused while a delete marker is there: replace the marker.
+		old, err := b.get(ctx, bucketStream(b.state(r.ID.Shard())), getRequest{LastFor: b.record(r.ID)}, false)
+		switch {
+		case errors.Is(err, pelton.ErrNotFound): // the marker has just gone
+		case err != nil:
+			return fmt.Errorf("create record of task %s: %w", r.ID, err)
+		case !old.deleted():
+			return fmt.Errorf("create record of task %s: %w: it exists", r.ID, pelton.ErrConflict)
+		default:
+			r.Revision = old.seq
+		}
 	}
-	return err
+	r.Revision = 0
+	return fmt.Errorf("create record of task %s: %w: its key keeps changing", r.ID, pelton.ErrUnavailable)
 }
+
+// createTries is how often a create may meet a delete marker that comes or goes
+// under its hands; each marker does so once.
+const createTries = 4
 
 // SaveRecord stores r if the record still has r.Revision, and sets r.Revision to
 // the new one. Errors: ErrStale, pelton.ErrUnavailable, pelton.ErrUnknownOutcome.
@@ -107,9 +115,15 @@ func (b *Broker) loadRecord(ctx context.Context, id pelton.ID, stale bool) (*Rec
 // DropRecord deletes a record that was created for a task whose message the
 // broker then refused: the task never was. Later changes are left alone.
 func (b *Broker) DropRecord(ctx context.Context, r *Record) error {
-	w := write{subject: b.record(r.ID), expect: r.Revision, ttl: markerTTL, header: map[string][]string{"KV-Operation": {"DEL"}}}
-	if _, err := b.do(ctx, w); err != nil {
+	if _, err := b.do(ctx, b.dropWrite(r)); err != nil {
 		return fmt.Errorf("drop record of task %s: %w", r.ID, err)
 	}
 	return nil
 }
+
+func (b *Broker) dropWrite(r *Record) write {
+	return write{subject: b.record(r.ID), expect: r.Revision, ttl: markerTTL, header: deleteMarker()}
+}
+
+// deleteMarker is the header by which a KV bucket knows a deleted key.
+func deleteMarker() nats.Header { return nats.Header{"KV-Operation": {"DEL"}} }

@@ -3,6 +3,7 @@ package broker
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -38,6 +39,9 @@ func (b *Broker) announce(r *Record) {
 // Watch sends the task's events until stop. Events that find the channel full
 // are dropped: the newest state is in the record.
 func (b *Broker) Watch(ctx context.Context, id pelton.ID) (events <-chan Event, stop func(), err error) {
+	if !b.conn.nc.IsConnected() {
+		return nil, nil, fmt.Errorf("watch task %s: %w: not connected", id, pelton.ErrUnavailable)
+	}
 	ch := make(chan Event, 16)
 	sub, err := b.conn.nc.Subscribe(b.event(id), func(msg *nats.Msg) {
 		var e Event
@@ -66,15 +70,22 @@ func (b *Broker) Watch(ctx context.Context, id pelton.ID) (events <-chan Event, 
 
 // SignalCancel asks the worker that holds the task to stop it and waits up to a
 // second for its word. dropped reports that a worker said so. No answer is no
-// error: the record says cancelled, and the holder will find out.
+// error: the record says cancelled, and the holder will find out. Errors:
+// pelton.ErrUnavailable, when the signal did not go out or its answer was lost.
 func (b *Broker) SignalCancel(ctx context.Context, id pelton.ID) (dropped bool, err error) {
-	ctx, cancel := context.WithTimeout(ctx, cancelWait)
+	waiting, cancel := context.WithTimeout(ctx, cancelWait)
 	defer cancel()
-	reply, err := b.conn.call(ctx, &nats.Msg{Subject: b.cancelSignal(id)})
-	if err != nil {
-		return false, fmt.Errorf("signal cancel of task %s: %w", id, err)
+	reply, err := b.conn.call(waiting, &nats.Msg{Subject: b.cancelSignal(id)})
+	switch {
+	case err == nil:
+		return string(reply.Data) == cancelDropped, nil
+	case errors.Is(err, errNoResponder): // no worker at all
+		return false, nil
+	case errors.Is(err, errSent) && waiting.Err() != nil && ctx.Err() == nil: // none that holds it
+		return false, nil
+	default:
+		return false, fmt.Errorf("signal cancel of task %s: %w", id, readError(err))
 	}
-	return string(reply.Data) == cancelDropped, nil
 }
 
 const cancelDropped = "dropped"

@@ -196,6 +196,16 @@ func misfits(want, got jetstream.StreamConfig) []string {
 	check("republish", false, got.RePublish != nil)
 	check("subject_transform", false, got.SubjectTransform != nil)
 	check("allow_direct", want.AllowDirect, got.AllowDirect)
+	check("allow_msg_counter", false, got.AllowMsgCounter)
+	check("discard_new_per_subject", false, got.DiscardNewPerSubject)
+	check("deny_purge", false, got.DenyPurge)
+	if !want.DenyDelete {
+		check("deny_delete", false, got.DenyDelete)
+	}
+	// Limits of a stream's consumers would be those of lanes and counters: the
+	// inactivity limit deletes them.
+	check("max_consumers", want.MaxConsumers, got.MaxConsumers)
+	check("consumer_limits", jetstream.StreamConsumerLimits{}, got.ConsumerLimits)
 	if want.AllowMsgSchedules {
 		check("allow_msg_schedules", true, got.AllowMsgSchedules)
 	}
@@ -207,6 +217,9 @@ func misfits(want, got jetstream.StreamConfig) []string {
 	}
 	if want.AllowRollup {
 		check("allow_rollup_hdrs", true, got.AllowRollup)
+	}
+	if want.SubjectDeleteMarkerTTL > 0 && got.SubjectDeleteMarkerTTL == 0 {
+		bad = append(bad, "subject_delete_marker_ttl is 0, must be set")
 	}
 	check("persist_mode", jetstream.DefaultPersistMode, got.PersistMode)
 	return bad

@@ -58,6 +58,12 @@ func (b *Broker) do(ctx context.Context, w write) (seq uint64, err error) {
 	return outcome(reply, err)
 }
 
+// wrongLast reports the two codes of a lost compare-and-swap: the second is for
+// a write that met another one under way.
+func wrongLast(code jetstream.ErrorCode) bool {
+	return code == jetstream.JSErrCodeStreamWrongLastSequence || code == jetstream.JSErrCodeStreamWrongLastSequenceConstant
+}
+
 // outcome reads a publish acknowledgement.
 func outcome(reply *nats.Msg, err error) (uint64, error) {
 	switch {
@@ -80,7 +86,7 @@ func outcome(reply *nats.Msg, err error) (uint64, error) {
 		return ack.Seq, nil
 	case ack.Error == nil:
 		return 0, fmt.Errorf("%w: acknowledgement without a sequence", pelton.ErrUnknownOutcome)
-	case ack.Error.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence:
+	case wrongLast(ack.Error.ErrorCode):
 		return 0, ErrStale
 	case ack.Error.Code >= 500:
 		return 0, fmt.Errorf("%w: %w", pelton.ErrUnavailable, ack.Error)
