@@ -78,6 +78,8 @@ type Record struct {
 	Owner    string // id of the worker that runs or last ran the task
 	Carrier  uint64 // stream sequence of the message it runs from
 	Released bool   // given back by a worker that shut down
+	// LetterDropped says that the failed task's dead letter was deleted on purpose.
+	LetterDropped bool
 	// Deferrals counts the times in a row that the task was put off because no
 	// worker knew its kind; DeferredAt is the first of them.
 	Deferrals  int
@@ -106,6 +108,7 @@ type recordMeta struct {
 	Owner      string           `json:"owner,omitempty"`
 	Carrier    uint64           `json:"carrier,omitempty"`
 	Released   bool             `json:"released,omitempty"`
+	Dropped    bool             `json:"letter_dropped,omitempty"`
 	Deferrals  int              `json:"deferrals,omitempty"`
 	DeferredAt time.Time        `json:"deferred_at,omitzero"`
 	Progress   *pelton.Progress `json:"progress,omitempty"`
@@ -193,7 +196,7 @@ func encodeRecord(r *Record) ([]byte, error) {
 	return join(recordMeta{
 		Meta: r.Meta, State: r.State, PayloadLen: len(r.Payload), ResultLen: len(r.Result),
 		RunAt: r.RunAt, StartedAt: r.StartedAt, FinishedAt: r.FinishedAt,
-		Attempt: r.Attempt, Ended: r.Ended, Crashes: r.Crashes, Owner: r.Owner, Carrier: r.Carrier, Released: r.Released,
+		Attempt: r.Attempt, Ended: r.Ended, Crashes: r.Crashes, Owner: r.Owner, Carrier: r.Carrier, Released: r.Released, Dropped: r.LetterDropped,
 		Deferrals: r.Deferrals, DeferredAt: r.DeferredAt, Progress: progress, Errors: r.Errors,
 	}, len(r.Payload)+len(r.Result), r.Payload, r.Result)
 }
@@ -215,7 +218,7 @@ func decodeRecord(data []byte, revision uint64) (*Record, error) {
 	}
 	r := &Record{
 		Meta: m.Meta, State: m.State, RunAt: m.RunAt, StartedAt: m.StartedAt, FinishedAt: m.FinishedAt,
-		Attempt: m.Attempt, Ended: m.Ended, Crashes: m.Crashes, Owner: m.Owner, Carrier: m.Carrier, Released: m.Released,
+		Attempt: m.Attempt, Ended: m.Ended, Crashes: m.Crashes, Owner: m.Owner, Carrier: m.Carrier, Released: m.Released, LetterDropped: m.Dropped,
 		Deferrals: m.Deferrals, DeferredAt: m.DeferredAt, Progress: m.Progress, Errors: m.Errors, Revision: revision,
 	}
 	if m.PayloadLen > 0 {

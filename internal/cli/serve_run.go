@@ -128,6 +128,10 @@ func (s *serving) run(ctx context.Context, l *link) error {
 		ready.run(running)
 		return nil
 	})
+	parts.Go(func() error {
+		queues.Sweep(running, s.log)
+		return nil
+	})
 	if s.mux != nil {
 		parts.Go(func() error { return runWorker(running, l, s.mux, s.slots, 0) })
 	}

@@ -1,0 +1,243 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/peltonq/pelton"
+)
+
+const (
+	// sweepAge is how long something must have looked broken before the sweep
+	// touches it: every write that belongs to another follows it within seconds.
+	sweepAge = 15 * time.Second
+	// orphanSlack is by how much the oldest message of a lane must be younger than
+	// the moment at which a task was due there, before the task counts as missing.
+	orphanSlack = 10 * time.Second
+)
+
+// Swept counts what a step of the sweep looked at and repaired.
+type Swept struct {
+	Looked  int // messages and records read
+	Overdue int // schedules past their time that the broker did not fire
+	Letters int // failed tasks without a dead letter
+	Orphans int // waiting tasks without a message
+	Lost    int // running tasks of a worker that is gone, without a message
+}
+
+// Repaired is the number of repairs.
+func (s Swept) Repaired() int { return s.Overdue + s.Letters + s.Orphans + s.Lost }
+
+// Plus adds the counts of two steps.
+func (s Swept) Plus(o Swept) Swept {
+	return Swept{s.Looked + o.Looked, s.Overdue + o.Overdue, s.Letters + o.Letters, s.Orphans + o.Orphans, s.Lost + o.Lost}
+}
+
+// Sweeper repairs what a crash between two writes left behind and redelivery does
+// not: it goes round the schedules and the records, a few at a time. Any number of
+// processes may sweep at once: every repair is a compare-and-swap, or a message
+// whose second copy is dropped at admission. A Sweeper is not safe for concurrent
+// use.
+type Sweeper struct {
+	b         *Broker
+	now       func() time.Time
+	schedules uint64 // next sequence to look at
+	records   uint64
+}
+
+// NewSweeper starts a round at the oldest schedule and record.
+func (b *Broker) NewSweeper() *Sweeper {
+	return &Sweeper{b: b, now: time.Now, schedules: 1, records: 1}
+}
+
+// Step looks at up to budget schedules and as many records, from where the last
+// step ended, and starts a new round at the end. Its cost is one read for each and
+// one or two more for each task that waits.
+func (s *Sweeper) Step(ctx context.Context, budget int) (Swept, error) {
+	var swept Swept
+	err := errors.Join(
+		s.round(ctx, budget, s.b.tasks(0), s.b.ns+".t.0.s.>", &s.schedules, &swept, s.schedule),
+		s.round(ctx, budget, bucketStream(s.b.state(0)), "$KV."+s.b.state(0)+".>", &s.records, &swept, s.record),
+	)
+	return swept, err
+}
+
+// round calls look for up to budget messages of the subject from *next on.
+func (s *Sweeper) round(ctx context.Context, budget int, stream, subject string, next *uint64, swept *Swept, look func(context.Context, *stored, *Swept) error) error {
+	for range budget {
+		msg, err := s.b.get(ctx, stream, getRequest{Seq: *next, NextFor: subject}, false)
+		if errors.Is(err, pelton.ErrNotFound) {
+			*next = 1
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("sweep %s: %w", stream, err)
+		}
+		swept.Looked++
+		if err := look(ctx, msg, swept); err != nil {
+			return fmt.Errorf("sweep %s: sequence %d: %w", stream, msg.seq, err)
+		}
+		*next = msg.seq + 1 // only what was dealt with is passed
+	}
+	return nil
+}
+
+// schedule fires a schedule that the broker forgot: one that fell due while the
+// store was full sticks until a restart. Publishing with these two headers is one
+// write that delivers the message and removes the schedule.
+func (s *Sweeper) schedule(ctx context.Context, msg *stored, swept *Swept) error {
+	text, found := strings.CutPrefix(msg.header.Get(headerSchedule), "@at ")
+	at, err := time.Parse(time.RFC3339Nano, text)
+	target := msg.header.Get(headerScheduleTarget)
+	if !found || err != nil || target == "" || s.now().Sub(at) < sweepAge {
+		return nil //nolint:nilerr // not a schedule of ours
+	}
+	_, err = s.b.do(ctx, write{subject: target, data: msg.data, expect: anyRevision, header: nats.Header{
+		headerScheduler: {msg.subject}, headerScheduleNext: {"purge"},
+	}})
+	if err != nil {
+		return err
+	}
+	s.b.cfg.Logger.Warn("overdue schedule fired", "subject", msg.subject, "due", at)
+	swept.Overdue++
+	return nil
+}
+
+// Headers of a message that a schedule fired (nats-server 2.12, ADR-51).
+const (
+	headerScheduler    = "Nats-Scheduler"
+	headerScheduleNext = "Nats-Schedule-Next"
+)
+
+// record looks for what a record needs in the broker.
+func (s *Sweeper) record(ctx context.Context, msg *stored, swept *Swept) error {
+	if msg.deleted() || s.now().Sub(msg.time) < sweepAge {
+		return nil
+	}
+	r, err := decodeRecord(msg.data, msg.seq)
+	if err != nil {
+		return nil //nolint:nilerr // not a record, or of a newer version: not ours to repair
+	}
+	switch r.State {
+	case pelton.Failed:
+		return s.letter(ctx, r, swept)
+	case pelton.Scheduled, pelton.Retrying, pelton.Queued:
+		return s.waiting(ctx, r, msg.time, swept)
+	case pelton.Running:
+		return s.running(ctx, r, swept)
+	case pelton.Succeeded, pelton.Cancelled, pelton.Expired:
+		return nil
+	default:
+		return nil
+	}
+}
+
+// letter keeps the dead letter of a failed task that has none.
+func (s *Sweeper) letter(ctx context.Context, r *Record, swept *Swept) error {
+	if r.LetterDropped {
+		return nil
+	}
+	_, err := s.b.get(ctx, s.b.dead(), getRequest{LastFor: s.b.deadLetter(r.Queue, r.ID)}, false)
+	if !errors.Is(err, pelton.ErrNotFound) {
+		return err
+	}
+	if fresh, err := s.unchanged(ctx, r); err != nil || !fresh {
+		return err
+	}
+	if err := s.b.PublishDead(ctx, r); err != nil {
+		return err
+	}
+	s.b.cfg.Logger.Warn("missing dead letter kept", "task_id", r.ID.String(), "queue", r.Queue)
+	swept.Letters++
+	return nil
+}
+
+// waiting publishes the message of a task that waits without one. Whether it has
+// one is hard to know, because a fired schedule has a new sequence: it has none if
+// its schedule is gone and every message of its lane came later than it was due.
+// written is when the record was.
+func (s *Sweeper) waiting(ctx context.Context, r *Record, written time.Time, swept *Swept) error {
+	shard := r.ID.Shard()
+	due := written
+	if r.State != pelton.Queued {
+		_, err := s.b.get(ctx, s.b.tasks(shard), getRequest{LastFor: s.b.scheduled(shard, r.Queue, r.Priority, r.ID, r.Epoch)}, false)
+		if !errors.Is(err, pelton.ErrNotFound) {
+			return err // it waits in the schedule
+		}
+		due = later(r.RunAt, written)
+	}
+	if due.Before(s.now()) {
+		oldest, err := s.b.get(ctx, s.b.tasks(shard), getRequest{Seq: 1, NextFor: s.b.ready(shard, r.Queue, r.Priority)}, false)
+		if err != nil && !errors.Is(err, pelton.ErrNotFound) {
+			return err
+		}
+		if err == nil && !oldest.time.After(due.Add(orphanSlack)) {
+			return nil // it may be any of the messages since
+		}
+	}
+	if fresh, err := s.unchanged(ctx, r); err != nil || !fresh {
+		return err
+	}
+	if err := s.b.ensure(ctx, r); err != nil {
+		return err
+	}
+	var err error
+	if r.State == pelton.Queued {
+		_, err = s.b.PublishReady(ctx, r.Envelope())
+	} else {
+		err = s.b.PublishSchedule(ctx, r.Envelope(), r.RunAt) // one in the past fires at once
+	}
+	if err != nil {
+		return err
+	}
+	s.b.cfg.Logger.Warn("waiting task without a message published", "task_id", r.ID.String(), "queue", r.Queue, "state", string(r.State))
+	swept.Orphans++
+	return nil
+}
+
+// running puts back a running task whose message is gone and whose worker is too.
+func (s *Sweeper) running(ctx context.Context, r *Record, swept *Swept) error {
+	_, err := s.b.get(ctx, s.b.tasks(r.ID.Shard()), getRequest{Seq: r.Carrier}, false)
+	if !errors.Is(err, pelton.ErrNotFound) {
+		return err
+	}
+	if present, err := s.b.Present(ctx, r.Owner); err != nil || present {
+		return err
+	}
+	r.State, r.Attempt = pelton.Queued, r.Ended
+	r.Crashes++
+	r.Epoch++
+	if err := s.b.SaveRecord(ctx, r); err != nil {
+		if errors.Is(err, ErrStale) {
+			return nil // its owner lives after all
+		}
+		return err
+	}
+	if _, err := s.b.PublishReady(ctx, r.Envelope()); err != nil {
+		return err // the next round finds a waiting task without a message
+	}
+	s.b.cfg.Logger.Warn("running task without a message put back", "task_id", r.ID.String(), "queue", r.Queue, "worker", r.Owner)
+	swept.Lost++
+	return nil
+}
+
+// unchanged reads the record again, right before its repair.
+func (s *Sweeper) unchanged(ctx context.Context, r *Record) (bool, error) {
+	now, err := s.b.LoadRecord(ctx, r.ID)
+	if errors.Is(err, pelton.ErrNotFound) {
+		return false, nil
+	}
+	return err == nil && now.Revision == r.Revision, err
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
