@@ -156,34 +156,39 @@ const reread = 2 * time.Second
 // Wait returns the task when it is over. When ctx ends before that, it returns
 // the task as last seen together with ctx's cause.
 func (c *Client) Wait(ctx context.Context, id pelton.ID) (*pelton.Task, error) {
-	if err := c.check(); err != nil {
-		return nil, err
+	// The first look answers for a task that is over, for one that is not there,
+	// and for a broker that is out of reach, which a subscription would wait for.
+	last, err := c.Get(ctx, id)
+	if err != nil {
+		return nil, fmt.Errorf("wait: %w", err)
+	}
+	if last.State.Terminal() {
+		return last, nil
 	}
 	// First subscribe, then read: whatever happens after the read is announced.
 	events, stop, err := c.b.Watch(ctx, id)
 	if err != nil {
-		return nil, fmt.Errorf("wait: %w", err)
+		return last, fmt.Errorf("wait: %w", err)
 	}
 	defer stop()
 	timer := time.NewTimer(reread)
 	defer timer.Stop()
-	var last *pelton.Task
 	for {
-		r, err := c.b.ReadRecord(ctx, id)
+		task, err := c.Get(ctx, id)
 		switch {
 		case err == nil:
-			if last = r.Task(c.now()); last.State.Terminal() {
+			if last = task; last.State.Terminal() {
 				return last, nil
 			}
-		case ctx.Err() == nil && !(errors.Is(err, pelton.ErrUnavailable) && last != nil):
-			return nil, fmt.Errorf("wait: %w", err)
+		case ctx.Err() == nil && !errors.Is(err, pelton.ErrUnavailable):
+			return last, fmt.Errorf("wait: %w", err)
 		}
-		// An event of an older revision than the one just read tells nothing new.
+		// An event of a revision that was seen already tells nothing new.
+		timer.Reset(reread)
 		for again := false; !again; {
-			timer.Reset(reread)
 			select {
 			case e := <-events:
-				again = r == nil || e.Revision > r.Revision
+				again = e.Revision > last.Revision
 			case <-timer.C:
 				again = true
 			case <-ctx.Done():

@@ -155,5 +155,6 @@ func New(nc *nats.Conn, mux *Mux, cfg Config) (*Worker, error) {
 	return &Worker{
 		nc: nc, mux: mux, cfg: cfg, id: newID(), startedAt: time.Now(),
 		runs: make(map[pelton.ID]*run), cpu: newCPUPool(cfg.CPUSlots, cfg.Concurrency),
+		linger: linger, lingerShutdown: lingerShutdown,
 	}, nil
 }

@@ -22,46 +22,6 @@ const (
 	laneBackoff = 250 * time.Millisecond
 )
 
-// laneState is what the dispatcher knows of a lane.
-type laneState int
-
-const (
-	laneUnknown  laneState = iota // may have tasks
-	laneProbing                   // asked for what is ready now; at most one lane is
-	laneEmpty                     // had nothing when last asked, no request open
-	laneKnocking                  // had nothing, and a request waits for the next task
-)
-
-// lane is a (queue, priority) pair as this worker serves it.
-type lane struct {
-	broker.Lane
-	rank     int
-	lease    time.Duration
-	puller   puller
-	state    laneState
-	want     int       // deliveries the open request may still bring
-	deadline time.Time // when the open request is taken for lost
-	// generation counts the lane's pullers. What an earlier one still brings is not
-	// of the open request.
-	generation int
-	retryAt  time.Time // not to be asked before
-	offered  time.Time // when it last was asked, answered or delivered
-}
-
-// puller asks a lane for deliveries: *broker.Puller, or a test's.
-type puller interface {
-	Pull(batch int, wait time.Duration) error
-	Close(ctx context.Context)
-}
-
-// laneEvent is what a puller reports: a delivery, or the end of a request.
-type laneEvent struct {
-	lane       *lane
-	generation int // of the puller
-	delivery   *broker.Delivery
-	end        broker.PullEnd
-}
-
 // dispatcher shares the free slots among the lanes. All its fields belong to the
 // goroutine that runs it; the outside speaks to it through events and freed.
 //
@@ -76,7 +36,7 @@ type dispatcher struct {
 	now      func() time.Time
 	log      *slog.Logger
 	start    func(*lane, *broker.Delivery) // runs the delivery and then sends to freed
-	giveBack func(*broker.Delivery)        // naks it
+	giveBack func(*lane, *broker.Delivery) // naks it
 	reopen   func(*lane)                   // replaces the puller of a lane whose request hangs
 
 	lanes   []*lane
@@ -94,7 +54,7 @@ func (d *dispatcher) report(e laneEvent) {
 	case d.events <- e:
 	case <-d.stopped:
 		if e.delivery != nil {
-			d.giveBack(e.delivery)
+			d.giveBack(e.lane, e.delivery)
 		}
 	}
 }
@@ -200,19 +160,11 @@ func (d *dispatcher) count(l *lane) {
 func (d *dispatcher) take(l *lane, delivery *broker.Delivery) {
 	l.offered = d.now()
 	if d.bounds.room(d.running, l.rank) == 0 {
-		d.giveBack(delivery)
+		d.giveBack(l, delivery)
 		return
 	}
 	d.running[l.rank]++
 	d.start(l, delivery)
-}
-
-// giveBack naks a delivery that was not started. Where even that fails, the
-// lease brings it back.
-func giveBack(log *slog.Logger, delivery *broker.Delivery) {
-	if err := delivery.Nak(); err != nil {
-		log.Debug("delivery not given back", "queue", delivery.Lane.Queue, "error", err)
-	}
 }
 
 // reset gives up all open requests: the connection was lost, and most likely they
@@ -280,7 +232,7 @@ func (d *dispatcher) run(ctx context.Context, added <-chan *lane, reconnected <-
 			d.reset()
 		case <-timer.C:
 		case <-ctx.Done():
-			d.drain()
+			d.drain(context.WithoutCancel(ctx))
 			return
 		}
 	}
@@ -302,9 +254,9 @@ func (d *dispatcher) collectFreed() {
 // drainWait bounds the taking back of requests at shutdown.
 const drainWait = time.Second
 
-func (d *dispatcher) drain() {
+func (d *dispatcher) drain(ctx context.Context) {
 	defer close(d.stopped)
-	ctx, cancel := context.WithTimeout(context.Background(), drainWait) //nolint:forbidigo // Run's ctx has ended; this is what follows.
+	ctx, cancel := context.WithTimeout(ctx, drainWait)
 	defer cancel()
 	var closing sync.WaitGroup
 	for _, l := range d.lanes {
@@ -316,7 +268,7 @@ func (d *dispatcher) drain() {
 		select {
 		case e := <-d.events:
 			if e.delivery != nil {
-				d.giveBack(e.delivery)
+				d.giveBack(e.lane, e.delivery)
 			}
 		case <-closed:
 			return

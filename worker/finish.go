@@ -45,7 +45,6 @@ func (r *run) finish(res result, cause error) {
 		r.record.Ended = r.record.Attempt
 		err = r.conclude(pelton.Failed, now, &v.failure)
 	case stepSnooze:
-		r.record.Attempt = r.record.Ended
 		err = r.putBack(pelton.Scheduled, now.Add(v.delay))
 	case stepRetry:
 		r.record.Ended = r.record.Attempt
@@ -93,6 +92,7 @@ func (r *run) putBack(state pelton.State, at time.Time) error {
 		return err
 	}
 	r.record.State, r.record.RunAt = state, at.UTC()
+	r.record.Attempt = r.record.Ended
 	r.record.Epoch++
 	if err := r.store(); err != nil {
 		return err
@@ -125,7 +125,7 @@ func (r *run) release() error {
 	r.log.Info("task released")
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	giveBack(r.log, r.delivery)
+	r.w.nak(r.delivery, 0, r.log)
 	return nil
 }
 
@@ -207,14 +207,22 @@ func (r *run) insist(do func() error) error {
 			return fmt.Errorf("%w: the lease is over", errLost)
 		}
 		err := do()
-		if err == nil || !errors.Is(err, pelton.ErrUnavailable) && !(errors.Is(err, pelton.ErrUnknownOutcome) && !errors.Is(err, broker.ErrStale)) {
-			return err
-		}
-		if r.w.hard.Err() != nil {
+		if !repeatable(err) || r.w.hard.Err() != nil {
 			return err
 		}
 		pause(r.w.hard, wait)
 		wait = min(2*wait, time.Second)
+	}
+}
+
+// repeatable reports whether a call that ended with err can simply be made again.
+// A stale write cannot: only a read tells what it is now.
+func repeatable(err error) bool {
+	switch {
+	case errors.Is(err, broker.ErrStale):
+		return false
+	default:
+		return errors.Is(err, pelton.ErrUnavailable) || errors.Is(err, pelton.ErrUnknownOutcome)
 	}
 }
 

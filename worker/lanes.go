@@ -9,6 +9,46 @@ import (
 	"github.com/peltonq/pelton/internal/broker"
 )
 
+// laneState is what the dispatcher knows of a lane.
+type laneState int
+
+const (
+	laneUnknown  laneState = iota // may have tasks
+	laneProbing                   // asked for what is ready now; at most one lane is
+	laneEmpty                     // had nothing when last asked, no request open
+	laneKnocking                  // had nothing, and a request waits for the next task
+)
+
+// lane is a (queue, priority) pair as this worker serves it.
+type lane struct {
+	broker.Lane
+	rank     int
+	lease    time.Duration
+	puller   puller
+	state    laneState
+	want     int       // deliveries the open request may still bring
+	deadline time.Time // when the open request is taken for lost
+	// generation counts the lane's pullers. What an earlier one still brings is not
+	// of the open request.
+	generation int
+	retryAt    time.Time // not to be asked before
+	offered    time.Time // when it last was asked, answered or delivered
+}
+
+// puller asks a lane for deliveries: *broker.Puller, or a test's.
+type puller interface {
+	Pull(batch int, wait time.Duration) error
+	Close(ctx context.Context)
+}
+
+// laneEvent is what a puller reports: a delivery, or the end of a request.
+type laneEvent struct {
+	lane       *lane
+	generation int // of the puller
+	delivery   *broker.Delivery
+	end        broker.PullEnd
+}
+
 // openLanes watches for lanes of the worker's queues, opens each once and hands
 // it to the dispatcher. It tries again until ctx ends, whatever fails.
 func (w *Worker) openLanes(ctx context.Context, d *dispatcher, added chan<- *lane) {
@@ -19,7 +59,7 @@ func (w *Worker) openLanes(ctx context.Context, d *dispatcher, added chan<- *lan
 			return
 		}
 		if !errors.Is(err, pelton.ErrUnavailable) {
-			w.cfg.Logger.Warn("watch of lanes ended, trying again", "error", err)
+			w.cfg.Logger.Debug("watch of lanes ended, trying again", "error", err)
 		}
 		pause(ctx, time.Second)
 	}

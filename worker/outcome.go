@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"time"
+	"unicode/utf8"
 
 	"github.com/peltonq/pelton"
 )
@@ -101,6 +102,9 @@ func checkResult(value json.RawMessage) (pelton.Reason, string) {
 	}
 	if len(value) > 0 && !json.Valid(value) {
 		return pelton.ReasonResult, "result is not JSON"
+	}
+	if !utf8.Valid(value) {
+		return pelton.ReasonResult, "result is not UTF-8"
 	}
 	return "", ""
 }

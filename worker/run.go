@@ -15,8 +15,7 @@ import (
 )
 
 const (
-	// linger is how long a handler may go on after its ctx ended before it counts
-	// as leaked. At shutdown it is shorter: the process is about to go.
+	// Defaults of the fields of that name.
 	linger         = 5 * time.Second
 	lingerShutdown = 2 * time.Second
 	// progressEvery bounds how often a task's progress is written.
@@ -33,13 +32,14 @@ const (
 //   - between a terminal write and the ack: admission drops (or buries) it;
 //   - between a put-back write and its publish: admission republishes it.
 type run struct {
-	w      *Worker
-	lease  time.Duration
-	log    *slog.Logger
-	fence  uint64 // revision of the running write: grows with every start
-	done   chan struct{}
-	told   chan struct{} // the handler reported progress
-	cancel context.CancelCauseFunc
+	w       *Worker
+	lease   time.Duration
+	log     *slog.Logger
+	fence   uint64        // revision of the running write: grows with every start
+	started chan struct{} // closed when the running write was tried
+	done    chan struct{} // closed when the run has had its last write
+	told    chan struct{} // the handler reported progress
+	cancel  context.CancelCauseFunc
 
 	mu       sync.Mutex
 	delivery *broker.Delivery
@@ -52,7 +52,7 @@ type run struct {
 
 // serve runs the handler, keeps the lease meanwhile, and finishes the task. It
 // returns a channel when the handler was abandoned: closed when that returns.
-func (r *run) serve(ctx context.Context, h Handler) (handlerEnded <-chan struct{}) {
+func (r *run) serve(ctx context.Context, h Handler) (handlerEnded <-chan struct{}) { //nolint:contextcheck // writes outlive the handler's ctx
 	keeping, stopKeeping := context.WithCancel(r.w.hard)
 	var keeper sync.WaitGroup
 	keeper.Go(func() { r.keep(keeping) })
@@ -89,9 +89,9 @@ func (r *run) await(ctx context.Context, results <-chan result) (res result, ret
 		return res, true
 	case <-ctx.Done():
 	}
-	patience := linger
+	patience := r.w.linger
 	if errors.Is(context.Cause(ctx), pelton.ErrShutdown) {
-		patience = lingerShutdown
+		patience = r.w.lingerShutdown
 	}
 	timer := time.NewTimer(patience)
 	defer timer.Stop()
@@ -151,7 +151,7 @@ func (r *run) adopt(delivery *broker.Delivery) bool {
 // keep extends the lease every third of it and writes progress. Without contact
 // for two thirds it fences the run. It ends with ctx.
 func (r *run) keep(ctx context.Context) {
-	beat := time.NewTimer(r.lease / 3)
+	beat := time.NewTimer(r.nextBeat()) // the delivery may be as old as a third of the lease
 	defer beat.Stop()
 	progress := time.NewTimer(progressEvery)
 	progress.Stop()
@@ -183,8 +183,8 @@ func (r *run) extend(ctx context.Context) bool {
 	r.mu.Unlock()
 	if !late {
 		sent := time.Now()
-		ctx, cancel := context.WithTimeout(ctx, r.lease/3)
-		err := delivery.Extend(ctx)
+		beating, cancel := context.WithTimeout(ctx, r.lease/3)
+		err := delivery.Extend(beating)
 		cancel()
 		r.mu.Lock()
 		if err == nil && sent.After(r.contact) {
@@ -216,7 +216,7 @@ func (r *run) fenceOff(why string) {
 	r.fenced = true
 	r.mu.Unlock()
 	if !already {
-		r.log.Warn("task fenced: "+why, "worker", r.w.id)
+		r.log.Warn("task fenced", "why", why, "worker", r.w.id)
 	}
 	r.end(pelton.ErrFenced)
 }
@@ -235,7 +235,8 @@ func (r *run) report(p pelton.Progress) {
 // saveProgress writes the latest progress into the record. A record that changed
 // under the run ends it.
 func (r *run) saveProgress(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	// Heartbeats wait for it meanwhile.
+	ctx, cancel := context.WithTimeout(ctx, min(time.Second, r.lease/6))
 	defer cancel()
 	r.mu.Lock()
 	defer r.mu.Unlock()

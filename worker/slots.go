@@ -67,12 +67,10 @@ type cpuPool struct {
 }
 
 // newCPUPool lets slots handlers compute. CPU-bound tasks may hold half of the
-// worker's slots, or as many as can compute if that is more.
+// worker's slots, or as many as can compute if that is more, but never the last.
 func newCPUPool(slots, concurrency int) *cpuPool {
-	return &cpuPool{
-		seats:   make(chan struct{}, max(slots, concurrency/2)),
-		running: make(chan struct{}, slots),
-	}
+	seats := min(max(slots, concurrency/2), max(1, concurrency-1))
+	return &cpuPool{seats: make(chan struct{}, seats), running: make(chan struct{}, slots)}
 }
 
 // sit takes a seat; false means that CPU-bound tasks hold their share of slots.

@@ -33,11 +33,15 @@ type Worker struct {
 	startedAt time.Time
 	ran       atomic.Bool
 	cpu       *cpuPool
+	// linger is how long a handler may go on after its ctx ended before it counts
+	// as leaked. At shutdown it is shorter: the process is about to go.
+	linger, lingerShutdown time.Duration
 
 	// Set by Run before anything is started.
-	b    *broker.Broker
-	base context.Context //nolint:containedctx // of handlers: ends when the grace is over
-	hard context.Context //nolint:containedctx // of writes to the broker: ends when Run gives up
+	b        *broker.Broker
+	stopping <-chan struct{} // closed when nothing more is to be started
+	base     context.Context //nolint:containedctx // of handlers: ends when the grace is over
+	hard     context.Context //nolint:containedctx // of writes to the broker: ends when Run gives up
 
 	background sync.WaitGroup // everything but handlers
 	tasks      sync.WaitGroup // deliveries from start to their last write
@@ -54,12 +58,15 @@ func (w *Worker) ID() string { return w.id }
 // running handlers up to Grace, ends the rest with cause pelton.ErrShutdown and
 // gives their tasks back, so that other workers start them at once. It returns
 // nil after a clean drain and pelton.ErrGraceExceeded when handlers had to be
-// ended. An installation that cannot be opened is the error of producer.New. A
-// Worker runs once; a second Run is pelton.ErrConflict.
+// ended. A connection to NATS that is closed for good ends the worker with
+// pelton.ErrUnavailable. An installation that cannot be opened is the error of
+// producer.New. A Worker runs once; a second Run is pelton.ErrConflict.
 func (w *Worker) Run(ctx context.Context) error {
 	if w.ran.Swap(true) {
 		return fmt.Errorf("%w: worker %s ran already", pelton.ErrConflict, w.id)
 	}
+	closed := w.nc.StatusChanged(nats.CLOSED)
+	defer w.nc.RemoveStatusListener(closed)
 	b, err := broker.Open(ctx, w.nc, broker.Config{Namespace: w.cfg.Namespace, Lease: w.cfg.Lease, Logger: w.cfg.Logger})
 	if err != nil {
 		return fmt.Errorf("open worker: %w", err)
@@ -71,7 +78,9 @@ func (w *Worker) Run(ctx context.Context) error {
 	base, endBase := context.WithCancelCause(outlive)
 	defer endBase(pelton.ErrShutdown)
 	hard, endHard := context.WithCancel(outlive)
-	w.base, w.hard = base, hard
+	serving, stopServing := context.WithCancelCause(ctx)
+	defer stopServing(nil)
+	w.base, w.hard, w.stopping = base, hard, serving.Done()
 	defer w.background.Wait()
 	defer endHard()
 
@@ -81,9 +90,19 @@ func (w *Worker) Run(ctx context.Context) error {
 	}
 	defer stopCancels()
 	w.background.Go(func() { w.showPresence(hard) })
+	w.background.Go(func() {
+		select {
+		case <-closed:
+			stopServing(fmt.Errorf("worker %s: %w: the connection to NATS is closed", w.id, pelton.ErrUnavailable))
+		case <-hard.Done():
+		}
+	})
 
 	w.cfg.Logger.Info("worker started", "worker", w.id, "queues", w.cfg.Queues, "concurrency", w.cfg.Concurrency, "kinds", w.mux.Kinds())
-	w.dispatch(ctx)
+	w.dispatch(serving)
+	if ctx.Err() == nil {
+		return errors.Join(context.Cause(serving), w.drain(endBase))
+	}
 	return w.drain(endBase)
 }
 
@@ -95,16 +114,16 @@ func (w *Worker) dispatch(ctx context.Context) {
 		return
 	}
 	d := &dispatcher{
-		bounds: slots, maxWait: w.cfg.MaxWait, now: time.Now, log: w.cfg.Logger,
+		bounds: slots, maxWait: w.cfg.MaxWait, now: time.Now, log: w.cfg.Logger, giveBack: w.giveBack,
 		events: make(chan laneEvent), freed: make(chan int, slots.total), stopped: make(chan struct{}),
 	}
-	d.start = func(l *lane, delivery *broker.Delivery) {
+	d.start = func(l *lane, delivery *broker.Delivery) { //nolint:contextcheck // tasks outlive ctx by the grace
 		w.tasks.Go(func() {
 			defer func() { d.freed <- l.rank }()
 			w.handle(l, delivery)
 		})
 	}
-	d.reopen = func(l *lane) { w.reopenLane(d, l) }
+	d.reopen = func(l *lane) { w.reopenLane(d, l) } //nolint:contextcheck // ends with Run
 
 	reconnected, stop := w.b.Reconnected()
 	defer stop()
@@ -195,18 +214,21 @@ func (w *Worker) running(id pelton.ID) *run {
 	return w.runs[id]
 }
 
-func (w *Worker) enter(r *run) {
+// enter makes r the run of its task in this process. If there is one already,
+// that one is returned and stays.
+func (w *Worker) enter(r *run) (other *run) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.runs[r.record.ID] = r
+	if other = w.runs[r.record.ID]; other == nil {
+		w.runs[r.record.ID] = r
+	}
+	return other
 }
 
 func (w *Worker) leave(r *run) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.runs[r.record.ID] == r {
-		delete(w.runs, r.record.ID)
-	}
+	delete(w.runs, r.record.ID)
 }
 
 func (w *Worker) addLeaked(n int) {

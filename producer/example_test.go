@@ -1,0 +1,104 @@
+package producer_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log"
+	"os"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/peltonq/pelton"
+	"github.com/peltonq/pelton/internal/embed"
+	"github.com/peltonq/pelton/producer"
+	"github.com/peltonq/pelton/worker"
+)
+
+// connect stands for nats.Connect to the broker of an installation.
+func connect(ctx context.Context) (nc *nats.Conn, end func(), err error) {
+	dir, err := os.MkdirTemp("", "pelton-example-")
+	if err != nil {
+		return nil, nil, err
+	}
+	srv, err := embed.Start(ctx, embed.Config{Dir: dir})
+	if err != nil {
+		return nil, nil, errors.Join(err, os.RemoveAll(dir))
+	}
+	if nc, err = srv.Connect(); err != nil {
+		return nil, nil, errors.Join(err, srv.Shutdown(ctx), os.RemoveAll(dir))
+	}
+	return nc, func() {
+		nc.Close()
+		if err := errors.Join(srv.Shutdown(context.WithoutCancel(ctx)), os.RemoveAll(dir)); err != nil {
+			log.Print(err)
+		}
+	}, nil
+}
+
+// One process enqueues a typed task and waits for its result; another, here the
+// same, runs it.
+func Example() {
+	type email struct{ To string }
+	type receipt struct{ ID string }
+	sendEmail := pelton.NewKind[email, receipt]("email.send", pelton.WithQueue("emails"), pelton.WithTimeout(30*time.Second))
+
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	nc, end, err := connect(ctx)
+	if err != nil {
+		log.Print(err)
+		return
+	}
+	defer end()
+
+	client, err := producer.New(ctx, nc, producer.Config{})
+	if err != nil {
+		log.Print(err)
+		return
+	}
+	defer client.Close()
+	task, err := producer.Enqueue(ctx, client, sendEmail, email{To: "ada@example.org"}, pelton.WithPriority(pelton.High))
+	if err != nil {
+		log.Print(err)
+		return
+	}
+	fmt.Println(task.Kind, "in", task.Queue, "is", task.State)
+
+	stop := work(ctx, nc, func(mux *worker.Mux) {
+		worker.Handle(mux, sendEmail, func(_ context.Context, e email) (receipt, error) {
+			return receipt{ID: "sent-to-" + e.To}, nil
+		})
+	})
+	defer stop()
+
+	got, err := producer.Await(ctx, client, sendEmail, task.ID)
+	if err != nil {
+		log.Print(err)
+		return
+	}
+	fmt.Println(got.ID)
+	// Output:
+	// email.send in emails is queued
+	// sent-to-ada@example.org
+}
+
+// work serves the queue emails until stop is called.
+func work(ctx context.Context, nc *nats.Conn, register func(*worker.Mux)) (stop func()) {
+	mux := worker.NewMux()
+	register(mux)
+	ctx, cancel := context.WithCancel(ctx)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		w, err := worker.New(nc, mux, worker.Config{Queues: []string{"emails"}})
+		if err == nil {
+			err = w.Run(ctx)
+		}
+		if err != nil {
+			log.Print(err)
+		}
+	}()
+	return func() { cancel(); <-ended }
+}

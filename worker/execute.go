@@ -1,0 +1,156 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/peltonq/pelton"
+	"github.com/peltonq/pelton/internal/broker"
+)
+
+// act carries out an admission. broker.ErrStale means that the record changed
+// under it and nothing was done; every other end is handled.
+func (w *Worker) act(r *run, what admission, c candidate) error {
+	now := time.Now()
+	switch what {
+	case admitDrop:
+		r.log.Debug("delivery dropped", "state", string(r.record.State), "carrier", r.record.Carrier, "seq", r.delivery.Seq)
+		r.ack()
+	case admitRepublish:
+		if err := r.republish(); err != nil {
+			r.log.Warn("successor not published, delivery given back", "error", err)
+			w.giveBackFor(c.lane, c.delivery, brokenDelay)
+			return nil
+		}
+		r.ack()
+	case admitBury:
+		if err := w.b.PublishDead(w.hard, r.record); err != nil {
+			r.log.Warn("dead letter not kept, delivery given back", "error", err)
+			w.giveBackFor(c.lane, c.delivery, brokenDelay)
+			return nil
+		}
+		r.ack()
+	case admitExpire:
+		return r.conclude(pelton.Expired, now, &pelton.Failure{Message: "expired before it ran", Reason: pelton.ReasonExpired})
+	case admitUnknown:
+		return r.conclude(pelton.Failed, now, &pelton.Failure{
+			Message: fmt.Sprintf("no worker knew kind %s for %s", r.record.Kind, unknownKindFor), Reason: pelton.ReasonUnknownKind,
+		})
+	case admitDefer:
+		if r.record.Deferrals == 0 {
+			r.record.DeferredAt = now.UTC()
+		}
+		at := now.Add(deferral(r.record.Deferrals))
+		r.record.Deferrals++
+		r.log.Info("task of an unknown kind put off", "until", at)
+		return r.putBack(pelton.Scheduled, at)
+	case admitTakeover:
+		if over, err := w.takeover(r, c, now); err != nil || over {
+			return err
+		}
+		return w.start(r, c, now)
+	case admitStart:
+		return w.start(r, c, now)
+	case admitAdopt: // done by the caller
+	}
+	return nil
+}
+
+// takeover counts a crash if the task's owner is gone without having released it,
+// and fails the task when that happened too often. over means that the delivery
+// was dealt with.
+func (w *Worker) takeover(r *run, c candidate, now time.Time) (over bool, err error) {
+	if r.record.Owner == w.id { // a start whose outcome was unknown, or a fenced run
+		return false, nil
+	}
+	present, err := w.b.Present(w.hard, r.record.Owner)
+	if err != nil {
+		r.log.Warn("owner not looked up, delivery given back", "error", err)
+		w.giveBackFor(c.lane, c.delivery, brokenDelay)
+		return true, nil
+	}
+	r.log.Warn("task taken over", "owner", r.record.Owner, "owner_present", present)
+	if present {
+		return false, nil
+	}
+	r.record.Crashes++
+	if r.record.Crashes < pelton.DefaultMaxCrashes {
+		return false, nil
+	}
+	return true, r.conclude(pelton.Failed, now, &pelton.Failure{
+		Message: fmt.Sprintf("%d deliveries died with their worker", r.record.Crashes), Reason: pelton.ReasonPoison,
+	})
+}
+
+// start executes the task, or puts it off if it computes and has no seat.
+func (w *Worker) start(r *run, c candidate, now time.Time) error {
+	if c.seated {
+		return w.execute(r, c)
+	}
+	return r.putBack(pelton.Scheduled, now.Add(cpuDelay))
+}
+
+// newRun prepares what is done with one delivery.
+func (w *Worker) newRun(c candidate, record *broker.Record) *run {
+	return &run{
+		w: w, lease: c.lane.lease, delivery: c.delivery, record: record, log: c.log, contact: c.delivery.Arrived,
+		started: make(chan struct{}), done: make(chan struct{}), told: make(chan struct{}, 1),
+		cancel: func(error) {},
+	}
+}
+
+// execute starts the task by compare-and-swap, runs its handler and finishes it.
+// The run is entered before it is written: whoever reads that the task runs here
+// finds it, a cancel signal as well as a second delivery.
+func (w *Worker) execute(r *run, c candidate) error {
+	ctx, cancel := context.WithCancelCause(w.base)
+	defer cancel(nil)
+	r.cancel = cancel
+	if other := w.enter(r); other != nil {
+		w.outwait(other, c)
+		return broker.ErrStale
+	}
+	begun, err := w.begin(r, c)
+	close(r.started)
+	var handlerEnded <-chan struct{}
+	if begun {
+		handlerEnded = r.serve(ctx, c.entry.handler)
+	}
+	w.leave(r)
+	close(r.done)
+	if handlerEnded != nil { // leaked: the slot is held until the handler returns
+		w.addLeaked(1)
+		defer w.addLeaked(-1)
+		select {
+		case <-handlerEnded:
+		case <-w.base.Done(): // nobody waits for it longer than the grace
+		}
+	}
+	return err
+}
+
+// begin writes that the task runs here. begun is false when it does not: then
+// the delivery was given back, or the error is broker.ErrStale.
+func (w *Worker) begin(r *run, c candidate) (begun bool, err error) {
+	rec := r.record
+	rec.State, rec.Owner, rec.Carrier, rec.Epoch = pelton.Running, w.id, c.delivery.Seq, c.delivery.Envelope.Epoch
+	rec.Attempt, rec.Released, rec.Progress = rec.Ended+1, false, nil
+	rec.Deferrals, rec.DeferredAt = 0, time.Time{}
+	rec.StartedAt = time.Now().UTC()
+	err = w.b.SaveRecord(w.hard, rec)
+	switch {
+	case err == nil:
+		r.fence = rec.Revision
+		return true, nil
+	case errors.Is(err, broker.ErrStale), errors.Is(err, pelton.ErrUnknownOutcome):
+		// Unknown: if it was written, the record names this delivery, and the next
+		// look takes it over from ourselves.
+		return false, fmt.Errorf("start: %w", errors.Join(broker.ErrStale, err))
+	default:
+		r.log.Warn("task not started, given back", "error", err)
+		w.giveBackFor(c.lane, c.delivery, brokenDelay)
+		return false, nil
+	}
+}

@@ -1,0 +1,377 @@
+package worker_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"runtime"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/peltonq/pelton"
+	"github.com/peltonq/pelton/internal/brokertest"
+	"github.com/peltonq/pelton/producer"
+	"github.com/peltonq/pelton/worker"
+)
+
+func TestTaskSucceeds(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	seen := make(chan *pelton.Task, 1)
+	fences := make(chan uint64, 1)
+	const raw = `{"html": "<b>&amp;</b>",  "n": 1.0}`
+	r.on("echo", func(ctx context.Context, task *pelton.Task) (json.RawMessage, error) {
+		seen <- worker.From(ctx)
+		fences <- worker.Fence(ctx)
+		return task.Payload, nil
+	})
+	w := r.run(t, worker.Config{})
+	before := time.Now().Add(-time.Second)
+	enqueued, err := r.client.Enqueue(t.Context(), pelton.Spec{
+		Kind: "echo", Payload: json.RawMessage(raw), Priority: pelton.High, Labels: map[string]string{"tenant": "acme"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	task := r.finished(t, enqueued.ID)
+	if string(task.Result) != raw || task.State != pelton.Succeeded || task.Attempt != 1 || task.Worker != w.ID() || task.Error != nil {
+		t.Errorf("task = %+v", task)
+	}
+	if task.StartedAt.Before(before) || task.FinishedAt.Before(task.StartedAt.Truncate(time.Millisecond)) {
+		t.Errorf("started %s, finished %s", task.StartedAt, task.FinishedAt)
+	}
+	got := receive(t, seen, "task of the handler's ctx")
+	if got.ID != enqueued.ID || got.State != pelton.Running || got.Attempt != 1 || got.Labels["tenant"] != "acme" {
+		t.Errorf("From = %+v", got)
+	}
+	if fence := receive(t, fences, "fence"); fence <= enqueued.Revision || fence >= task.Revision {
+		t.Errorf("fence %d is not between revisions %d and %d", fence, enqueued.Revision, task.Revision)
+	}
+	r.idle(t)
+}
+
+// TestWritesPerTask pins the cost of a task: what the broker stores is the price.
+func TestWritesPerTask(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	var calls atomic.Int32
+	r.on("ok", func(context.Context, *pelton.Task) (json.RawMessage, error) { return nil, nil })
+	r.on("once", func(_ context.Context, task *pelton.Task) (json.RawMessage, error) {
+		if calls.Add(1); task.Attempt == 1 {
+			return nil, pelton.RetryAfter(0, errors.New("again"))
+		}
+		return nil, nil
+	})
+	r.run(t, worker.Config{})
+	js, err := jetstream.New(r.nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	written := func(stream string) uint64 {
+		s, err := js.Stream(t.Context(), stream)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s.CachedInfo().State.LastSeq
+	}
+	const n = 10
+	r.succeeds(t, r.enqueueMany(t, n, "ok")...)
+	if got := written("KV_pelton_STATE_0"); got != 3*n { // queued, running, succeeded
+		t.Errorf("%d record writes for %d tasks", got, n)
+	}
+	if got := written("pelton_TASKS_0"); got != n {
+		t.Errorf("%d task messages for %d tasks", got, n)
+	}
+	r.succeeds(t, r.enqueue(t, "once").ID)
+	if got := written("KV_pelton_STATE_0"); got != 3*n+5 { // queued, running, retrying, running, succeeded
+		t.Errorf("%d record writes for a retried task", got-3*n)
+	}
+	if got := written("pelton_TASKS_0"); got != n+3 { // the task, its schedule, and what that fired
+		t.Errorf("%d task messages for a retried task", got-n)
+	}
+	if got := written("pelton_DEAD"); got != 0 {
+		t.Errorf("%d dead letters", got)
+	}
+}
+
+func TestRetryThenSuccess(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	attempts := make(chan int, 10)
+	r.on("flaky", func(_ context.Context, task *pelton.Task) (json.RawMessage, error) {
+		attempts <- task.Attempt
+		if task.Attempt < 3 {
+			return nil, pelton.RetryAfter(20*time.Millisecond, errors.New("not yet"))
+		}
+		return json.RawMessage(`"at last"`), nil
+	})
+	r.run(t, worker.Config{})
+	task := r.finished(t, r.enqueue(t, "flaky").ID)
+	if task.State != pelton.Succeeded || task.Attempt != 3 || string(task.Result) != `"at last"` || task.Crashes != 0 {
+		t.Errorf("task = %+v", task)
+	}
+	if len(task.Errors) != 2 || task.Errors[1].Attempt != 2 || task.Errors[1].Message != "not yet" || task.Errors[1].Reason != pelton.ReasonError {
+		t.Errorf("errors = %+v", task.Errors)
+	}
+	for want := 1; want <= 3; want++ {
+		if got := receive(t, attempts, "attempt"); got != want {
+			t.Errorf("attempt %d, want %d", got, want)
+		}
+	}
+}
+
+func TestErrorIsRetriedBySchedule(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.on("down", func(context.Context, *pelton.Task) (json.RawMessage, error) { return nil, errors.New("no route") })
+	worker.HandleFunc(r.Mux, pelton.NewKind[struct{ N int }, struct{}]("typed"), func(context.Context, struct{ N int }) error { return nil })
+	w := r.run(t, worker.Config{})
+	for _, tc := range []struct {
+		kind   string
+		reason pelton.Reason
+	}{{"down", pelton.ReasonError}, {"typed", pelton.ReasonPayload}} {
+		task, err := r.client.Enqueue(t.Context(), pelton.Spec{Kind: tc.kind, Payload: json.RawMessage(`{"N":"a string"}`)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "the task is retrying", func() bool {
+			task = r.get(t, task.ID)
+			return task.State == pelton.Retrying
+		})
+		if task.Attempt != 1 || task.Error == nil || task.Error.Reason != tc.reason {
+			t.Errorf("%s: task = %+v, error %+v", tc.kind, task, task.Error)
+		}
+		if in := task.RunAt.Sub(task.Error.At); in < 740*time.Millisecond || in > 1260*time.Millisecond {
+			t.Errorf("%s: next attempt in %s, want 1 s ± 25 %%", tc.kind, in)
+		}
+	}
+	if err := w.stop(t); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestFailures(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	wait := func(ctx context.Context) error {
+		<-ctx.Done()
+		return context.Cause(ctx)
+	}
+	r.on("error", func(context.Context, *pelton.Task) (json.RawMessage, error) {
+		return nil, pelton.RetryAfter(0, errors.New("no luck"))
+	})
+	r.on("discard", func(context.Context, *pelton.Task) (json.RawMessage, error) {
+		return nil, pelton.Discard(errors.New("no such user"))
+	})
+	r.on("panic", func(context.Context, *pelton.Task) (json.RawMessage, error) { panic("oh no") })
+	r.on("goexit", func(context.Context, *pelton.Task) (json.RawMessage, error) {
+		runtime.Goexit()
+		return nil, nil
+	})
+	r.on("timeout", func(ctx context.Context, _ *pelton.Task) (json.RawMessage, error) { return nil, wait(ctx) })
+	r.on("large", func(context.Context, *pelton.Task) (json.RawMessage, error) {
+		return json.RawMessage(`"` + strings.Repeat("x", pelton.MaxPayload) + `"`), nil
+	})
+	r.on("text", func(context.Context, *pelton.Task) (json.RawMessage, error) { return json.RawMessage("plain"), nil })
+	worker.Handle(r.Mux, pelton.NewKind[int, func()]("func"), func(context.Context, int) (func(), error) { return func() {}, nil })
+	r.run(t, worker.Config{})
+	b := r.broker(t)
+	for _, tc := range []struct {
+		kind        string
+		maxAttempts int
+		attempt     int
+		reason      pelton.Reason
+		message     string
+	}{
+		{"error", 3, 3, pelton.ReasonError, "no luck"},
+		{"discard", 3, 1, pelton.ReasonDiscarded, "no such user"},
+		{"panic", 1, 1, pelton.ReasonPanic, "panic: oh no"},
+		{"goexit", 1, 1, pelton.ReasonGoexit, "Goexit"},
+		{"timeout", 1, 1, pelton.ReasonTimeout, "timeout"},
+		{"large", 3, 1, pelton.ReasonResult, "larger than"},
+		{"text", 3, 1, pelton.ReasonResult, "not JSON"},
+		{"func", 3, 1, pelton.ReasonResult, "encode result of func()"},
+	} {
+		task := r.enqueue(t, tc.kind, pelton.WithMaxAttempts(tc.maxAttempts), pelton.WithTimeout(200*time.Millisecond))
+		task = r.finished(t, task.ID)
+		if task.State != pelton.Failed || task.Attempt != tc.attempt || len(task.Errors) != tc.attempt || len(task.Result) > 0 {
+			t.Errorf("%s: %+v", tc.kind, task)
+			continue
+		}
+		if f := task.Error; f.Reason != tc.reason || f.Attempt != tc.attempt || !strings.Contains(f.Message, tc.message) {
+			t.Errorf("%s: error = %+v", tc.kind, f)
+		}
+		if hasStack := strings.Contains(task.Error.Stack, "worker_test.go"); hasStack != (tc.kind == "panic") {
+			t.Errorf("%s: stack %q", tc.kind, task.Error.Stack)
+		}
+		r.idle(t) // the dead letter is kept before the message goes
+		letter, err := b.LoadDead(t.Context(), task.Queue, task.ID)
+		if err != nil {
+			t.Errorf("%s: %v", tc.kind, err)
+			continue
+		}
+		if diff := cmp.Diff(task.Errors, letter.Errors); letter.State != pelton.Failed || diff != "" {
+			t.Errorf("%s: dead letter is %s, errors (-record +letter):\n%s", tc.kind, letter.State, diff)
+		}
+	}
+}
+
+func TestSnoozeBurnsNoAttempt(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	var calls atomic.Int32
+	r.on("later", func(_ context.Context, task *pelton.Task) (json.RawMessage, error) {
+		if task.Attempt != 1 {
+			t.Errorf("attempt %d in call %d", task.Attempt, calls.Load())
+		}
+		if calls.Add(1) <= 3 {
+			return nil, pelton.Snooze(10 * time.Millisecond)
+		}
+		return nil, nil
+	})
+	r.run(t, worker.Config{})
+	task := r.finished(t, r.enqueue(t, "later", pelton.WithMaxAttempts(1)).ID)
+	if task.State != pelton.Succeeded || task.Attempt != 1 || len(task.Errors) != 0 || calls.Load() != 4 {
+		t.Errorf("after %d calls: %+v", calls.Load(), task)
+	}
+}
+
+// TestHandlerThatIgnoresItsTimeout is recorded as a timeout while it still runs,
+// and its slot is not used until it returns.
+func TestHandlerThatIgnoresItsTimeout(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	release := make(chan struct{})
+	var stuck atomic.Bool
+	r.on("stuck", func(context.Context, *pelton.Task) (json.RawMessage, error) {
+		stuck.Store(true)
+		defer stuck.Store(false)
+		<-release
+		return json.RawMessage(`"too late"`), nil
+	})
+	r.on("next", func(context.Context, *pelton.Task) (json.RawMessage, error) {
+		if stuck.Load() {
+			t.Error("the slot of a handler that still runs was used")
+		}
+		return nil, nil
+	})
+	w := runOn(t, r.nc, r.Mux, worker.Config{Concurrency: 1}, func(w *worker.Worker) { w.SetLinger(10 * time.Millisecond) })
+	task := r.finished(t, r.enqueue(t, "stuck", pelton.WithTimeout(20*time.Millisecond), pelton.WithMaxAttempts(1)).ID)
+	if task.State != pelton.Failed || task.Error.Reason != pelton.ReasonTimeout || !strings.Contains(task.Error.Message, "still runs") {
+		t.Errorf("task is %s: %+v", task.State, task.Error)
+	}
+	next := r.enqueue(t, "next")
+	eventually(t, "the slot counts as leaked", func() bool { return w.Leaked() == 1 })
+	r.idleBut(t, 1)
+	close(release)
+	r.succeeds(t, next.ID)
+	eventually(t, "the slot is free", func() bool { return w.Leaked() == 0 })
+	if task := r.get(t, task.ID); task.State != pelton.Failed || len(task.Result) > 0 {
+		t.Errorf("what a leaked handler returned counts: %+v", task)
+	}
+}
+
+func TestExpired(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	kind := pelton.NewKind[int, int]("news")
+	worker.Handle(r.Mux, kind, func(context.Context, int) (int, error) {
+		t.Error("an expired task was started")
+		return 0, nil
+	})
+	task := r.enqueue(t, kind.Name(), pelton.WithExpiresAt(time.Now().Add(50*time.Millisecond)))
+	<-time.After(time.Until(task.ExpiresAt))
+	r.run(t, worker.Config{})
+	_, err := producer.Await(t.Context(), r.client, kind, task.ID)
+	if !errors.Is(err, pelton.ErrExpired) {
+		t.Errorf("Await = %v, want ErrExpired", err)
+	}
+	r.idle(t)
+}
+
+func TestUnknownKindWaitsForItsWorker(t *testing.T) {
+	t.Parallel()
+	nc := brokertest.Start(t)
+	old, young := rigOn(t, nc, producer.Config{}), rigOn(t, nc, producer.Config{})
+	old.on("old", func(context.Context, *pelton.Task) (json.RawMessage, error) { return nil, nil })
+	young.on("new", func(context.Context, *pelton.Task) (json.RawMessage, error) { return nil, nil })
+	first := old.run(t, worker.Config{})
+	id := old.enqueue(t, "new", pelton.WithMaxAttempts(1)).ID
+	eventually(t, "the task is put off", func() bool { return old.get(t, id).State == pelton.Scheduled })
+	old.succeeds(t, old.enqueue(t, "old").ID) // nothing is in its way
+	if err := first.stop(t); err != nil {
+		t.Error(err)
+	}
+	if task := old.get(t, id); task.Attempt != 0 || len(task.Errors) != 0 {
+		t.Errorf("a deferral counts as an attempt: %+v", task)
+	}
+	young.run(t, worker.Config{})
+	if task := young.finished(t, id); task.State != pelton.Succeeded || task.Attempt != 1 {
+		t.Errorf("task = %+v", task)
+	}
+}
+
+func TestProgress(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	seen := make(chan struct{})
+	r.on("steps", func(ctx context.Context, _ *pelton.Task) (json.RawMessage, error) {
+		worker.Progress(ctx, 1, 3, "one")
+		<-seen
+		worker.Progress(ctx, 2, 3, "two")
+		worker.Progress(ctx, 3, 3, "done")
+		return nil, nil
+	})
+	r.run(t, worker.Config{})
+	id := r.enqueue(t, "steps").ID
+	eventually(t, "progress is in the record", func() bool {
+		p := r.get(t, id).Progress
+		return p != nil && *p == pelton.Progress{Done: 1, Total: 3, Message: "one"}
+	})
+	close(seen)
+	task := r.finished(t, id)
+	if diff := cmp.Diff(&pelton.Progress{Done: 3, Total: 3, Message: "done"}, task.Progress); task.State != pelton.Succeeded || diff != "" {
+		t.Errorf("task is %s, progress (-want +got):\n%s", task.State, diff)
+	}
+}
+
+func TestMiddlewareAndHandleFunc(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	var steps []string // written by one task at a time
+	around := func(name string) func(worker.Handler) worker.Handler {
+		return func(next worker.Handler) worker.Handler {
+			return worker.HandlerFunc(func(ctx context.Context, task *pelton.Task) (json.RawMessage, error) {
+				steps = append(steps, name+" in")
+				value, err := next.ServeTask(ctx, task)
+				steps = append(steps, name+" out")
+				return value, err
+			})
+		}
+	}
+	r.Use(around("outer"))
+	worker.HandleFunc(r.Mux, pelton.NewKind[[]int, struct{}]("sum"), func(_ context.Context, numbers []int) error {
+		steps = append(steps, "handler")
+		if len(numbers) != 2 {
+			return pelton.Discard(errors.New("two numbers, please"))
+		}
+		return nil
+	})
+	r.Use(around("inner")) // also around what is there already
+	r.run(t, worker.Config{})
+	task, err := producer.Enqueue(t.Context(), r.client, pelton.NewKind[[]int, struct{}]("sum"), []int{1, 2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if task = r.finished(t, task.ID); task.State != pelton.Succeeded || len(task.Result) != 0 {
+		t.Errorf("task = %+v", task)
+	}
+	if diff := cmp.Diff([]string{"outer in", "inner in", "handler", "inner out", "outer out"}, steps); diff != "" {
+		t.Errorf("steps (-want +got):\n%s", diff)
+	}
+}
