@@ -64,6 +64,8 @@ type Config struct {
 	Tasks  Tasks
 	Queues Queues
 
+	// Metrics answers GET /metrics. Without one there is no such call.
+	Metrics http.Handler
 	// Ready is nil while the server can accept tasks, else the error that
 	// GET /readyz shows. It must answer from memory. A nil Ready is always ready.
 	Ready func() error
@@ -127,6 +129,7 @@ func New(cfg Config) (http.Handler, error) {
 	s.registerTasks(document)
 	s.registerQueues(document)
 	s.registerMeta(document)
+	s.registerMetrics(document)
 	if s.spec, err = finishDocument(document.OpenAPI()); err != nil {
 		return nil, fmt.Errorf("api: write the OpenAPI document: %w", err)
 	}

@@ -34,7 +34,7 @@ func (c *Client) Cancel(ctx context.Context, id pelton.ID) (*pelton.Task, error)
 			return r.Task(c.now()), fmt.Errorf("cancel task %s: %w: it has %s", id, pelton.ErrConflict, was)
 		}
 		if was != pelton.Cancelled {
-			r.State, r.FinishedAt = pelton.Cancelled, c.now().UTC().Truncate(time.Millisecond)
+			r.State, r.FinishedAt = pelton.Cancelled, c.now().UTC().Truncate(time.Microsecond)
 			err := c.b.SaveRecord(ctx, r)
 			if errors.Is(err, broker.ErrStale) || errors.Is(err, pelton.ErrUnknownOutcome) {
 				continue // read what it is now; ctx bounds the loop

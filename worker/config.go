@@ -15,6 +15,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/peltonq/pelton"
+	"github.com/peltonq/pelton/internal/broker"
 )
 
 // Config says what a Worker serves. Every field's zero value is its default.
@@ -46,6 +47,8 @@ type Config struct {
 	CPUSlots int
 	// Version of the program, shown in the list of workers.
 	Version string
+	// Observer is told what the worker does, for metrics. Nil is nobody.
+	Observer Observer
 	// Logger gets what an operator may want to know; payloads are never logged.
 	// Nil discards.
 	Logger *slog.Logger
@@ -87,6 +90,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.CPUSlots == 0 {
 		c.CPUSlots = runtime.GOMAXPROCS(0)
+	}
+	if c.Observer == nil {
+		c.Observer = nobody{}
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
@@ -152,9 +158,11 @@ func New(nc *nats.Conn, mux *Mux, cfg Config) (*Worker, error) {
 	if len(mux.entries) == 0 {
 		return nil, fmt.Errorf("%w: worker without handlers", pelton.ErrInvalid)
 	}
-	return &Worker{
+	w := &Worker{
 		nc: nc, mux: mux, cfg: cfg, id: newID(), startedAt: time.Now(),
 		runs: make(map[pelton.ID]*run), cpu: newCPUPool(cfg.CPUSlots, cfg.Concurrency),
-		linger: linger, lingerShutdown: lingerShutdown,
-	}, nil
+		linger: linger, lingerShutdown: lingerShutdown, shorter: make(chan struct{}, 1),
+	}
+	w.shortest.Store(int64(broker.DefaultLease))
+	return w, nil
 }

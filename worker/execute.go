@@ -76,6 +76,7 @@ func (w *Worker) takeover(r *run, c candidate, now time.Time) (over bool, err er
 		return false, nil
 	}
 	r.record.Crashes++
+	w.cfg.Observer.Crashed(r.record.Task(now))
 	if r.record.Crashes < pelton.DefaultMaxCrashes {
 		return false, nil
 	}
@@ -138,11 +139,12 @@ func (w *Worker) begin(r *run, c candidate) (begun bool, err error) {
 	rec.State, rec.Owner, rec.Carrier, rec.Epoch = pelton.Running, w.id, c.delivery.Seq, c.delivery.Envelope.Epoch
 	rec.Attempt, rec.Released, rec.Progress = rec.Ended+1, false, nil
 	rec.Deferrals, rec.DeferredAt = 0, time.Time{}
-	rec.StartedAt = time.Now().UTC()
+	rec.StartedAt = time.Now().UTC().Truncate(time.Microsecond)
 	err = w.b.SaveRecord(w.hard, rec)
 	switch {
 	case err == nil:
 		r.fence = rec.Revision
+		w.cfg.Observer.Started(rec.Task(rec.StartedAt), max(rec.StartedAt.Sub(c.delivery.Published), 0))
 		return true, nil
 	case errors.Is(err, broker.ErrStale), errors.Is(err, pelton.ErrUnknownOutcome):
 		// Unknown: if it was written, the record names this delivery, and the next

@@ -52,20 +52,24 @@ func (r *run) finish(res result, cause error) {
 		r.log.Info("attempt failed, task will be retried", "attempt", r.record.Attempt, "reason", string(v.failure.Reason), "in", v.delay.String(), "error", v.failure.Message)
 		err = r.putBack(pelton.Retrying, now.Add(v.delay))
 	}
+	ended := v.step.outcome()
 	switch {
 	case err == nil:
 	case errors.Is(err, errOver):
 		r.log.Info("result discarded: the task is over")
 		r.ack()
+		ended = OutcomeCancelled
 	default:
 		r.log.Warn("outcome not recorded, the task will run again", "error", err)
+		ended = OutcomeLost
 	}
+	r.w.cfg.Observer.Ended(r.record.Task(now), ended, now.Sub(r.record.StartedAt))
 }
 
 // conclude writes a terminal state, keeps a dead letter of a failed task, and
 // acknowledges.
 func (r *run) conclude(state pelton.State, now time.Time, f *pelton.Failure) error {
-	r.record.State, r.record.FinishedAt = state, now.UTC().Truncate(time.Millisecond)
+	r.record.State, r.record.FinishedAt = state, now.UTC().Truncate(time.Microsecond)
 	if f != nil {
 		if f.At.IsZero() {
 			f.At, f.Attempt = r.record.FinishedAt, r.record.Attempt

@@ -95,6 +95,13 @@ func (w *Worker) openLane(ctx context.Context, d *dispatcher, at broker.Lane) (*
 	if err != nil {
 		return nil, err
 	}
+	if lease < time.Duration(w.shortest.Load()) { // only this goroutine stores it
+		w.shortest.Store(int64(lease))
+		select {
+		case w.shorter <- struct{}{}:
+		default: // it will be looked at
+		}
+	}
 	l := &lane{Lane: at, rank: at.Priority.Rank(), lease: lease}
 	if l.puller, err = w.openPuller(d, l, l.generation); err != nil {
 		return nil, err

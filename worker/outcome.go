@@ -31,6 +31,26 @@ const (
 	stepNothing      // fenced: send nothing
 )
 
+// outcome is what an Observer is told of a step that went through.
+func (s step) outcome() Outcome {
+	switch s {
+	case stepSucceed:
+		return OutcomeSucceeded
+	case stepRetry:
+		return OutcomeRetried
+	case stepFail:
+		return OutcomeFailed
+	case stepSnooze:
+		return OutcomeSnoozed
+	case stepRelease, stepDiscard: // a discard that went through found no cancelled task
+		return OutcomeReleased
+	case stepNothing:
+		return OutcomeLost
+	default:
+		return OutcomeLost
+	}
+}
+
 // verdict is a step with what it needs.
 type verdict struct {
 	step    step
@@ -110,5 +130,5 @@ func checkResult(value json.RawMessage) (pelton.Reason, string) {
 }
 
 func failure(message string, reason pelton.Reason, attempt int, now time.Time, stack string) pelton.Failure {
-	return pelton.Failure{Message: message, Reason: reason, Attempt: attempt, At: now.UTC().Truncate(time.Millisecond), Stack: stack}
+	return pelton.Failure{Message: message, Reason: reason, Attempt: attempt, At: now.UTC().Truncate(time.Microsecond), Stack: stack}
 }

@@ -21,7 +21,7 @@ func TestOutcome(t *testing.T) {
 	const attempt, maxAttempts, half = 3, 5, 0.5 // half: no jitter, so attempt 3 waits 4 s
 	boom := errors.New("boom")
 	failed := func(reason pelton.Reason, message string) pelton.Failure {
-		return pelton.Failure{Message: message, Reason: reason, Attempt: attempt, At: now.UTC().Truncate(time.Millisecond)}
+		return pelton.Failure{Message: message, Reason: reason, Attempt: attempt, At: now.UTC().Truncate(time.Microsecond)}
 	}
 	retry := func(delay time.Duration, reason pelton.Reason, message string) verdict {
 		return verdict{step: stepRetry, delay: delay, failure: failed(reason, message)}

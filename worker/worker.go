@@ -18,7 +18,6 @@ import (
 )
 
 const (
-	presenceEvery = broker.PresenceTTL / 3
 	// releaseWait bounds what follows the grace: ending handlers and giving their
 	// tasks back.
 	releaseWait = 5 * time.Second
@@ -43,6 +42,8 @@ type Worker struct {
 	base     context.Context //nolint:containedctx // of handlers: ends when the grace is over
 	hard     context.Context //nolint:containedctx // of writes to the broker: ends when Run gives up
 
+	shortest   atomic.Int64   // lease of the lanes served, in nanoseconds
+	shorter    chan struct{}  // told when it became shorter
 	background sync.WaitGroup // everything but handlers
 	tasks      sync.WaitGroup // deliveries from start to their last write
 
@@ -166,9 +167,10 @@ func (w *Worker) drain(endBase context.CancelCauseFunc) error {
 // showPresence keeps the worker on the list of workers until ctx ends.
 func (w *Worker) showPresence(ctx context.Context) {
 	host, _ := os.Hostname() // an unknown host is an empty one
-	ticker := time.NewTicker(presenceEvery)
-	defer ticker.Stop()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
 	for {
+		ttl := presenceTTL(time.Duration(w.shortest.Load()))
 		w.mu.Lock()
 		running := slices.Collect(maps.Keys(w.runs))
 		leaked := w.leaked
@@ -176,17 +178,26 @@ func (w *Worker) showPresence(ctx context.Context) {
 		err := w.b.ShowPresence(ctx, broker.Presence{
 			ID: w.id, Host: host, PID: os.Getpid(), Version: w.cfg.Version, Kinds: w.mux.Kinds(), Queues: w.cfg.Queues,
 			Concurrency: w.cfg.Concurrency, Running: running, Leaked: leaked, StartedAt: w.startedAt.UTC(), SeenAt: time.Now().UTC(),
-		})
+		}, ttl)
 		if err != nil && ctx.Err() == nil {
 			w.cfg.Logger.Warn("worker not shown", "worker", w.id, "error", err)
 		}
+		timer.Reset(ttl / 3)
 		select {
-		case <-ticker.C:
+		case <-timer.C:
+		case <-w.shorter:
 		case <-ctx.Done():
 			w.hidePresence(context.WithoutCancel(ctx))
 			return
 		}
 	}
+}
+
+// presenceTTL is how long a worker is taken for alive after its last sign: half
+// the shortest lease it serves, so that it is known to be gone when its tasks come
+// back, within the broker's finest TTL and broker.PresenceTTL.
+func presenceTTL(lease time.Duration) time.Duration {
+	return min(max(lease/2, time.Second), broker.PresenceTTL).Truncate(time.Second)
 }
 
 func (w *Worker) hidePresence(ctx context.Context) {

@@ -273,7 +273,7 @@ func offlineCalls(t *testing.T, b *Broker) map[string]func() error {
 		"cancel":   func() error { _, err := b.SignalCancel(t.Context(), r.ID); return err },
 		"purge":    func() error { return b.CancelSchedules(t.Context(), r) },
 		"delete":   func() error { return b.DeleteMessage(t.Context(), 0, 1) },
-		"presence": func() error { return b.ShowPresence(t.Context(), Presence{ID: "w"}) },
+		"presence": func() error { return b.ShowPresence(t.Context(), Presence{ID: "w"}, PresenceTTL) },
 		"probe":    func() error { return b.Probe(t.Context()) },
 		"dead":     func() error { return b.PublishDead(t.Context(), r) },
 		"lease":    func() error { _, err := b.LaneLease(t.Context(), Lane{"q", pelton.Low}); return err },

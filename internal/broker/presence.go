@@ -11,7 +11,8 @@ import (
 )
 
 const (
-	// PresenceTTL is how long a worker is taken for alive after its last sign.
+	// PresenceTTL is the longest time for which a worker is taken for alive after
+	// its last sign.
 	PresenceTTL = 15 * time.Second
 	probeTTL    = time.Minute
 	probeKey    = "_probe" // in every bucket; no worker, queue or task is called that
@@ -34,14 +35,15 @@ type Presence struct {
 
 func (b *Broker) presenceKey(id string) string { return "$KV." + b.workers() + "." + id }
 
-// ShowPresence keeps the worker visible for another PresenceTTL.
-func (b *Broker) ShowPresence(ctx context.Context, p Presence) error {
+// ShowPresence keeps the worker visible for another ttl, whole seconds of at least
+// one.
+func (b *Broker) ShowPresence(ctx context.Context, p Presence, ttl time.Duration) error {
 	data, err := json.Marshal(p)
 	if err != nil {
 		return fmt.Errorf("show worker %s: %w", p.ID, err)
 	}
 	// A plain publish: KeyValue.Update would drop the TTL.
-	if _, err := b.do(ctx, write{subject: b.presenceKey(p.ID), data: data, expect: anyRevision, ttl: PresenceTTL}); err != nil {
+	if _, err := b.do(ctx, write{subject: b.presenceKey(p.ID), data: data, expect: anyRevision, ttl: ttl}); err != nil {
 		return fmt.Errorf("show worker %s: %w", p.ID, err)
 	}
 	return nil
@@ -56,7 +58,7 @@ func (b *Broker) HidePresence(ctx context.Context, id string) error {
 	return nil
 }
 
-// Present reports whether the worker gave a sign of life in the last PresenceTTL.
+// Present reports whether the worker gave a sign of life in the last time that it promised one for.
 func (b *Broker) Present(ctx context.Context, id string) (bool, error) {
 	msg, err := b.get(ctx, bucketStream(b.workers()), getRequest{LastFor: b.presenceKey(id)}, false)
 	if errors.Is(err, pelton.ErrNotFound) {

@@ -28,7 +28,7 @@ func TestPresence(t *testing.T) {
 		Running: []pelton.ID{pelton.NewID(time.Now(), 0)}, StartedAt: time.Now().UTC(), SeenAt: time.Now().UTC(),
 	}
 	for range 2 { // shown, and shown again
-		must(t, b.ShowPresence(t.Context(), want))
+		must(t, b.ShowPresence(t.Context(), want, PresenceTTL))
 		if !present("w1") || present("w2") {
 			t.Error("w1 alone should be present")
 		}
@@ -47,7 +47,7 @@ func TestPresence(t *testing.T) {
 	if present("w1") {
 		t.Error("a hidden worker is present")
 	}
-	must(t, b.ShowPresence(t.Context(), want))
+	must(t, b.ShowPresence(t.Context(), want, PresenceTTL))
 	if !present("w1") {
 		t.Error("a worker that came back is not present")
 	}

@@ -19,6 +19,9 @@ type Delivery struct {
 	Err      error     // why the message could not be read: ErrMalformed or ErrNewer
 	Seq      uint64    // stream sequence: the carrier of the run
 	Arrived  time.Time
+	// Published is when the message came into the stream, by the broker's clock:
+	// when the task became ready.
+	Published time.Time
 
 	conn *conn
 	ack  string // subject that takes +ACK, -NAK, +WPI
@@ -121,7 +124,7 @@ func (p *Puller) delivery(msg *nats.Msg) *Delivery {
 		d.Err = fmt.Errorf("%w: acknowledgement subject: %w", ErrMalformed, err)
 		return d
 	}
-	d.Seq = meta.Sequence.Stream
+	d.Seq, d.Published = meta.Sequence.Stream, meta.Timestamp
 	d.Envelope, d.Err = decodeEnvelope(msg.Data)
 	return d
 }

@@ -100,7 +100,7 @@ func TestSweepPutsBackARunningTaskWithoutMessageOrWorker(t *testing.T) {
 	held.Owner = "alive"
 	must(t, b.CreateRecord(t.Context(), lost))
 	must(t, b.CreateRecord(t.Context(), held))
-	must(t, b.ShowPresence(t.Context(), Presence{ID: "alive"}))
+	must(t, b.ShowPresence(t.Context(), Presence{ID: "alive"}, PresenceTTL))
 	if swept := sweep(t, aged(b)); swept.Lost != 1 {
 		t.Errorf("swept %+v, want one lost", swept)
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/peltonq/pelton/admin"
 	"github.com/peltonq/pelton/api"
 	"github.com/peltonq/pelton/internal/embed"
+	"github.com/peltonq/pelton/internal/metrics"
 	"github.com/peltonq/pelton/producer"
 	"github.com/peltonq/pelton/worker"
 )
@@ -113,8 +114,11 @@ func (s *serving) run(ctx context.Context, l *link) error {
 	defer queues.Close()
 
 	ready := newReadiness(queues.Probe, s.log, func() { s.announce(ctx) })
+	m := metrics.New(readBuild().Version)
+	m.WatchQueues(ctx, queues)
+	s.slots.Observer = m
 	handler, err := api.New(api.Config{
-		Tasks: tasks, Queues: queues, Ready: ready.ready,
+		Tasks: countedTasks{tasks, m}, Metrics: m.Handler(), Queues: queues, Ready: ready.ready,
 		Token: s.flags.token, CheckHost: s.flags.checkHost(), AllowedHosts: s.flags.allowedHosts,
 		Version: readBuild().Version, Logger: s.log,
 	})
@@ -133,7 +137,7 @@ func (s *serving) run(ctx context.Context, l *link) error {
 		return nil
 	})
 	if s.mux != nil {
-		parts.Go(func() error { return runWorker(running, l, s.mux, s.slots, 0) })
+		parts.Go(func() error { return runWorker(running, l, s.mux, s.slots, m, 0) })
 	}
 	parts.Go(func() error {
 		select {

@@ -17,6 +17,7 @@ import (
 
 	"github.com/peltonq/pelton"
 	"github.com/peltonq/pelton/internal/embed"
+	"github.com/peltonq/pelton/internal/metrics"
 	"github.com/peltonq/pelton/worker"
 )
 
@@ -175,13 +176,13 @@ func TestWorkerWithoutBroker(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.close()
-	err = runWorker(t.Context(), l, mux, worker.Config{}, 100*time.Millisecond)
+	err = runWorker(t.Context(), l, mux, worker.Config{}, metrics.New(""), 100*time.Millisecond)
 	if exitCode(err) != exitUnreachable || !errors.Is(err, pelton.ErrUnavailable) {
 		t.Errorf("unreachable: %v", err)
 	}
 	stopped, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := runWorker(stopped, l, mux, worker.Config{}, time.Minute); err != nil {
+	if err := runWorker(stopped, l, mux, worker.Config{}, metrics.New(""), time.Minute); err != nil {
 		t.Errorf("stopped before it had begun: %v", err)
 	}
 }
@@ -203,7 +204,7 @@ func TestBrokerRefusesToken(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = runWorker(t.Context(), l, mux, worker.Config{}, time.Minute)
+	err = runWorker(t.Context(), l, mux, worker.Config{}, metrics.New(""), time.Minute)
 	if exitCode(err) != exitAuth || !errors.Is(err, nats.ErrAuthorization) {
 		t.Errorf("wrong token: %v", err)
 	}

@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net/http"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/peltonq/pelton"
+	"github.com/peltonq/pelton/internal/metrics"
 	"github.com/peltonq/pelton/worker"
 )
 
@@ -39,6 +41,8 @@ func (a *app) workerRunCmd() *cobra.Command {
 		nats     natsFlags
 		handlers handlerFlags
 		slots    concurrencyFlags
+
+		metricsAddr string
 	)
 	cmd := &cobra.Command{
 		Use:   "run --nats URL (--demo | --exec KIND=CMD)...",
@@ -69,12 +73,13 @@ Exit codes: 0 stopped in order, 1 tasks outlived the grace, 7 no broker within 3
 			if err != nil {
 				return err
 			}
-			return runLinkedWorker(cmd.Context(), log, nats, mux, cfg)
+			return runLinkedWorker(cmd.Context(), log, nats, mux, cfg, metricsAddr)
 		},
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&nats.url, "nats", "", "`URL` of the broker; several are separated by commas")
 	flags.StringVar(&nats.token, "nats-token", "", "token of the broker; better given as PELTON_NATS_TOKEN")
+	flags.StringVar(&metricsAddr, "metrics-addr", "", "`ADDR` on which /metrics is served for Prometheus; none by default")
 	slots.register(flags)
 	slots.registerBounds(flags)
 	handlers.register(flags)
@@ -82,20 +87,34 @@ Exit codes: 0 stopped in order, 1 tasks outlived the grace, 7 no broker within 3
 	return cmd
 }
 
-// runLinkedWorker connects and runs a worker until ctx ends.
-func runLinkedWorker(ctx context.Context, log *slog.Logger, flags natsFlags, mux *worker.Mux, cfg worker.Config) error {
+// runLinkedWorker connects and runs a worker until ctx ends. Its metrics are numbers
+// without secrets, so their address needs no token.
+func runLinkedWorker(ctx context.Context, log *slog.Logger, flags natsFlags, mux *worker.Mux, cfg worker.Config, metricsAddr string) (err error) {
+	m := metrics.New(cfg.Version)
+	cfg.Observer = m
+	if metricsAddr != "" {
+		web, err := startWeb(ctx, metricsAddr, log)
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, web.stop(ctx)) }()
+		routes := http.NewServeMux()
+		routes.Handle("GET /metrics", m.Handler())
+		web.gate.open(routes)
+		log.InfoContext(ctx, "serving metrics", slog.String("addr", web.addr))
+	}
 	l, err := dialLink(log, flags.url, flags.token)
 	if err != nil {
 		return err
 	}
 	defer l.close()
-	return runWorker(ctx, l, mux, cfg, workerPatience)
+	return runWorker(ctx, l, mux, cfg, m, workerPatience)
 }
 
 // runWorker runs a worker until ctx ends. While the broker is out of reach at the
 // start it tries again until patience is over, zero being never. The connection
 // being over for good ends the worker too.
-func runWorker(ctx context.Context, l *link, mux *worker.Mux, cfg worker.Config, patience time.Duration) error {
+func runWorker(ctx context.Context, l *link, mux *worker.Mux, cfg worker.Config, m *metrics.Metrics, patience time.Duration) error {
 	running, stop := context.WithCancelCause(ctx)
 	watched := make(chan struct{})
 	go func() {
@@ -114,6 +133,7 @@ func runWorker(ctx context.Context, l *link, mux *worker.Mux, cfg worker.Config,
 		if err != nil {
 			return err
 		}
+		m.Watch(w.Stats)
 		return w.Run(ctx)
 	})
 	if ctx.Err() != nil && !errors.Is(err, pelton.ErrGraceExceeded) {

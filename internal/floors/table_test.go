@@ -31,14 +31,13 @@ var table = []rule{
 	{pkg: "producer", module: []string{".", "internal/broker"}, libraries: []string{natsClient}, tests: siblings},
 	{pkg: "worker", module: []string{".", "internal/broker"}, libraries: []string{natsClient, uuid, "golang.org/x/sync", "golang.org/x/time"}, tests: siblings},
 	{pkg: "scheduler", module: []string{".", "internal/broker"}, libraries: []string{natsClient, "github.com/netresearch/go-cron"}, tests: siblings},
-	{pkg: "admin", module: []string{".", "internal/broker"}, libraries: []string{natsClient}, tests: siblings},
+	{pkg: "admin", module: []string{".", "internal/broker"}, libraries: []string{natsClient, "golang.org/x/time"}, tests: siblings},
 
 	// The API declares the interfaces it needs and never sees NATS.
 	{pkg: "api/dashboard", module: []string{"."}},
 	{pkg: "api", module: []string{".", "api/dashboard"}, libraries: []string{
 		"github.com/danielgtaylor/huma/v2",
 		"github.com/go-json-experiment/json",
-		"github.com/prometheus/client_golang",
 	}},
 
 	// What handlers can be made of, on top of the worker.
@@ -48,6 +47,7 @@ var table = []rule{
 		"github.com/failsafe-go/failsafe-go",
 		"golang.org/x/time",
 	}},
+	{pkg: "internal/metrics", module: []string{".", "worker"}, libraries: []string{"github.com/prometheus/client_golang"}},
 	{pkg: "internal/command", module: []string{".", "worker"}},
 	{pkg: "internal/demo", module: []string{".", "worker"}, libraries: []string{"code.dny.dev/ssrf", "golang.org/x/image"}},
 
@@ -59,7 +59,7 @@ var table = []rule{
 		pkg: "internal/cli",
 		module: []string{
 			".", "internal/embed", "internal/broker", "producer", "worker", "scheduler", "admin",
-			"api", "api/dashboard", "internal/limit", "internal/command", "internal/demo",
+			"api", "api/dashboard", "internal/limit", "internal/command", "internal/demo", "internal/metrics",
 		},
 		libraries: []string{
 			natsClient,

@@ -1,0 +1,112 @@
+// Package metrics turns what workers, producers and queues do into Prometheus
+// metrics. Names and units follow Prometheus' conventions; labels are bounded by
+// the kinds a worker knows and the queues an installation may hold.
+package metrics
+
+import (
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/peltonq/pelton"
+	"github.com/peltonq/pelton/worker"
+)
+
+// Metrics is one process's registry. It is a worker.Observer.
+type Metrics struct {
+	registry *prometheus.Registry
+	enqueued *prometheus.CounterVec
+	refused  prometheus.Counter
+	ended    *prometheus.CounterVec
+	crashes  *prometheus.CounterVec
+	wait     *prometheus.HistogramVec
+	run      *prometheus.HistogramVec
+	stats    atomic.Pointer[func() worker.Stats]
+	watching sync.Once
+}
+
+// New makes a registry with Go's and the process's own metrics.
+func New(version string) *Metrics {
+	m := &Metrics{
+		registry: prometheus.NewRegistry(),
+		enqueued: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "pelton_tasks_enqueued_total", Help: "Tasks accepted by this process.",
+		}, []string{"queue", "priority"}),
+		refused: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "pelton_tasks_refused_total", Help: "Tasks that this process could not accept, invalid ones included.",
+		}),
+		ended: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "pelton_task_runs_total", Help: "Runs of handlers that ended in this process, by outcome.",
+		}, []string{"queue", "kind", "outcome"}),
+		crashes: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "pelton_task_crashes_total", Help: "Deliveries found to have died with their worker.",
+		}, []string{"queue", "kind"}),
+		wait: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "pelton_task_wait_seconds", Help: "Time from a task being ready to its start.",
+			Buckets: prometheus.ExponentialBuckets(0.001, 4, 11), // 1 ms to 17 min
+		}, []string{"queue", "priority"}),
+		run: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "pelton_task_run_seconds", Help: "Time that handlers ran.",
+			Buckets: prometheus.ExponentialBuckets(0.001, 4, 11),
+		}, []string{"queue", "kind"}),
+	}
+	info := prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "pelton_build_info", Help: "Always 1; the version is a label.", ConstLabels: prometheus.Labels{"version": version},
+	})
+	info.Set(1)
+	m.registry.MustRegister(
+		m.enqueued, m.refused, m.ended, m.crashes, m.wait, m.run, info,
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+	)
+	return m
+}
+
+// Handler answers GET /metrics in the format that the scraper asks for.
+func (m *Metrics) Handler() http.Handler {
+	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{Registry: m.registry, MaxRequestsInFlight: 4, Timeout: 10 * time.Second})
+}
+
+// Enqueued counts a task that was accepted.
+func (m *Metrics) Enqueued(task *pelton.Task) {
+	m.enqueued.WithLabelValues(task.Queue, string(task.Priority)).Inc()
+}
+
+// Refused counts a task that was not.
+func (m *Metrics) Refused() { m.refused.Inc() }
+
+// Started is of worker.Observer.
+func (m *Metrics) Started(task *pelton.Task, wait time.Duration) {
+	m.wait.WithLabelValues(task.Queue, string(task.Priority)).Observe(wait.Seconds())
+}
+
+// Ended is of worker.Observer.
+func (m *Metrics) Ended(task *pelton.Task, outcome worker.Outcome, took time.Duration) {
+	m.ended.WithLabelValues(task.Queue, task.Kind, string(outcome)).Inc()
+	m.run.WithLabelValues(task.Queue, task.Kind).Observe(took.Seconds())
+}
+
+// Crashed is of worker.Observer.
+func (m *Metrics) Crashed(task *pelton.Task) {
+	m.crashes.WithLabelValues(task.Queue, task.Kind).Inc()
+}
+
+// Watch shows the slots of this process's worker. A later call replaces an earlier
+// one's worker.
+func (m *Metrics) Watch(stats func() worker.Stats) {
+	m.stats.Store(&stats)
+	m.watching.Do(func() {
+		gauge := func(name, help string, value func(worker.Stats) int) {
+			m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, func() float64 {
+				return float64(value((*m.stats.Load())()))
+			}))
+		}
+		gauge("pelton_worker_slots", "Slots of this process's worker.", func(s worker.Stats) int { return s.Slots })
+		gauge("pelton_worker_slots_busy", "Slots with a handler that runs.", func(s worker.Stats) int { return s.Busy })
+		gauge("pelton_worker_slots_leaked", "Slots with a handler that ignores the end of its context.", func(s worker.Stats) int { return s.Leaked })
+	})
+}
