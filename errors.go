@@ -40,6 +40,9 @@ var (
 	ErrShutdown = errors.New("worker is shutting down")
 	// ErrGraceExceeded is what Worker.Run returns when handlers outlived the grace.
 	ErrGraceExceeded = errors.New("handlers outlived the shutdown grace")
+	// ErrLeaked is what Worker.Run returns when too many handlers ignored the end of
+	// their ctx: only a new process gets their slots back.
+	ErrLeaked = errors.New("too many handlers ignore the end of their ctx")
 	// ErrFenced is the cause of a handler's ctx when its worker lost the task: the
 	// broker was out of reach for too long, or another worker owns the task now.
 	// Nothing the handler returns counts.

@@ -45,6 +45,11 @@ type Config struct {
 	// CPUSlots is how many handlers marked CPUBound run at a time. Zero means
 	// GOMAXPROCS.
 	CPUSlots int
+	// MaxLeaked is the number of slots that may be held at a time by handlers that
+	// ignored the end of their ctx. When it is reached, Run drains and returns
+	// pelton.ErrLeaked, so that a supervisor starts a new process. Zero means
+	// Concurrency: no slot is left.
+	MaxLeaked int
 	// Version of the program, shown in the list of workers.
 	Version string
 	// Observer is told what the worker does, for metrics. Nil is nobody.
@@ -85,8 +90,11 @@ func (c Config) withDefaults() (Config, error) {
 	if c.Grace == 0 {
 		c.Grace = defaultGrace
 	}
-	if c.MaxWait < 0 || c.Grace < 0 || c.CPUSlots < 0 {
-		return c, fmt.Errorf("%w: worker.Config: MaxWait, Grace and CPUSlots must not be negative", pelton.ErrInvalid)
+	if c.MaxWait < 0 || c.Grace < 0 || c.CPUSlots < 0 || c.MaxLeaked < 0 {
+		return c, fmt.Errorf("%w: worker.Config: MaxWait, Grace, CPUSlots and MaxLeaked must not be negative", pelton.ErrInvalid)
+	}
+	if c.MaxLeaked == 0 {
+		c.MaxLeaked = c.Concurrency
 	}
 	if c.CPUSlots == 0 {
 		c.CPUSlots = runtime.GOMAXPROCS(0)

@@ -126,7 +126,7 @@ func (w *Worker) execute(r *run, c candidate) error {
 		defer w.addLeaked(-1)
 		select {
 		case <-handlerEnded:
-		case <-w.base.Done(): // nobody waits for it longer than the grace
+		case <-w.stopping: // nobody waits for it: its task is over
 		}
 	}
 	return err

@@ -39,6 +39,7 @@ type Worker struct {
 	// Set by Run before anything is started.
 	b        *broker.Broker
 	stopping <-chan struct{} // closed when nothing more is to be started
+	stop     context.CancelCauseFunc
 	base     context.Context //nolint:containedctx // of handlers: ends when the grace is over
 	hard     context.Context //nolint:containedctx // of writes to the broker: ends when Run gives up
 
@@ -59,8 +60,8 @@ func (w *Worker) ID() string { return w.id }
 // running handlers up to Grace, ends the rest with cause pelton.ErrShutdown and
 // gives their tasks back, so that other workers start them at once. It returns
 // nil after a clean drain and pelton.ErrGraceExceeded when handlers had to be
-// ended. A connection to NATS that is closed for good ends the worker with
-// pelton.ErrUnavailable. An installation that cannot be opened is the error of
+// ended. Too many leaked handlers end the worker with pelton.ErrLeaked, a connection
+// to NATS that is closed for good with pelton.ErrUnavailable. An installation that cannot be opened is the error of
 // producer.New. A Worker runs once; a second Run is pelton.ErrConflict.
 func (w *Worker) Run(ctx context.Context) error {
 	if w.ran.Swap(true) {
@@ -81,7 +82,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	hard, endHard := context.WithCancel(outlive)
 	serving, stopServing := context.WithCancelCause(ctx)
 	defer stopServing(nil)
-	w.base, w.hard, w.stopping = base, hard, serving.Done()
+	w.base, w.hard, w.stopping, w.stop = base, hard, serving.Done(), stopServing
 	defer w.background.Wait()
 	defer endHard()
 
@@ -130,8 +131,10 @@ func (w *Worker) dispatch(ctx context.Context) {
 	defer stop()
 	added := make(chan *lane)
 	var opening sync.WaitGroup
-	opening.Go(func() { w.openLanes(ctx, d, added) })
+	watching, stopWatching := context.WithCancel(ctx)
+	opening.Go(func() { w.openLanes(watching, d, added) })
 	defer opening.Wait()
+	defer stopWatching() // a panic must not wait for it
 	d.run(ctx, added, reconnected)
 }
 
@@ -246,4 +249,7 @@ func (w *Worker) addLeaked(n int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.leaked += n
+	if w.leaked >= w.cfg.MaxLeaked {
+		w.stop(fmt.Errorf("worker %s: %w: %d", w.id, pelton.ErrLeaked, w.leaked))
+	}
 }

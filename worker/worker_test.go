@@ -260,7 +260,7 @@ func TestHandlerThatIgnoresItsTimeout(t *testing.T) {
 		}
 		return nil, nil
 	})
-	w := runOn(t, r.nc, r.Mux, worker.Config{Concurrency: 1}, func(w *worker.Worker) { w.SetLinger(10 * time.Millisecond) })
+	w := runOn(t, r.nc, r.Mux, worker.Config{Concurrency: 1, MaxLeaked: 2}, func(w *worker.Worker) { w.SetLinger(10 * time.Millisecond) })
 	task := r.finished(t, r.enqueue(t, "stuck", pelton.WithTimeout(20*time.Millisecond), pelton.WithMaxAttempts(1)).ID)
 	if task.State != pelton.Failed || task.Error.Reason != pelton.ReasonTimeout || !strings.Contains(task.Error.Message, "still runs") {
 		t.Errorf("task is %s: %+v", task.State, task.Error)
@@ -273,6 +273,26 @@ func TestHandlerThatIgnoresItsTimeout(t *testing.T) {
 	eventually(t, "the slot is free", func() bool { return w.Leaked() == 0 })
 	if task := r.get(t, task.ID); task.State != pelton.Failed || len(task.Result) > 0 {
 		t.Errorf("what a leaked handler returned counts: %+v", task)
+	}
+}
+
+// A worker whose slots are held by handlers that ignore their ctx ends by itself,
+// without waiting for them, so that its supervisor starts a new process.
+func TestTooManyLeaksEndTheWorker(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	release := make(chan struct{})
+	defer close(release)
+	r.on("stuck", func(context.Context, *pelton.Task) (json.RawMessage, error) {
+		<-release
+		return nil, nil
+	})
+	w := runOn(t, r.nc, r.Mux, worker.Config{Concurrency: 3, MaxLeaked: 2}, func(w *worker.Worker) { w.SetLinger(10 * time.Millisecond) })
+	for range 2 {
+		r.finished(t, r.enqueue(t, "stuck", pelton.WithTimeout(20*time.Millisecond), pelton.WithMaxAttempts(1)).ID)
+	}
+	if err := w.wait(t); !errors.Is(err, pelton.ErrLeaked) || errors.Is(err, pelton.ErrGraceExceeded) {
+		t.Errorf("Run = %v, want ErrLeaked alone", err)
 	}
 }
 
