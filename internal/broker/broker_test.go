@@ -219,7 +219,7 @@ func TestEnqueuePullAck(t *testing.T) {
 		t.Fatal(err)
 	}
 	l := openLane(t, b, "emails", pelton.High)
-	if err := l.Pull(5, 0); err != nil {
+	if err := l.Pull(5, 10*time.Second); err != nil { // the broker counts a moment after it acknowledges
 		t.Fatal(err)
 	}
 	d := receive(t, l.deliveries, "delivery")

@@ -37,7 +37,12 @@ func TestPullSemantics(t *testing.T) {
 		}
 	}
 	receive(t, l.deliveries, "delivery of a waiting pull")
-	// A request for more than is there brings what is there, and ends.
+	// A request for more than is there brings what is there, and ends. What is there
+	// the broker counts a moment after it acknowledged.
+	eventually(t, "two ready tasks", func() bool {
+		q, err := b.Queue(t.Context(), "q")
+		return err == nil && q.Ready == 2
+	})
 	if err := l.Pull(5, 0); err != nil {
 		t.Fatal(err)
 	}
@@ -117,7 +122,7 @@ func TestPullerCloseStrandsNothing(t *testing.T) {
 	enqueuing.Wait()
 	l := openLane(t, b, "q", pelton.Low)
 	for seen < tasks {
-		if err := l.Pull(tasks+1, 0); err != nil { // one more than can come: it ends
+		if err := l.Pull(tasks+1, 2*time.Second); err != nil { // one more than can come: it ends
 			t.Fatal(err)
 		}
 		receive(t, l.ends, "end")
