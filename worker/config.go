@@ -169,7 +169,7 @@ func New(nc *nats.Conn, mux *Mux, cfg Config) (*Worker, error) {
 	w := &Worker{
 		nc: nc, mux: mux, cfg: cfg, id: newID(), startedAt: time.Now(),
 		runs: make(map[pelton.ID]*run), cpu: newCPUPool(cfg.CPUSlots, cfg.Concurrency),
-		linger: linger, lingerShutdown: lingerShutdown, shorter: make(chan struct{}, 1),
+		linger: linger, lingerShutdown: lingerShutdown, show: make(chan struct{}, 1),
 	}
 	w.shortest.Store(int64(broker.DefaultLease))
 	return w, nil

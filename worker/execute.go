@@ -65,7 +65,7 @@ func (w *Worker) takeover(r *run, c candidate, now time.Time) (over bool, err er
 	if r.record.Owner == w.id { // a start whose outcome was unknown, or a fenced run
 		return false, nil
 	}
-	present, err := w.b.Present(w.hard, r.record.Owner)
+	present, err := w.ownerPresent(r.record.Owner, c)
 	if err != nil {
 		r.log.Warn("owner not looked up, delivery given back", "error", err)
 		w.giveBackFor(c.lane, c.delivery, brokenDelay)
@@ -83,6 +83,33 @@ func (w *Worker) takeover(r *run, c candidate, now time.Time) (over bool, err er
 	return true, r.conclude(pelton.Failed, now, &pelton.Failure{
 		Message: fmt.Sprintf("%d deliveries died with their worker", r.record.Crashes), Reason: pelton.ReasonPoison,
 	})
+}
+
+// settle is how long after the broker came back its other clients may need to
+// come back too.
+const settle = 5 * time.Second
+
+// ownerPresent reports whether the owner of a task lives: its heartbeat is there,
+// or it answers when it is asked. Right after the broker was away, heartbeats may
+// have expired and their workers be on their way: then it asks again until they
+// have had their time, or the delivery must be started.
+func (w *Worker) ownerPresent(owner string, c candidate) (bool, error) {
+	for {
+		if present, err := w.b.Present(w.hard, owner); err != nil || present {
+			return present, err
+		}
+		ctx, cancel := context.WithTimeout(w.hard, min(time.Second, c.lane.lease/6))
+		present, err := w.b.AskPresence(ctx, owner)
+		cancel()
+		if err != nil || present {
+			return present, err
+		}
+		const again = 100 * time.Millisecond
+		if time.Since(time.Unix(0, w.connected.Load())) > settle || c.lane.startBy(c.delivery) < 2*again || w.hard.Err() != nil {
+			return false, nil
+		}
+		pause(w.hard, again)
+	}
 }
 
 // start executes the task, or puts it off if it computes and has no seat.

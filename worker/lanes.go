@@ -98,7 +98,7 @@ func (w *Worker) openLane(ctx context.Context, d *dispatcher, at broker.Lane) (*
 	if lease < time.Duration(w.shortest.Load()) { // only this goroutine stores it
 		w.shortest.Store(int64(lease))
 		select {
-		case w.shorter <- struct{}{}:
+		case w.show <- struct{}{}:
 		default: // it will be looked at
 		}
 	}

@@ -43,8 +43,9 @@ type Worker struct {
 	base     context.Context //nolint:containedctx // of handlers: ends when the grace is over
 	hard     context.Context //nolint:containedctx // of writes to the broker: ends when Run gives up
 
+	connected  atomic.Int64   // unix time of the last connection to the broker, in nanoseconds
 	shortest   atomic.Int64   // lease of the lanes served, in nanoseconds
-	shorter    chan struct{}  // told when it became shorter
+	show       chan struct{}  // told when presence is to be shown at once
 	background sync.WaitGroup // everything but handlers
 	tasks      sync.WaitGroup // deliveries from start to their last write
 
@@ -91,6 +92,13 @@ func (w *Worker) Run(ctx context.Context) error {
 		return err
 	}
 	defer stopCancels()
+	stopSigns, err := b.ServePresence(w.id)
+	if err != nil {
+		return err
+	}
+	defer stopSigns()
+	w.connected.Store(time.Now().UnixNano())
+	w.background.Go(func() { w.noteConnections(hard) })
 	w.background.Go(func() { w.showPresence(hard) })
 	w.background.Go(func() {
 		select {
@@ -188,9 +196,27 @@ func (w *Worker) showPresence(ctx context.Context) {
 		timer.Reset(ttl / 3)
 		select {
 		case <-timer.C:
-		case <-w.shorter:
+		case <-w.show:
 		case <-ctx.Done():
 			w.hidePresence(context.WithoutCancel(ctx))
+			return
+		}
+	}
+}
+
+// noteConnections keeps the time of the last connection, until ctx ends.
+func (w *Worker) noteConnections(ctx context.Context) {
+	reconnected, stop := w.b.Reconnected()
+	defer stop()
+	for {
+		select {
+		case <-reconnected:
+			w.connected.Store(time.Now().UnixNano())
+			select {
+			case w.show <- struct{}{}:
+			default:
+			}
+		case <-ctx.Done():
 			return
 		}
 	}

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/nats-io/nats.go"
+
 	"github.com/peltonq/pelton"
 )
 
@@ -56,6 +58,33 @@ func (b *Broker) HidePresence(ctx context.Context, id string) error {
 		return fmt.Errorf("hide worker %s: %w", id, err)
 	}
 	return nil
+}
+
+// ServePresence answers whoever asks whether the worker lives, until stop.
+func (b *Broker) ServePresence(id string) (stop func(), err error) {
+	sub, err := b.conn.nc.Subscribe(b.workerSignal(id), func(msg *nats.Msg) {
+		if err := msg.Respond([]byte("here")); err != nil {
+			b.cfg.Logger.Debug("sign of life not sent", "worker", id, "error", err)
+		}
+	})
+	if err != nil {
+		return nil, fmt.Errorf("serve signs of life: %w: %w", pelton.ErrUnavailable, err)
+	}
+	return func() { _ = sub.Unsubscribe() }, nil // fails only where the connection is gone
+}
+
+// AskPresence asks the worker itself whether it lives, and waits for its answer
+// until ctx ends. Nobody there is false at once.
+func (b *Broker) AskPresence(ctx context.Context, id string) (bool, error) {
+	_, err := b.conn.call(ctx, &nats.Msg{Subject: b.workerSignal(id)})
+	switch {
+	case err == nil:
+		return true, nil
+	case errors.Is(err, errNoResponder), errors.Is(err, errSent) && ctx.Err() != nil:
+		return false, nil
+	default:
+		return false, fmt.Errorf("ask worker %s: %w", id, readError(err))
+	}
 }
 
 // Present reports whether the worker gave a sign of life in the last time that it promised one for.

@@ -209,3 +209,20 @@ func TestDeadLetters(t *testing.T) {
 		t.Errorf("queues = %+v, want q with one dead letter", queues)
 	}
 }
+
+func TestAskPresence(t *testing.T) {
+	t.Parallel()
+	b := openNew(t)
+	asks := func(want bool) {
+		t.Helper()
+		if here, err := b.AskPresence(t.Context(), "w-1"); err != nil || here != want {
+			t.Errorf("ask = %v, %v, want %v", here, err, want)
+		}
+	}
+	asks(false) // nobody there: at once
+	stop, err := b.ServePresence("w-1")
+	must(t, err)
+	asks(true)
+	stop()
+	asks(false)
+}
