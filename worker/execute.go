@@ -105,7 +105,7 @@ func (w *Worker) ownerPresent(owner string, c candidate) (bool, error) {
 			return present, err
 		}
 		const again = 100 * time.Millisecond
-		if time.Since(time.Unix(0, w.connected.Load())) > settle || c.lane.startBy(c.delivery) < 2*again || w.hard.Err() != nil {
+		if time.Since(time.Unix(0, w.connected.Load())) > settle || c.lane.startBy(c.delivery) < 2*again || ended(w.hard.Done()) {
 			return false, nil
 		}
 		pause(w.hard, again)

@@ -81,7 +81,7 @@ func (b *Broker) AskPresence(ctx context.Context, id string) (bool, error) {
 	case err == nil:
 		return true, nil
 	case errors.Is(err, errNoResponder), errors.Is(err, errSent) && ctx.Err() != nil:
-		return false, nil
+		return false, nil //nolint:nilerr // nobody there, or nobody who answers in time, is the answer
 	default:
 		return false, fmt.Errorf("ask worker %s: %w", id, readError(err))
 	}
