@@ -1,5 +1,5 @@
-// Package admin looks at an installation: its queues, what they hold, and
-// whether the broker takes writes.
+// Package admin looks at an installation: its queues, what they hold, its dead
+// letters, which it can retry and delete, and whether the broker takes writes.
 package admin
 
 import (
@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"golang.org/x/time/rate"
 
 	"github.com/peltonq/pelton"
 	"github.com/peltonq/pelton/internal/broker"
@@ -26,8 +27,12 @@ type Config struct {
 	Logger *slog.Logger
 }
 
-// Client reads an installation. It is safe for concurrent use.
-type Client struct{ b *broker.Broker }
+// Client reads and tends an installation. It is safe for concurrent use.
+type Client struct {
+	b        *broker.Broker
+	bulkPace *rate.Limiter
+	logger   *slog.Logger
+}
 
 // New opens the installation on nc. Its errors are those of producer.New.
 func New(ctx context.Context, nc *nats.Conn, cfg Config) (*Client, error) {
@@ -35,7 +40,10 @@ func New(ctx context.Context, nc *nats.Conn, cfg Config) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open admin: %w", err)
 	}
-	return &Client{b: b}, nil
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	return &Client{b: b, bulkPace: rate.NewLimiter(bulkRate, 1), logger: cfg.Logger}, nil
 }
 
 // Close ends calls that are under way. It does not close the NATS connection.

@@ -1,6 +1,7 @@
 // Package api is Pelton's HTTP API: tasks are posted, read, waited for and
-// cancelled, and queues are looked at, over JSON. It knows the vocabulary alone
-// and is handed what it needs of the broker as two small interfaces.
+// cancelled, queues are looked at, and dead letters are retried, over JSON. It
+// knows the vocabulary alone and is handed what it needs of the broker as small
+// interfaces.
 //
 // Payloads and results pass through byte for byte, requests are read strictly
 // (an unknown field is an error that says where), and every error is an RFC 9457
@@ -11,6 +12,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"log/slog"
 	"net/http"
 	"slices"
@@ -49,6 +51,12 @@ type Tasks interface {
 	// Cancel cancels a task. ErrConflict means that it ended otherwise; cancelling
 	// a cancelled task returns it.
 	Cancel(ctx context.Context, id pelton.ID) (*pelton.Task, error)
+	// Retry puts a task that is over back into its queue. ErrConflict means that it
+	// is not over.
+	Retry(ctx context.Context, id pelton.ID) (*pelton.Task, error)
+	// Watch gives the task as it stands and after each change, and ends after a
+	// terminal state. An error ends it too.
+	Watch(ctx context.Context, id pelton.ID) iter.Seq2[*pelton.Task, error]
 }
 
 // Queues is what the API needs to serve queues.
@@ -59,10 +67,11 @@ type Queues interface {
 	Queue(ctx context.Context, name string) (*pelton.Queue, error)
 }
 
-// Config is what New needs. Tasks and Queues are required.
+// Config is what New needs. Tasks, Queues and Dead are required.
 type Config struct {
 	Tasks  Tasks
 	Queues Queues
+	Dead   DeadLetters
 
 	// Metrics answers GET /metrics. Without one there is no such call.
 	Metrics http.Handler
@@ -86,8 +95,8 @@ type Config struct {
 }
 
 func (c Config) withDefaults() (Config, error) {
-	if c.Tasks == nil || c.Queues == nil {
-		return Config{}, errors.New("api: Config needs Tasks and Queues")
+	if c.Tasks == nil || c.Queues == nil || c.Dead == nil {
+		return Config{}, errors.New("api: Config needs Tasks, Queues and Dead")
 	}
 	if slices.Contains(c.AllowedHosts, "") {
 		return Config{}, errors.New("api: Config.AllowedHosts has an empty name")
@@ -127,7 +136,9 @@ func New(cfg Config) (http.Handler, error) {
 	mux := http.NewServeMux()
 	document := humago.New(mux, s.humaConfig())
 	s.registerTasks(document)
+	s.registerEvents(document)
 	s.registerQueues(document)
+	s.registerDead(document)
 	s.registerMeta(document)
 	s.registerMetrics(document)
 	if s.spec, err = finishDocument(document.OpenAPI()); err != nil {

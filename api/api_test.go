@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"iter"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -21,8 +22,9 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // fakeTasks keeps tasks in memory and accepts what a real implementation would.
 type fakeTasks struct {
-	err     error // answered by every call when set
-	manyErr error // answered by EnqueueMany as a whole when set
+	err     error             // answered by every call when set
+	manyErr error             // answered by EnqueueMany as a whole when set
+	changes chan *pelton.Task // what Watch gives
 
 	mu    sync.Mutex
 	specs []pelton.Spec // what was accepted, in order
@@ -118,6 +120,46 @@ func (f *fakeTasks) Cancel(_ context.Context, id pelton.ID) (*pelton.Task, error
 	return copyOf(task), nil
 }
 
+func (f *fakeTasks) Retry(_ context.Context, id pelton.ID) (*pelton.Task, error) {
+	if f.err != nil {
+		return nil, f.err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	task, ok := f.tasks[id]
+	switch {
+	case !ok:
+		return nil, fmt.Errorf("requeue task %s: %w", id, pelton.ErrNotFound)
+	case !task.State.Terminal():
+		return copyOf(task), fmt.Errorf("requeue task %s: %w: it is %s", id, pelton.ErrConflict, task.State)
+	}
+	task.State, task.Result, task.FinishedAt = pelton.Queued, nil, time.Time{}
+	task.Revision++
+	f.ended[id] = make(chan struct{})
+	return copyOf(task), nil
+}
+
+// Watch gives what the test sends, until a terminal state or an error.
+func (f *fakeTasks) Watch(ctx context.Context, _ pelton.ID) iter.Seq2[*pelton.Task, error] {
+	return func(yield func(*pelton.Task, error) bool) {
+		for {
+			select {
+			case task := <-f.changes:
+				if task == nil {
+					yield(nil, pelton.ErrNotFound)
+					return
+				}
+				if !yield(task, nil) || task.State.Terminal() {
+					return
+				}
+			case <-ctx.Done():
+				yield(nil, context.Cause(ctx))
+				return
+			}
+		}
+	}
+}
+
 // end lets a task succeed.
 func (f *fakeTasks) end(id pelton.ID, result string) {
 	f.mu.Lock()
@@ -175,7 +217,7 @@ func (f *fakeQueues) Queue(_ context.Context, name string) (*pelton.Queue, error
 // serve is the API over fakes; change may set more of the Config.
 func serve(t *testing.T, tasks *fakeTasks, change func(*Config)) http.Handler {
 	t.Helper()
-	cfg := Config{Tasks: tasks, Queues: &fakeQueues{}, Version: "v1.2.3"}
+	cfg := Config{Tasks: tasks, Queues: &fakeQueues{}, Dead: &fakeDead{}, Version: "v1.2.3"}
 	if change != nil {
 		change(&cfg)
 	}
@@ -247,9 +289,10 @@ func wantProblem(t *testing.T, w *httptest.ResponseRecorder, status int, k kind)
 func TestNewNeedsTasksAndQueues(t *testing.T) {
 	t.Parallel()
 	for name, cfg := range map[string]Config{
-		"tasks":       {Queues: &fakeQueues{}},
-		"queues":      {Tasks: newFakeTasks()},
-		"empty host":  {Tasks: newFakeTasks(), Queues: &fakeQueues{}, AllowedHosts: []string{""}},
+		"tasks":       {Queues: &fakeQueues{}, Dead: &fakeDead{}},
+		"queues":      {Tasks: newFakeTasks(), Dead: &fakeDead{}},
+		"dead":        {Tasks: newFakeTasks(), Queues: &fakeQueues{}},
+		"empty host":  {Tasks: newFakeTasks(), Queues: &fakeQueues{}, Dead: &fakeDead{}, AllowedHosts: []string{""}},
 		"nothing set": {},
 	} {
 		if _, err := New(cfg); err == nil {

@@ -41,7 +41,7 @@ func overPipe(t *testing.T, h http.Handler, talk func(conn net.Conn)) {
 	client, server := net.Pipe()
 	l := &pipeListener{conn: make(chan net.Conn, 1), closed: make(chan struct{})}
 	l.conn <- server
-	srv := &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second}
+	srv := &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second, WriteTimeout: 2 * time.Minute}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)

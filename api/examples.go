@@ -47,6 +47,45 @@ func exampleCancelled() *pelton.Task {
 	return task
 }
 
+func exampleRetried() *pelton.Task {
+	task := exampleTask(false)
+	task.Revision, task.Errors = 9, []pelton.Failure{exampleFailure()}
+	task.Error = &task.Errors[0]
+	return task
+}
+
+// exampleDead is a dead letter.
+func exampleDead() *pelton.Task {
+	task := exampleRetried()
+	task.State, task.Revision, task.Attempt = pelton.Failed, 112, task.MaxAttempts
+	task.StartedAt, task.FinishedAt = task.Error.At.Add(-time.Second), task.Error.At
+	task.Worker = "host-1-4711"
+	return task
+}
+
+func exampleFailure() pelton.Failure {
+	return pelton.Failure{
+		Message: "smtp: connection refused", Reason: pelton.ReasonError,
+		Attempt: pelton.DefaultMaxAttempts, At: exampleTime().Add(9 * time.Hour),
+	}
+}
+
+// exampleDeadList has the form of what taskListAnswer writes.
+func exampleDeadList() any {
+	return struct {
+		Items      []*pelton.Task `json:"items"`
+		NextCursor string         `json:"next_cursor"`
+	}{[]*pelton.Task{exampleDead()}, "34"}
+}
+
+func exampleDeadQuery() json.RawMessage {
+	return json.RawMessage(`{"queue":"default","error":"connection refused","dry_run":true}`)
+}
+
+func exampleBulkResult() pelton.BulkResult {
+	return pelton.BulkResult{Matched: 1000, Done: 999, Failed: 1, NextCursor: "2s"}
+}
+
 func exampleRequest() json.RawMessage {
 	return json.RawMessage(`{"kind":"email.send","payload":{"to":"a@b.c"},"priority":"high","delay":"90s","timeout":"30s","labels":{"tenant":"acme"}}`)
 }

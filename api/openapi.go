@@ -19,8 +19,16 @@ const (
 	opEnqueueBatch = "enqueueTasks"
 	opGet          = "getTask"
 	opCancel       = "cancelTask"
+	opRetry        = "retryTask"
+	opEvents       = "watchTask"
 	opListQueues   = "listQueues"
 	opGetQueue     = "getQueue"
+	opListDead     = "listDeadLetters"
+	opGetDead      = "getDeadLetter"
+	opDeleteDead   = "deleteDeadLetter"
+	opRetryDead    = "retryDeadLetter"
+	opRetryMany    = "retryDeadLetters"
+	opPurgeDead    = "purgeDeadLetters"
 	opHealth       = "health"
 	opReady        = "readiness"
 	opDocument     = "openapi"
@@ -38,7 +46,7 @@ func (s *server) humaConfig() huma.Config {
 		Info: &huma.Info{
 			Title:       "Pelton",
 			Version:     s.Version,
-			Description: "A distributed task queue. Post tasks, read them back by id, wait for them, cancel them, look at the queues.",
+			Description: "A distributed task queue. Post tasks, read them back by id, wait for them, watch them, cancel them, retry them; look at the queues and the dead letters.",
 			License:     &huma.License{Name: "Apache-2.0", Identifier: "Apache-2.0"},
 		},
 		Components: &huma.Components{Schemas: registry},
@@ -116,6 +124,15 @@ func (s *server) registerTasks(api huma.API) {
 			kindInvalid, kindNotFound, kindConflict, kindForbidden, kindUnavailable, kindUnknownOutcome,
 		),
 	}, s.cancel)
+	register(s, api, huma.Operation{
+		OperationID: opRetry, Method: http.MethodPost, Path: pathRetry, Tags: []string{"tasks"},
+		Summary:     "Run a task again that is over",
+		Description: "However it ended, it goes back into its queue with its id, payload and error history; its attempts start anew. Repeating the call before the task has started is no error; a task that is not over is 409.",
+		Responses: s.responses(
+			response{http.StatusOK, "The queued task", "Task", exampleRetried(), nil},
+			kindInvalid, kindNotFound, kindConflict, kindForbidden, kindUnavailable, kindUnknownOutcome,
+		),
+	}, s.retry)
 }
 
 func (s *server) registerQueues(api huma.API) {
@@ -254,6 +271,9 @@ func finishDocument(doc *huma.OpenAPI) ([]byte, error) {
 	}
 	doc.Paths[pathTasks].Post.RequestBody = body("TaskRequest", exampleRequest())
 	doc.Paths[pathBatch].Post.RequestBody = body("BatchRequest", exampleBatchRequest())
+	doc.Paths[pathDeadRetryMany].Post.RequestBody = body("DeadQuery", exampleDeadQuery())
+	doc.Paths[pathDeadPurge].Post.RequestBody = body("DeadQuery", exampleDeadQuery())
+	doc.Paths[pathDeadLetter].Delete.Responses[strconv.Itoa(http.StatusNoContent)].Content = nil // huma adds one
 
 	// huma registers its own error type with every operation; no answer has it.
 	delete(doc.Components.Schemas.Map(), "ErrorModel")

@@ -68,8 +68,11 @@ func TestDocumentListsEveryRoute(t *testing.T) {
 	}
 	slices.Sort(got)
 	want := []string{
-		"GET /healthz", "GET /openapi.json", "GET /queues", "GET /queues/{queue}", "GET /readyz", "GET /tasks/{id}",
-		"POST /tasks", "POST /tasks/batch", "POST /tasks/{id}/cancel",
+		"DELETE /dead/{id}",
+		"GET /dead", "GET /dead/{id}", "GET /healthz", "GET /openapi.json", "GET /queues", "GET /queues/{queue}", "GET /readyz",
+		"GET /tasks/{id}", "GET /tasks/{id}/events",
+		"POST /dead/purge", "POST /dead/retry", "POST /dead/{id}/retry",
+		"POST /tasks", "POST /tasks/batch", "POST /tasks/{id}/cancel", "POST /tasks/{id}/retry",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("operations (-want +got):\n%s", diff)
@@ -182,7 +185,10 @@ func TestAnswersFitTheirSchemas(t *testing.T) {
 	task := fullTask()
 	tasks := newFakeTasks()
 	tasks.put(task)
-	h := serve(t, tasks, func(c *Config) { c.Queues = &fakeQueues{queues: []pelton.Queue{*exampleQueue()}} })
+	h := serve(t, tasks, func(c *Config) {
+		c.Queues = &fakeQueues{queues: []pelton.Queue{*exampleQueue()}}
+		c.Dead = &fakeDead{letters: []*pelton.Task{exampleDead()}, next: "34"}
+	})
 	for _, tc := range []struct{ method, path, body, schema string }{
 		{http.MethodGet, "/tasks/" + task.ID.String(), "", "Task"},
 		{http.MethodPost, "/tasks", string(exampleRequest()), "Task"},
@@ -190,6 +196,10 @@ func TestAnswersFitTheirSchemas(t *testing.T) {
 		{http.MethodGet, "/queues", "", "QueueList"},
 		{http.MethodGet, "/queues/default", "", "Queue"},
 		{http.MethodGet, "/healthz", "", "Health"},
+		{http.MethodGet, "/dead", "", "TaskList"},
+		{http.MethodGet, "/dead/" + exampleDead().ID.String(), "", "Task"},
+		{http.MethodPost, "/dead/retry", string(exampleDeadQuery()), "BulkResult"},
+		{http.MethodPost, "/dead/" + exampleDead().ID.String() + "/retry", "", "Task"},
 		{http.MethodGet, "/tasks/x", "", "Problem"},
 		{http.MethodGet, "/nowhere", "", "Problem"},
 	} {
@@ -213,13 +223,18 @@ func TestExamplesAreServed(t *testing.T) {
 	t.Parallel()
 	tasks := newFakeTasks()
 	tasks.put(exampleTask(true))
-	h := serve(t, tasks, func(c *Config) { c.Queues = &fakeQueues{queues: []pelton.Queue{*exampleQueue()}} })
+	h := serve(t, tasks, func(c *Config) {
+		c.Queues = &fakeQueues{queues: []pelton.Queue{*exampleQueue()}}
+		c.Dead = &fakeDead{letters: []*pelton.Task{exampleDead()}, next: "34"}
+	})
 	doc, _ := document(t, h)
 	for path, pattern := range map[string]string{
 		"/tasks/" + exampleTask(true).ID.String(): "/tasks/{id}",
-		"/queues":         "/queues",
-		"/queues/default": "/queues/{queue}",
-		"/healthz":        "/healthz",
+		"/queues":                            "/queues",
+		"/queues/default":                    "/queues/{queue}",
+		"/dead":                              "/dead",
+		"/healthz":                           "/healthz",
+		"/dead/" + exampleDead().ID.String(): "/dead/{id}",
 	} {
 		var served, example any
 		if err := json.Unmarshal(call(t, h, http.MethodGet, path, "").Body.Bytes(), &served); err != nil {

@@ -13,20 +13,26 @@ const (
 	pathBatch   = "/tasks/batch"
 	pathTask    = "/tasks/{id}"
 	pathCancel  = "/tasks/{id}/cancel"
+	pathRetry   = "/tasks/{id}/retry"
+	pathEvents  = "/tasks/{id}/events"
 	pathQueues  = "/queues"
 	pathQueue   = "/queues/{queue}"
 	pathHealth  = "/healthz"
 	pathReady   = "/readyz"
 	pathOpenAPI = "/openapi.json"
+
+	pathDead          = "/dead"
+	pathDeadLetter    = "/dead/{id}"
+	pathDeadRetry     = "/dead/{id}/retry"
+	pathDeadRetryMany = "/dead/retry"
+	pathDeadPurge     = "/dead/purge"
 )
 
 // planned lists the calls that the public surface has and this version has not.
 func planned() []string {
 	return []string{
 		"GET /tasks",
-		"GET /tasks/{id}/events",
 		"GET /tasks/{id}/why",
-		"POST /tasks/{id}/retry",
 		"POST /tasks/{id}/run",
 		"POST /tasks/cancel",
 		"POST /tasks/retry",
@@ -42,12 +48,6 @@ func planned() []string {
 		"POST /schedules/{name}/resume",
 		"POST /schedules/{name}/run",
 		"POST /schedules/{name}/backfill",
-		"GET /dead",
-		"GET /dead/{id}",
-		"DELETE /dead/{id}",
-		"POST /dead/{id}/retry",
-		"POST /dead/retry",
-		"POST /dead/purge",
 		"GET /limits",
 		"PUT /limits/{name}",
 		"DELETE /limits/{name}",
@@ -82,6 +82,9 @@ func registerFallback(mux *http.ServeMux, doc *huma.OpenAPI) {
 		if item.Post != nil {
 			at(pattern).served = append(at(pattern).served, http.MethodPost)
 		}
+		if item.Delete != nil {
+			at(pattern).served = append(at(pattern).served, http.MethodDelete)
+		}
 	}
 	for _, call := range planned() {
 		method, pattern, _ := strings.Cut(call, " ")
@@ -91,9 +94,12 @@ func registerFallback(mux *http.ServeMux, doc *huma.OpenAPI) {
 	byPath := http.NewServeMux()
 	for pattern, p := range known {
 		byPath.Handle(pattern, p)
-		// GET /tasks/batch is a wrong method, not a task of the id "batch".
-		if !slices.Contains(p.served, http.MethodGet) {
-			mux.Handle(http.MethodGet+" "+pattern, p)
+		// GET /tasks/batch is a wrong method, not a task of the id "batch", and so is
+		// DELETE /dead/purge.
+		for _, method := range []string{http.MethodGet, http.MethodDelete} {
+			if !slices.Contains(p.served, method) {
+				mux.Handle(method+" "+pattern, p)
+			}
 		}
 	}
 	byPath.Handle("/", newUnknownPath())

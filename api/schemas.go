@@ -24,6 +24,9 @@ func schemas() map[string]*huma.Schema {
 		"Queue":        queueSchema(),
 		"QueueList":    object(properties{"items": array(ref("Queue"), "All queues.")}, "items"),
 		"Depth":        depthSchema(),
+		"TaskList":     taskListSchema(),
+		"DeadQuery":    deadQuerySchema(),
+		"BulkResult":   bulkResultSchema(),
 		"Health":       object(properties{"status": text("ok or ready.")}, "status"),
 		"Problem":      problemSchema(),
 	}

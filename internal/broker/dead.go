@@ -13,8 +13,12 @@ import (
 )
 
 // PublishDead keeps a copy of a failed task as a dead letter. Doing so again
-// changes nothing; a letter of an earlier epoch is replaced.
+// changes nothing; a letter of an earlier epoch is replaced, and one that was
+// deleted on purpose stays so.
 func (b *Broker) PublishDead(ctx context.Context, r *Record) error {
+	if r.LetterDropped {
+		return nil
+	}
 	if err := b.ensureCounter(ctx, b.dead(), counter(deadConsumer(r.Queue), b.deadIn(r.Queue))); err != nil {
 		return err
 	}
@@ -23,25 +27,25 @@ func (b *Broker) PublishDead(ctx context.Context, r *Record) error {
 		return fmt.Errorf("dead letter of task %s: %w", r.ID, err)
 	}
 	w := write{subject: b.deadLetter(r.Queue, r.ID), data: data}
-	_, err = b.do(ctx, w)
-	if !errors.Is(err, ErrStale) {
-		return wrapDead(r.ID, err)
+	for range createTries {
+		_, err = b.do(ctx, w)
+		if !errors.Is(err, ErrStale) {
+			return wrapDead(r.ID, err)
+		}
+		old, err := b.get(ctx, b.dead(), getRequest{LastFor: w.subject}, false)
+		switch {
+		case errors.Is(err, pelton.ErrNotFound):
+			w.expect = 0 // the requeue that made this epoch has just deleted the letter of the last one
+			continue
+		case err != nil:
+			return wrapDead(r.ID, err)
+		}
+		if letter, err := decodeRecord(old.data, old.seq); err == nil && letter.Epoch >= r.Epoch {
+			return nil
+		}
+		w.expect = old.seq
 	}
-	old, err := b.get(ctx, b.dead(), getRequest{LastFor: w.subject}, false)
-	if errors.Is(err, pelton.ErrNotFound) {
-		return nil // there a moment ago, and deleted by somebody who wanted that
-	}
-	if err != nil {
-		return wrapDead(r.ID, err)
-	}
-	if letter, err := decodeRecord(old.data, old.seq); err == nil && letter.Epoch >= r.Epoch {
-		return nil
-	}
-	w.expect = old.seq
-	if _, err = b.do(ctx, w); errors.Is(err, ErrStale) {
-		return nil // another repair of the same letter was faster
-	}
-	return wrapDead(r.ID, err)
+	return wrapDead(r.ID, fmt.Errorf("%w: it keeps changing", pelton.ErrUnavailable))
 }
 
 func wrapDead(id pelton.ID, err error) error {

@@ -109,6 +109,27 @@ func (c *client) do(ctx context.Context, r request) ([]byte, error) {
 	var sent atomic.Bool
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{WroteHeaders: func() { sent.Store(true) }})
 
+	req, err := c.newRequest(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+
+	start := time.Now()
+	status, body, err := c.roundTrip(req)
+	c.log.DebugContext(ctx, "request", slog.String("method", r.method), slog.String("url", req.URL.Redacted()),
+		slog.Int("status", status), slog.Duration("took", time.Since(start)), slog.Any("error", err))
+	switch {
+	case err == nil:
+		return body, nil
+	case status != 0 && status < 300 || status == 0:
+		return nil, c.lost(whole, r, sent.Load(), err)
+	default:
+		return nil, err
+	}
+}
+
+// newRequest is r as HTTP has it.
+func (c *client) newRequest(ctx context.Context, r request) (*http.Request, error) {
 	segments := make([]string, len(r.path))
 	for i, s := range r.path {
 		segments[i] = url.PathEscape(s)
@@ -127,19 +148,7 @@ func (c *client) do(ctx context.Context, r request) ([]byte, error) {
 	if c.token != "" {
 		req.Header.Set("Authorization", "Bearer "+c.token)
 	}
-
-	start := time.Now()
-	status, body, err := c.roundTrip(req)
-	c.log.DebugContext(ctx, "request", slog.String("method", r.method), slog.String("url", target.Redacted()),
-		slog.Int("status", status), slog.Duration("took", time.Since(start)), slog.Any("error", err))
-	switch {
-	case err == nil:
-		return body, nil
-	case status != 0 && status < 300 || status == 0:
-		return nil, c.lost(whole, r, sent.Load(), err)
-	default:
-		return nil, err
-	}
+	return req, nil
 }
 
 // roundTrip gives the status, or 0 if there was no answer.

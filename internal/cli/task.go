@@ -14,8 +14,8 @@ import (
 )
 
 func (a *app) taskCmd() *cobra.Command {
-	return group("task", "Enqueue tasks, look at them, wait for them, cancel them",
-		a.taskEnqueueCmd(), a.taskGetCmd(), a.taskWaitCmd(), a.taskCancelCmd())
+	return group("task", "Enqueue tasks, look at them, wait for them, cancel and retry them",
+		a.taskEnqueueCmd(), a.taskGetCmd(), a.taskWaitCmd(), a.taskWatchCmd(), a.taskCancelCmd(), a.taskRetryCmd())
 }
 
 // taskAnswer is a task as the server sent it. The bytes are kept, so that what
@@ -95,6 +95,32 @@ Exit codes: 0 all cancelled, 3 not found, 5 ended otherwise before, 9 only some.
 		RunE: a.withClient(&where, func(cmd *cobra.Command, c *client, args []string) error {
 			return a.eachTask(cmd.Context(), &out, args, func(ctx context.Context, id pelton.ID) (*taskAnswer, error) {
 				return c.task(ctx, request{method: http.MethodPost, path: []string{"tasks", id.String(), "cancel"}})
+			})
+		}),
+	}
+	where.register(cmd.Flags())
+	out.register(cmd)
+	return cmd
+}
+
+func (a *app) taskRetryCmd() *cobra.Command {
+	var (
+		where clientFlags
+		out   outputFlag
+	)
+	cmd := &cobra.Command{
+		Use:   "retry ID...",
+		Short: "Run tasks again that are over",
+		Long: `Put tasks that are over back into their queue, however they ended. They keep
+their id, payload and error history, and their attempts start anew. Doing so
+again before a task has started is no error. For dead letters by filter there is
+"pelton dead retry".
+
+Exit codes: 0 all queued, 3 not found, 5 not over yet, 9 only some.`,
+		Args: needArgs(1, -1, "the id of a task"),
+		RunE: a.withClient(&where, func(cmd *cobra.Command, c *client, args []string) error {
+			return a.eachTask(cmd.Context(), &out, args, func(ctx context.Context, id pelton.ID) (*taskAnswer, error) {
+				return c.task(ctx, request{method: http.MethodPost, path: []string{"tasks", id.String(), "retry"}})
 			})
 		}),
 	}

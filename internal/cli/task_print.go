@@ -51,6 +51,9 @@ func (a *app) printTask(out *outputFlag, t *taskAnswer) error {
 	if e := t.Error; e != nil {
 		pairs = append(pairs, [2]string{"Error", clip(fmt.Sprintf("%s: %s", e.Reason, e.Message), mostCell)})
 	}
+	for _, e := range t.Errors[:max(0, len(t.Errors)-1)] { // the last one stands above
+		pairs = append(pairs, [2]string{"Before", clip(fmt.Sprintf("%s, attempt %d: %s: %s", instant(e.At), e.Attempt, e.Reason, e.Message), mostCell)})
+	}
 	pairs = append(pairs, [2]string{"Payload", value(t.Payload)}, [2]string{"Result", value(t.Result)})
 	if err := fields(a.stdout, pairs); err != nil {
 		return fmt.Errorf("write output: %w", err)

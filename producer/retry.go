@@ -1,0 +1,29 @@
+package producer
+
+import (
+	"context"
+	"time"
+
+	"github.com/peltonq/pelton"
+)
+
+// Retry puts a task that is over, however it ended, back into its queue. It keeps
+// its id, payload and error history; its result goes, its attempts and crashes
+// start anew, and an expires_at that has passed is dropped. Its dead letter, if
+// it has one, is deleted.
+//
+// pelton.ErrConflict means that the task is not over; it comes with the task.
+// Repeating a Retry whose task has not started since finishes what an interrupted
+// one left undone and is no error. Errors otherwise: pelton.ErrNotFound, when
+// neither a record nor a dead letter is left; pelton.ErrUnavailable, when nothing
+// was written; pelton.ErrUnknownOutcome.
+func (c *Client) Retry(ctx context.Context, id pelton.ID) (*pelton.Task, error) {
+	if err := c.check(); err != nil {
+		return nil, err
+	}
+	r, err := c.b.Requeue(ctx, id)
+	if r == nil {
+		return nil, err
+	}
+	return r.Task(time.Now()), err
+}

@@ -1,0 +1,171 @@
+package producer_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/peltonq/pelton"
+	"github.com/peltonq/pelton/internal/brokertest"
+	"github.com/peltonq/pelton/worker"
+)
+
+func TestWatch(t *testing.T) {
+	t.Parallel()
+	nc := brokertest.Start(t)
+	client := open(t, nc)
+	mux := worker.NewMux()
+	goOn := make(chan struct{})
+	mux.Handle("k", handler(func(ctx context.Context, task *pelton.Task) (json.RawMessage, error) {
+		worker.Progress(ctx, int64(task.Attempt), 2, "half")
+		<-goOn
+		if task.Attempt == 1 {
+			return nil, pelton.RetryAfter(0, errBoom)
+		}
+		return json.RawMessage(`7`), nil
+	}))
+	task := enqueue(t, client, "k")
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	var states []pelton.State
+	var last *pelton.Task
+	for seen, err := range client.Watch(ctx, task.ID) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if last == nil {
+			serve(t, nc, mux, worker.Config{}) // nothing happens before the first look
+		} else if seen.Revision < last.Revision {
+			t.Errorf("revision %d after %d", seen.Revision, last.Revision)
+		}
+		if len(states) == 0 || states[len(states)-1] != seen.State {
+			states = append(states, seen.State)
+		}
+		if seen.State == pelton.Running && seen.Progress != nil && (last == nil || last.Progress == nil || last.Attempt != seen.Attempt) {
+			goOn <- struct{}{} // it goes on when its progress was seen here
+		}
+		last = seen
+	}
+	// What lies between two attempts may be too quick to be seen.
+	if states[0] != pelton.Queued || !slices.Contains(states, pelton.Running) || last.State != pelton.Succeeded {
+		t.Errorf("states = %v", states)
+	}
+	if string(last.Result) != "7" || last.Attempt != 2 || last.Progress == nil || last.Progress.Done != 2 {
+		t.Errorf("last = %+v", last)
+	}
+}
+
+func TestWatchEnds(t *testing.T) {
+	t.Parallel()
+	nc := brokertest.Start(t)
+	client := open(t, nc)
+
+	for task, err := range client.Watch(t.Context(), pelton.NewID(time.Now(), 0)) {
+		if task != nil || !errors.Is(err, pelton.ErrNotFound) {
+			t.Errorf("unknown task: %+v, %v", task, err)
+		}
+	}
+
+	task := enqueue(t, client, "k", pelton.WithDelay(time.Hour))
+	for seen, err := range client.Watch(t.Context(), task.ID) {
+		if err != nil || seen.Revision != task.Revision {
+			t.Errorf("first = %+v, %v", seen, err)
+		}
+		break // and nothing stays behind
+	}
+
+	why := errors.New("enough")
+	ctx, stop := context.WithCancelCause(t.Context())
+	defer stop(nil)
+	var errs []error
+	for seen, err := range client.Watch(ctx, task.ID) {
+		if seen == nil || seen.State != pelton.Scheduled {
+			t.Errorf("seen = %+v", seen)
+		}
+		errs = append(errs, err)
+		stop(why)
+	}
+	if len(errs) != 2 || errs[0] != nil || !errors.Is(errs[1], why) {
+		t.Errorf("errors = %v", errs)
+	}
+
+	if _, err := client.Cancel(t.Context(), task.ID); err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for seen, err := range client.Watch(t.Context(), task.ID) {
+		if n++; err != nil || seen.State != pelton.Cancelled {
+			t.Errorf("cancelled task: %+v, %v", seen, err)
+		}
+	}
+	if n != 1 {
+		t.Errorf("%d looks at a task that is over", n)
+	}
+
+	client.Close()
+	for _, err := range client.Watch(t.Context(), task.ID) {
+		if !errors.Is(err, pelton.ErrClosed) {
+			t.Errorf("closed client: %v", err)
+		}
+	}
+	nc.Close()
+}
+
+// TestWatchIsTold learns of a change at once, and not by reading again.
+func TestWatchIsTold(t *testing.T) {
+	t.Parallel()
+	nc := brokertest.Start(t)
+	client := open(t, nc)
+	task := enqueue(t, client, "k", pelton.WithDelay(time.Hour))
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	subscribed := nc.NumSubscriptions() + 1
+	go func() {
+		tick := time.NewTicker(time.Millisecond)
+		defer tick.Stop()
+		for nc.NumSubscriptions() < subscribed {
+			<-tick.C
+		}
+		_, _ = client.Cancel(ctx, task.ID)
+	}()
+	began := time.Now()
+	var last *pelton.Task
+	for seen, err := range client.Watch(ctx, task.ID) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		last = seen
+	}
+	if took := time.Since(began); last.State != pelton.Cancelled || took > time.Second {
+		t.Errorf("%s after %s", last.State, took)
+	}
+	if n := nc.NumSubscriptions(); n >= subscribed {
+		t.Errorf("%d subscriptions left, want fewer than %d", n, subscribed)
+	}
+}
+
+// TestWatchSeesATimeCome reads again without an event: nobody writes when a delay
+// is over.
+func TestWatchSeesATimeCome(t *testing.T) {
+	t.Parallel()
+	nc := brokertest.Start(t)
+	client := open(t, nc)
+	task := enqueue(t, client, "k", pelton.WithDelay(50*time.Millisecond))
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	for seen, err := range client.Watch(ctx, task.ID) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if seen.State == pelton.Queued {
+			if seen.Revision != task.Revision {
+				t.Errorf("revision %d, want %d: nobody wrote", seen.Revision, task.Revision)
+			}
+			return
+		}
+	}
+	t.Error("the task never read queued")
+}
