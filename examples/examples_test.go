@@ -20,10 +20,12 @@ func TestProgramsTalk(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
 	bin := t.TempDir()
-	for name, pkg := range map[string]string{
-		"pelton": "github.com/peltonq/pelton/cmd/pelton", "worker": "./worker", "producer": "./producer",
+	for name, dir := range map[string]string{
+		"pelton": "../cmd/pelton", // of its own module: users of the library need none of the server's dependencies
+		"worker": "worker", "producer": "producer",
 	} {
-		build := exec.CommandContext(ctx, "go", "build", "-o", filepath.Join(bin, name), pkg)
+		build := exec.CommandContext(ctx, "go", "build", "-o", filepath.Join(bin, name), ".")
+		build.Dir = dir
 		if out, err := build.CombinedOutput(); err != nil {
 			t.Fatalf("build %s: %v\n%s", name, err, out)
 		}
