@@ -18,7 +18,7 @@ import (
 // broker port and a worker, and lets the producer wait for its receipt.
 func TestProgramsTalk(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
-	defer cancel()
+	t.Cleanup(cancel) // after the programs have been ended in order
 	bin := t.TempDir()
 	for name, dir := range map[string]string{
 		"pelton": "../cmd/pelton", // of its own module: users of the library need none of the server's dependencies
