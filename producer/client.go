@@ -3,7 +3,6 @@ package producer
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"sync/atomic"
@@ -154,46 +153,15 @@ func (c *Client) Get(ctx context.Context, id pelton.ID) (*pelton.Task, error) {
 const reread = 2 * time.Second
 
 // Wait returns the task when it is over. When ctx ends before that, it returns
-// the task as last seen together with ctx's cause.
+// the task as last seen together with ctx's cause. Other errors are those of Watch.
 func (c *Client) Wait(ctx context.Context, id pelton.ID) (*pelton.Task, error) {
-	// The first look answers for a task that is over, for one that is not there,
-	// and for a broker that is out of reach, which a subscription would wait for.
-	last, err := c.Get(ctx, id)
-	if err != nil {
-		return nil, fmt.Errorf("wait: %w", err)
-	}
-	if last.State.Terminal() {
+	last, err := c.watch(ctx, id, func(*pelton.Task) bool { return true })
+	switch {
+	case err == nil:
 		return last, nil
-	}
-	// First subscribe, then read: whatever happens after the read is announced.
-	events, stop, err := c.b.Watch(ctx, id)
-	if err != nil {
+	case ctx.Err() != nil:
+		return last, fmt.Errorf("wait for task %s: %w", id, context.Cause(ctx))
+	default:
 		return last, fmt.Errorf("wait: %w", err)
-	}
-	defer stop()
-	timer := time.NewTimer(reread)
-	defer timer.Stop()
-	for {
-		task, err := c.Get(ctx, id)
-		switch {
-		case err == nil:
-			if last = task; last.State.Terminal() {
-				return last, nil
-			}
-		case ctx.Err() == nil && !errors.Is(err, pelton.ErrUnavailable):
-			return last, fmt.Errorf("wait: %w", err)
-		}
-		// An event of a revision that was seen already tells nothing new.
-		timer.Reset(reread)
-		for again := false; !again; {
-			select {
-			case e := <-events:
-				again = e.Revision > last.Revision
-			case <-timer.C:
-				again = true
-			case <-ctx.Done():
-				return last, fmt.Errorf("wait for task %s: %w", id, context.Cause(ctx))
-			}
-		}
 	}
 }
