@@ -39,10 +39,13 @@ fmt: ## format the code
 
 check: lint test race ## what CI runs
 
+chaos: ## the long fault suite: real processes, killed; PELTON_CHAOS_SEED replays a run
+	PELTON_CHAOS=long $(GO) test -count=1 -timeout 80m -v ./chaos
+
 bench: build ## print the figures of docs/performance.md
 	cd bench && $(GO) run . -pelton ../$(BIN)
 
 clean: ## remove what was built
 	rm -rf bin
 
-.PHONY: help build run deps test race lint fmt check bench clean
+.PHONY: help build run deps test race lint fmt check chaos bench clean

@@ -76,7 +76,11 @@ var table = []rule{
 	// Tests of the whole, which meet the binary from outside.
 	{pkg: "internal/floors"},
 	{pkg: "e2e", module: outside, libraries: []string{"go.yaml.in/yaml/v3"}},
-	{pkg: "chaos", module: outside},
+	{pkg: "chaos/history", module: []string{"."}, libraries: []string{"golang.org/x/sys"}},
+	{pkg: "chaos/check", module: []string{".", "chaos/history"}},
+	{pkg: "chaos/proxy"},
+	{pkg: "chaos/actor", module: []string{".", "worker", "chaos/history"}, libraries: []string{natsClient}},
+	{pkg: "chaos", module: append([]string{"chaos/history", "chaos/check", "chaos/proxy"}, outside...)},
 }
 
 var (

@@ -1,0 +1,222 @@
+package check
+
+import (
+	"cmp"
+	"slices"
+	"time"
+
+	"github.com/peltonq/pelton"
+	"github.com/peltonq/pelton/chaos/history"
+)
+
+// index is a history by task and by fault.
+type index struct {
+	cfg    Config
+	events []history.Event
+	tasks  []*task // in the order in which they first appear
+	byID   map[pelton.ID]*task
+	faults []fault
+	healed *history.Event // the last one
+}
+
+// task is what the history tells of one task.
+type task struct {
+	id       pelton.ID
+	events   []history.Event
+	accepted *history.Event
+	runs     []*run          // by time of start
+	reads    []history.Event // of the record, by time
+	versions []version       // of the record, by revision, each once
+}
+
+// version is one revision of a record.
+type version struct {
+	history.Record
+	at int64 // when it was first read
+}
+
+// run is one start of a handler.
+type run struct {
+	history.Event                // the start
+	end           *history.Event // nil: the process died, or the handler still runs
+	ctxEnd        *history.Event
+}
+
+// attemptEnded reports whether the handler ended an attempt: with an outcome of
+// its own, or by outliving its timeout.
+func (r *run) attemptEnded() bool {
+	if r.ctxEnd != nil && r.ctxEnd.Outcome == history.Timeout {
+		return true
+	}
+	if r.end == nil {
+		return false
+	}
+	switch r.end.Outcome {
+	case history.OK, history.Failure, history.Panic, history.Goexit, history.Timeout:
+		return true
+	case history.Snoozed, history.Cancelled, history.Fenced, history.Shutdown:
+		return false
+	default:
+		return false
+	}
+}
+
+// fault is one fault from its beginning to its end; the last moment of the history
+// if nothing ended it.
+type fault struct {
+	what, target string
+	begin, end   int64
+}
+
+func newIndex(events []history.Event, cfg Config) *index {
+	h := &index{cfg: cfg, events: events, byID: make(map[pelton.ID]*task)}
+	open := make(map[[2]string][]int)
+	for i := range events {
+		e := &events[i]
+		switch e.Kind {
+		case history.FaultBegin:
+			at := [2]string{e.Fault, e.Target}
+			open[at] = append(open[at], len(h.faults))
+			h.faults = append(h.faults, fault{what: e.Fault, target: e.Target, begin: e.At, end: events[len(events)-1].At})
+		case history.FaultEnd:
+			at := [2]string{e.Fault, e.Target}
+			if n := len(open[at]); n > 0 {
+				h.faults[open[at][n-1]].end = e.At
+				open[at] = open[at][:n-1]
+			}
+		case history.Healed:
+			h.healed = e
+		case history.EnqueueSent, history.EnqueueOK, history.EnqueueUnknown, history.EnqueueRefused,
+			history.RunStart, history.RunEnd, history.CtxEnd,
+			history.CancelSent, history.CancelOK, history.CancelConflict, history.CancelUnknown,
+			history.Observe, history.Missing:
+			if !e.Task.IsZero() {
+				h.task(e.Task).add(e)
+			}
+		}
+	}
+	for _, t := range h.tasks {
+		slices.SortStableFunc(t.versions, func(a, b version) int { return cmp.Compare(a.Revision, b.Revision) })
+	}
+	return h
+}
+
+func (h *index) task(id pelton.ID) *task {
+	t := h.byID[id]
+	if t == nil {
+		t = &task{id: id}
+		h.byID[id] = t
+		h.tasks = append(h.tasks, t)
+	}
+	return t
+}
+
+func (t *task) add(e *history.Event) {
+	t.events = append(t.events, *e)
+	switch e.Kind {
+	case history.EnqueueOK:
+		t.accepted = e
+	case history.RunStart:
+		t.runs = append(t.runs, &run{Event: *e})
+	case history.RunEnd:
+		if r := t.run(e.Fence); r != nil {
+			r.end = e
+		}
+	case history.CtxEnd:
+		if r := t.run(e.Fence); r != nil {
+			r.ctxEnd = e
+		}
+	case history.EnqueueSent, history.EnqueueUnknown, history.EnqueueRefused, history.CancelSent, history.CancelUnknown,
+		history.CancelOK, history.CancelConflict, history.Observe, history.Missing, history.FaultBegin, history.FaultEnd, history.Healed:
+	}
+	if e.Record != nil {
+		t.reads = append(t.reads, *e)
+		t.addVersion(version{Record: *e.Record, at: e.At})
+	}
+}
+
+// addVersion keeps each revision once; as it is stored, if that was read.
+func (t *task) addVersion(v version) {
+	i := slices.IndexFunc(t.versions, func(old version) bool { return old.Revision == v.Revision })
+	switch {
+	case i < 0:
+		t.versions = append(t.versions, v)
+	case v.Stored && !t.versions[i].Stored:
+		v.at = min(v.at, t.versions[i].at)
+		t.versions[i] = v
+	}
+}
+
+// run is the run of that fence, the last one if there are several.
+func (t *task) run(fence uint64) *run {
+	for _, r := range slices.Backward(t.runs) {
+		if r.Fence == fence {
+			return r
+		}
+	}
+	return nil
+}
+
+// last is the newest version of the record, nil if it was never read.
+func (t *task) last() *version {
+	if len(t.versions) == 0 {
+		return nil
+	}
+	return &t.versions[len(t.versions)-1]
+}
+
+// fault reports whether a fault that the actor felt was under way, or had been
+// within tail before, at some moment from begin to end.
+func (h *index) fault(actor string, begin, end int64, tail time.Duration) bool {
+	return slices.ContainsFunc(h.faults, func(f fault) bool {
+		return (f.target == actor || f.target == history.Everyone) && f.begin <= end && f.end+int64(tail) >= begin
+	})
+}
+
+func (h *index) counts() Counts {
+	c := Counts{Faults: make(map[string]int)}
+	for i := range h.events {
+		switch e := &h.events[i]; {
+		case e.Kind == history.EnqueueUnknown:
+			c.Unknown++
+		case e.Kind == history.EnqueueRefused:
+			c.Refused++
+		case e.Record != nil:
+			c.Reads++
+		}
+	}
+	for _, f := range h.faults {
+		c.Faults[f.what]++
+	}
+	for _, t := range h.tasks {
+		c.Runs += len(t.runs)
+		for i := range t.runs {
+			if t.duplicate(i) {
+				c.Duplicates++
+			}
+		}
+		last := t.last()
+		if t.accepted == nil {
+			continue
+		}
+		c.Accepted++
+		if last == nil {
+			continue
+		}
+		switch last.State {
+		case pelton.Succeeded:
+			c.Succeeded++
+		case pelton.Failed:
+			c.Failed++
+			if last.Reason == pelton.ReasonPoison {
+				c.Poisoned++
+			}
+		case pelton.Cancelled:
+			c.Cancelled++
+		case pelton.Expired:
+			c.Expired++
+		case pelton.Scheduled, pelton.Queued, pelton.Running, pelton.Retrying:
+		}
+	}
+	return c
+}

@@ -1,0 +1,144 @@
+package check
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/peltonq/pelton"
+	"github.com/peltonq/pelton/chaos/history"
+)
+
+// lost: after healing and draining, every accepted task has a terminal state.
+func lost(_ *index, t *task) string {
+	if t.accepted == nil {
+		return ""
+	}
+	switch last := t.last(); {
+	case last == nil:
+		return "accepted, and its record was never read"
+	case !last.State.Terminal():
+		return fmt.Sprintf("accepted, and still %s at the end", last.State)
+	}
+	return ""
+}
+
+// missing: no 404 between the 202 and the end of retention, which begins at the
+// end of the task, so that it cannot be over a retention after the 202.
+func missing(_ *index, t *task) string {
+	if t.accepted == nil {
+		return ""
+	}
+	for _, e := range t.events {
+		if e.Kind == history.Missing && e.Began > t.accepted.At && e.At-t.accepted.At < int64(t.accepted.Retention) {
+			return fmt.Sprintf("404 to %s, %s after the 202", e.Actor, between(t.accepted.At, e.At))
+		}
+	}
+	return ""
+}
+
+// final: a record does not change any more once it is terminal.
+func final(_ *index, t *task) string {
+	for i, v := range t.versions {
+		if v.State.Terminal() && i+1 < len(t.versions) {
+			next := t.versions[i+1]
+			return fmt.Sprintf("%s at revision %d, then %s at revision %d", v.State, v.Revision, next.State, next.Revision)
+		}
+	}
+	return ""
+}
+
+// moves: a record goes from state to state only as State.CanBecome says; where
+// writes between two reads were not seen, by some path of such moves. Crashes
+// never become fewer, nor attempts by more than the one that was given back.
+func moves(_ *index, t *task) string {
+	attempt, crashes := 0, 0
+	for i, next := range t.versions {
+		if next.Attempt < attempt-1 || next.Crashes < crashes {
+			return fmt.Sprintf("revision %d counts %d attempts and %d crashes after %d and %d", next.Revision, next.Attempt, next.Crashes, attempt, crashes)
+		}
+		attempt, crashes = max(attempt, next.Attempt), next.Crashes
+		if i == 0 {
+			if next.Stored && next.Previous == 0 && next.State != pelton.Queued && next.State != pelton.Scheduled {
+				return fmt.Sprintf("begins as %s", next.State)
+			}
+			continue
+		}
+		v := t.versions[i-1]
+		if next.Stored && next.Previous == v.Revision {
+			if !slices.ContainsFunc(v.storedStates(), func(s pelton.State) bool { return s.CanBecome(next.State) }) {
+				return fmt.Sprintf("%s at revision %d became %s at revision %d", v.State, v.Revision, next.State, next.Revision)
+			}
+		} else if next.Stored && next.Previous < v.Revision {
+			return fmt.Sprintf("revision %d replaced %d, although %d was there", next.Revision, next.Previous, v.Revision)
+		} else if !reachable(v.State, next.State) {
+			return fmt.Sprintf("%s at revision %d cannot have become %s at revision %d", v.State, v.Revision, next.State, next.Revision)
+		}
+	}
+	return ""
+}
+
+// storedStates is what the stored record may be: the API shows queued for what
+// waits for a time that has come.
+func (v version) storedStates() []pelton.State {
+	if v.Stored || v.State != pelton.Queued {
+		return []pelton.State{v.State}
+	}
+	return []pelton.State{pelton.Queued, pelton.Scheduled, pelton.Retrying}
+}
+
+// reachable reports whether some path of moves leads from one state to another
+// without an explicit requeue, which the suite never makes.
+func reachable(from, to pelton.State) bool {
+	seen := []pelton.State{from}
+	for i := 0; i < len(seen); i++ {
+		if seen[i].Terminal() {
+			continue
+		}
+		for _, next := range pelton.States() {
+			if !seen[i].CanBecome(next) {
+				continue
+			}
+			if next == to {
+				return true
+			}
+			if !slices.Contains(seen, next) {
+				seen = append(seen, next)
+			}
+		}
+	}
+	return false
+}
+
+// stale: a read that begins after another one ended does not show an older record.
+func stale(_ *index, t *task) string {
+	for _, e := range t.reads {
+		if e.Record.Stored || e.Began == 0 {
+			continue // told by the broker when it came to that
+		}
+		for _, before := range t.reads {
+			if before.At >= e.Began {
+				break // reads are in the order of their ends
+			}
+			if e.Record.Revision < before.Record.Revision {
+				return fmt.Sprintf("%s read revision %d, after %s had read %d", e.Actor, e.Record.Revision, before.Actor, before.Record.Revision)
+			}
+		}
+	}
+	return ""
+}
+
+// owners: what a handler's end writes follows the running record of the same
+// start. A worker that lost its lease writes nothing.
+func owners(_ *index, t *task) string {
+	for i := 1; i < len(t.versions); i++ {
+		v, next := t.versions[i-1], t.versions[i]
+		byHandler := next.State == pelton.Succeeded || next.State == pelton.Retrying
+		if !byHandler || !next.Stored || !v.Stored || next.Previous != v.Revision {
+			continue
+		}
+		if v.State != pelton.Running || v.Worker != next.Worker || !v.StartedAt.Equal(next.StartedAt) {
+			return fmt.Sprintf("%s by %s at revision %d over %s by %s at revision %d", next.State, next.Worker, next.Revision, v.State, v.Worker, v.Revision)
+		}
+	}
+	return ""
+}

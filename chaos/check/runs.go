@@ -1,0 +1,191 @@
+package check
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/peltonq/pelton"
+	"github.com/peltonq/pelton/chaos/history"
+)
+
+func between(from, to int64) time.Duration {
+	return time.Duration(to - from).Round(time.Millisecond)
+}
+
+// ofHandler reports whether a reason is one that only a handler's run can give.
+func ofHandler(reason pelton.Reason) bool {
+	switch reason {
+	case pelton.ReasonError, pelton.ReasonPanic, pelton.ReasonTimeout, pelton.ReasonGoexit, pelton.ReasonResult, pelton.ReasonPayload, pelton.ReasonDiscarded:
+		return true
+	case pelton.ReasonPoison, pelton.ReasonUnknownKind, pelton.ReasonExpired:
+		return false
+	default:
+		return false
+	}
+}
+
+// ran: what succeeded ran, and so did what failed by its handler; every failure
+// says why.
+func ran(_ *index, t *task) string {
+	last := t.last()
+	switch {
+	case last == nil:
+		return ""
+	case last.State == pelton.Failed && last.Reason == "":
+		return "failed without a reason"
+	case len(t.runs) > 0:
+		return ""
+	case last.State == pelton.Succeeded, last.State == pelton.Failed && ofHandler(last.Reason):
+		return fmt.Sprintf("%s (%s) without a run", last.State, last.Reason)
+	}
+	return ""
+}
+
+// attempts: an attempt is a run that its handler ended. A crash, a shutdown and a
+// lost lease burn none: each attempt that was counted before the last has a run of
+// its number that ended, and the last one too if a handler made it final.
+func attempts(_ *index, t *task) string {
+	last := t.last()
+	if last == nil {
+		return ""
+	}
+	counted := last.Attempt - 1
+	if last.State == pelton.Succeeded || last.State == pelton.Failed && ofHandler(last.Reason) {
+		counted = last.Attempt
+	}
+	for n := 1; n <= counted; n++ {
+		if !slices.ContainsFunc(t.runs, func(r *run) bool { return r.Attempt == n && r.attemptEnded() }) {
+			return fmt.Sprintf("counts %d attempts, but no handler ended attempt %d", last.Attempt, n)
+		}
+	}
+	return ""
+}
+
+// crashes: a record counts a crash only for a start that a fault on its worker, or
+// on the broker, may have ended.
+func crashes(h *index, t *task) string {
+	last := t.last()
+	if last == nil || last.Crashes == 0 {
+		return ""
+	}
+	n := t.untold()
+	for i, r := range t.runs {
+		until := last.at
+		if i+1 < len(t.runs) {
+			until = t.runs[i+1].At
+		}
+		if h.fault(r.Actor, r.At, until, 0) {
+			n++
+		}
+	}
+	if n < last.Crashes {
+		return fmt.Sprintf("counts %d crashes, a fault hit %d of its starts", last.Crashes, n)
+	}
+	return ""
+}
+
+// untold counts the starts that were stored, and whose worker died before its
+// handler could tell.
+func (t *task) untold() int {
+	n := 0
+	var started time.Time
+	for _, v := range t.versions {
+		if !v.Stored || v.State != pelton.Running || v.StartedAt.Equal(started) {
+			continue
+		}
+		started = v.StartedAt
+		if t.run(v.Revision) == nil {
+			n++
+		}
+	}
+	return n
+}
+
+// results: the result is that of the last start, and its handler returned it.
+func results(_ *index, t *task) string {
+	last := t.last()
+	if last == nil || last.State != pelton.Succeeded || len(t.runs) == 0 {
+		return ""
+	}
+	latest := slices.MaxFunc(t.runs, func(a, b *run) int {
+		switch {
+		case a.Fence < b.Fence:
+			return -1
+		case a.Fence > b.Fence:
+			return 1
+		default:
+			return 0
+		}
+	})
+	switch {
+	case last.ResultFence != latest.Fence:
+		return fmt.Sprintf("has the result of start %d, the last start is %d", last.ResultFence, latest.Fence)
+	case latest.end == nil || latest.end.Outcome != history.OK:
+		return fmt.Sprintf("succeeded, but its last start %d did not end well", latest.Fence)
+	case last.Worker != latest.Worker || last.Attempt != latest.Attempt:
+		return fmt.Sprintf("names attempt %d of %s, the last start is attempt %d of %s", last.Attempt, last.Worker, latest.Attempt, latest.Worker)
+	}
+	return ""
+}
+
+// fences: every start has a token of its own, higher than that of each start
+// before it. Only a worker that was halted between its write and its handler may
+// tell of its start late.
+func fences(h *index, t *task) string {
+	for j, later := range t.runs {
+		for _, before := range t.runs[:j] {
+			switch {
+			case later.Fence == before.Fence:
+				return fmt.Sprintf("two starts with token %d", later.Fence)
+			case later.Fence < before.Fence && !h.fault(later.Actor, before.At, later.At, h.cfg.tail()):
+				return fmt.Sprintf("%s started with token %d after %s with %d", later.Actor, later.Fence, before.Actor, before.Fence)
+			}
+		}
+	}
+	return ""
+}
+
+// duplicate reports whether run i repeats the attempt of an earlier one, or began
+// beside one. A handler that outlived its timeout, and one that was asked to give
+// its task back, are no duplicates of what comes after them.
+func (t *task) duplicate(i int) bool { return t.doubles(i) != nil }
+
+// doubles is the earlier run that run i repeats.
+func (t *task) doubles(i int) *run {
+	later := t.runs[i]
+	for _, before := range slices.Backward(t.runs[:i]) {
+		if before.ctxEnd != nil && before.ctxEnd.Outcome == history.Timeout {
+			continue
+		}
+		beside := before.end == nil || before.end.At > later.At
+		if beside || before.Attempt == later.Attempt && !givenBack(before) {
+			return before
+		}
+	}
+	return nil
+}
+
+// givenBack reports whether the handler said, or was told, to run again later.
+func givenBack(r *run) bool {
+	return r.end.Outcome == history.Snoozed || r.end.Outcome == history.Shutdown
+}
+
+// duplicated: a task runs twice only where a fault on the worker that lost it, or
+// on the broker, overlaps.
+func duplicated(h *index, t *task) string {
+	for i, later := range t.runs {
+		before := t.doubles(i)
+		if before == nil {
+			continue
+		}
+		lost := before.Actor
+		if later.Fence < before.Fence { // the one that was halted before its handler began
+			lost = later.Actor
+		}
+		if !h.fault(lost, before.At, later.At, h.cfg.tail()) {
+			return fmt.Sprintf("attempt %d on %s, then attempt %d on %s %s later, and no fault", before.Attempt, before.Actor, later.Attempt, later.Actor, between(before.At, later.At))
+		}
+	}
+	return ""
+}

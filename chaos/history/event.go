@@ -1,0 +1,98 @@
+// Package history is what the actors of the fault suite write down, each in a
+// file of its own outside the broker, and how it is read back.
+package history
+
+import (
+	"time"
+
+	"github.com/peltonq/pelton"
+)
+
+// Kind says what an event tells.
+type Kind string
+
+// The kinds of events.
+const (
+	EnqueueSent    Kind = "enqueue-sent"    // about to be sent, under Ref
+	EnqueueOK      Kind = "enqueue-ok"      // 202, with the id
+	EnqueueUnknown Kind = "enqueue-unknown" // sent, and no answer that tells
+	EnqueueRefused Kind = "enqueue-refused" // an answer, or a connection refused, by which nothing was enqueued
+
+	RunStart Kind = "run-start" // first act of a handler
+	RunEnd   Kind = "run-end"   // last act of a handler before it returns
+	CtxEnd   Kind = "ctx-end"   // the handler's ctx ended while it ran; Outcome is the cause
+
+	CancelSent     Kind = "cancel-sent"
+	CancelOK       Kind = "cancel-ok"       // 200, with the record
+	CancelConflict Kind = "cancel-conflict" // 409
+	CancelUnknown  Kind = "cancel-unknown"  // anything else
+
+	Observe Kind = "observe" // the record as it was read
+	Missing Kind = "missing" // 404
+
+	FaultBegin Kind = "fault-begin" // Fault hits Target
+	FaultEnd   Kind = "fault-end"
+	Healed     Kind = "healed" // every fault is over, every process runs
+)
+
+// Outcome is how a handler ended, or why its ctx did.
+type Outcome string
+
+// The outcomes. The first four are the handler's own and count as attempts.
+const (
+	OK        Outcome = "ok"
+	Failure   Outcome = "error"
+	Panic     Outcome = "panic"
+	Goexit    Outcome = "goexit"
+	Snoozed   Outcome = "snoozed"
+	Timeout   Outcome = "timeout"
+	Cancelled Outcome = "cancelled"
+	Fenced    Outcome = "fenced"
+	Shutdown  Outcome = "shutdown"
+)
+
+// Everyone is the Target of a fault that all workers feel.
+const Everyone = "*"
+
+// Event is one line of a history. At is stamped by Log.Write when it is zero.
+type Event struct {
+	At    int64     `json:"at"`              // nanoseconds of the clock of Now
+	Began int64     `json:"began,omitempty"` // of the call whose answer this is, same clock
+	Wall  time.Time `json:"wall"`
+	Actor string    `json:"actor"`
+	Kind  Kind      `json:"event"`
+
+	Ref       string        `json:"ref,omitempty"` // the producer's own name of a task, also in its payload
+	Task      pelton.ID     `json:"task,omitzero"`
+	Retention time.Duration `json:"retention,omitempty"` // of an accepted task
+
+	Attempt int     `json:"attempt,omitempty"`
+	Fence   uint64  `json:"fence,omitempty"`  // worker.Fence of the run
+	Worker  string  `json:"worker,omitempty"` // id of the worker, as records name it
+	Outcome Outcome `json:"outcome,omitempty"`
+
+	Record *Record `json:"record,omitempty"`
+
+	Fault  string `json:"fault,omitempty"`
+	Target string `json:"target,omitempty"` // an actor, or Everyone
+	Note   string `json:"note,omitempty"`
+}
+
+// Record is what was read of a task's record.
+type Record struct {
+	State    pelton.State `json:"state"`
+	Revision uint64       `json:"revision"`
+	// Stored says that this is the stored record. Over the API one that is
+	// scheduled or retrying reads queued when its time has come.
+	Stored bool `json:"stored,omitempty"`
+	// Previous is the revision that a stored record replaced, 0 for the first one.
+	Previous    uint64        `json:"previous,omitempty"`
+	Attempt     int           `json:"attempt,omitempty"`
+	Crashes     int           `json:"crashes,omitempty"`
+	Worker      string        `json:"worker,omitempty"`
+	Reason      pelton.Reason `json:"reason,omitempty"` // of the last failure
+	RunAt       time.Time     `json:"run_at,omitzero"`
+	StartedAt   time.Time     `json:"started_at,omitzero"`
+	FinishedAt  time.Time     `json:"finished_at,omitzero"`
+	ResultFence uint64        `json:"result_fence,omitempty"` // the fence that the stored result names
+}

@@ -1,0 +1,252 @@
+package chaos_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/peltonq/pelton/chaos/history"
+)
+
+// process is one child of the suite; its log is a file of the history's folder.
+type process struct {
+	cmd  *exec.Cmd
+	log  string
+	done chan struct{}
+	code int // once done is closed; -1 if a signal ended it
+}
+
+func (s *suite) launch(name, path string, args ...string) *process {
+	s.Helper()
+	p := &process{cmd: exec.Command(path, args...), log: filepath.Join(s.dir, name+".log"), done: make(chan struct{})}
+	out, err := os.Create(p.log)
+	if err != nil {
+		s.Fatal(err)
+	}
+	defer out.Close()
+	p.cmd.Stdout, p.cmd.Stderr = out, out
+	p.cmd.Env = append(os.Environ(), "GORACE=halt_on_error=1", "PELTON_LOG_LEVEL=debug")
+	if err := p.cmd.Start(); err != nil {
+		s.Fatal(err)
+	}
+	go func() {
+		defer close(p.done)
+		_ = p.cmd.Wait() // the code tells
+		p.code = p.cmd.ProcessState.ExitCode()
+	}()
+	return p
+}
+
+// signal sends sig, unless the process is gone.
+func (p *process) signal(sig syscall.Signal) error {
+	if err := p.cmd.Process.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return fmt.Errorf("signal %s to %s: %w", sig, filepath.Base(p.log), err)
+	}
+	return nil
+}
+
+func (p *process) ended() bool {
+	select {
+	case <-p.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// says reports whether the log has the text.
+func (p *process) says(text string) bool {
+	data, err := os.ReadFile(p.log)
+	return err == nil && bytes.Contains(data, []byte(text))
+}
+
+const token = "chaos"
+
+// server is a pelton serve that can be killed and comes back on the same addresses.
+type server struct {
+	s          *suite
+	http, nats string // host:port
+	life       int
+	p          *process
+}
+
+func newServer(s *suite) *server {
+	return &server{s: s, http: freeAddress(s), nats: freeAddress(s)}
+}
+
+func (v *server) start() {
+	v.s.Helper()
+	v.life++
+	v.p = v.s.launch(fmt.Sprintf("server.%d", v.life), v.s.bin.pelton, "serve", "--addr", v.http, "--nats-listen", v.nats,
+		"--nats-token", token, "--data", filepath.Join(v.s.dir, "data"), "--lease", v.s.lease.String())
+	v.ready()
+}
+
+func (v *server) ready() {
+	v.s.Helper()
+	v.s.eventually("the server is ready", 30*time.Second, func() bool {
+		if v.p.ended() {
+			v.s.Fatalf("the server ended with %d, see %s", v.p.code, v.p.log)
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		status, _, err := call(ctx, http.MethodGet, "http://"+v.http+"/readyz", "")
+		return err == nil && status == http.StatusOK
+	})
+}
+
+func (v *server) kill() {
+	if err := v.p.signal(syscall.SIGKILL); err != nil {
+		v.s.Error(err)
+	}
+	<-v.p.done
+}
+
+// exitCode is how an actor ends whose task ended it.
+const exitCode = 42
+
+// slot is a place for a worker process: whoever dies in it has a successor.
+type slot struct {
+	s    *suite
+	name string
+	url  string
+
+	mu     sync.Mutex
+	p      *process
+	life   int
+	killed bool // by the nemesis: no surprise
+}
+
+func newSlot(s *suite, name, url string) *slot {
+	w := &slot{s: s, name: name, url: url}
+	w.start()
+	return w
+}
+
+// actorName is who works there now.
+func (w *slot) actorName() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.named()
+}
+
+func (w *slot) named() string { return fmt.Sprintf("%s.%d", w.name, w.life) }
+
+func (w *slot) start() {
+	w.life++
+	w.killed = false
+	w.p = w.s.launch(w.named(), w.s.bin.actor, "-name", w.named(), "-dir", w.s.dir, "-nats", w.url, "-token", token,
+		"-concurrency", fmt.Sprint(w.s.concurrency), "-lease", w.s.lease.String())
+}
+
+// process is the one that is there now.
+func (w *slot) process() *process {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.p
+}
+
+// ready waits until a worker serves there.
+func (w *slot) ready() {
+	w.s.Helper()
+	w.s.eventually("worker "+w.name+" serves", 30*time.Second, func() bool {
+		p := w.process()
+		return !p.ended() && p.says("worker started")
+	})
+}
+
+// supervise replaces whoever died, until ctx ends. A death that nobody planned
+// fails the test.
+func (w *slot) supervise(ctx context.Context) {
+	for {
+		p := w.process()
+		select {
+		case <-p.done:
+		case <-ctx.Done():
+			return
+		}
+		w.mu.Lock()
+		what := "kill"
+		switch name := w.named(); {
+		case w.killed:
+		case p.code == exitCode:
+			what = "exit" // whose beginning the actor wrote
+		default:
+			what = "death"
+			w.s.fault(history.FaultBegin, what, name)
+			w.s.Errorf("%s ended with %d by itself, see %s", name, p.code, p.log)
+		}
+		w.s.fault(history.FaultEnd, what, w.named())
+		w.start()
+		w.mu.Unlock()
+	}
+}
+
+// written is the size of what the worker has told so far.
+func (w *slot) written() int64 {
+	info, err := os.Stat(filepath.Join(w.s.dir, w.actorName()+history.Suffix))
+	if err != nil {
+		return 0 // it has just begun
+	}
+	return info.Size()
+}
+
+// crash kills the worker with SIGKILL; supervise replaces it.
+func (w *slot) crash() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.p.ended() {
+		return // supervise is about to replace it
+	}
+	w.killed = true
+	w.s.fault(history.FaultBegin, "kill", w.named())
+	if err := w.p.signal(syscall.SIGKILL); err != nil {
+		w.s.Error(err)
+	}
+	<-w.p.done
+}
+
+// halt stops the worker with SIGSTOP until resume is called.
+func (w *slot) halt() (resume func()) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	p, name := w.p, w.named()
+	w.s.fault(history.FaultBegin, "stop", name)
+	if err := p.signal(syscall.SIGSTOP); err != nil {
+		w.s.Error(err)
+	}
+	return func() {
+		if err := p.signal(syscall.SIGCONT); err != nil {
+			w.s.Error(err)
+		}
+		w.s.fault(history.FaultEnd, "stop", name)
+	}
+}
+
+// kill ends the worker for good: nobody supervises any more.
+func (w *slot) kill() {
+	p := w.process()
+	if err := p.signal(syscall.SIGKILL); err != nil {
+		w.s.Error(err)
+	}
+	<-p.done
+}
+
+// freeAddress is a loopback address that nobody listened on a moment ago.
+func freeAddress(s *suite) string {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		s.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}

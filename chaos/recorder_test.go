@@ -1,0 +1,87 @@
+package chaos_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/peltonq/pelton"
+	"github.com/peltonq/pelton/chaos/history"
+)
+
+// record follows the bucket of records and writes down every revision that it gets
+// to see, with the one that it replaced: the header of the compare-and-swap is kept
+// with the message. It reads the layout that docs/architecture.md describes.
+func (s *suite) record(ctx context.Context) {
+	log := s.actor("recorder")
+	nc, err := nats.Connect("nats://"+s.server.nats, nats.Token(token), nats.Name("recorder"),
+		nats.MaxReconnects(-1), nats.ReconnectWait(50*time.Millisecond), nats.PingInterval(time.Second), nats.RetryOnFailedConnect(true))
+	if err != nil {
+		s.Error(err)
+		return
+	}
+	defer nc.Close()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		s.Error(err)
+		return
+	}
+	records, err := js.OrderedConsumer(ctx, "KV_pelton_STATE_0", jetstream.OrderedConsumerConfig{})
+	if err != nil {
+		if ctx.Err() == nil {
+			s.Errorf("follow the records: %v", err)
+		}
+		return
+	}
+	following, err := records.Consume(func(msg jetstream.Msg) {
+		if e, ok := stored(msg); ok {
+			s.write(log, e)
+		}
+	}, jetstream.PullHeartbeat(500*time.Millisecond), jetstream.PullExpiry(2*time.Second))
+	if err != nil {
+		s.Errorf("follow the records: %v", err)
+		return
+	}
+	<-ctx.Done()
+	following.Stop()
+	<-following.Closed()
+}
+
+// stored reads a record as the broker keeps it: a line of JSON, then the payload,
+// then the result. Probes and markers of deletion are none.
+func stored(msg jetstream.Msg) (history.Event, bool) {
+	meta, err := msg.Metadata()
+	if err != nil {
+		return history.Event{}, false
+	}
+	var form struct {
+		ID         pelton.ID        `json:"id"`
+		State      pelton.State     `json:"state"`
+		PayloadLen int              `json:"payload_len"`
+		RunAt      time.Time        `json:"run_at"`
+		StartedAt  time.Time        `json:"started_at"`
+		FinishedAt time.Time        `json:"finished_at"`
+		Attempt    int              `json:"attempt"`
+		Crashes    int              `json:"crashes"`
+		Owner      string           `json:"owner"`
+		Errors     []pelton.Failure `json:"errors"`
+	}
+	line, body, found := bytes.Cut(msg.Data(), []byte{'\n'})
+	if !found || json.Unmarshal(line, &form) != nil || form.ID.IsZero() || form.PayloadLen > len(body) {
+		return history.Event{}, false
+	}
+	r := &history.Record{
+		State: form.State, Revision: meta.Sequence.Stream, Stored: true, Attempt: form.Attempt, Crashes: form.Crashes, Worker: form.Owner,
+		RunAt: form.RunAt, StartedAt: form.StartedAt, FinishedAt: form.FinishedAt, ResultFence: fenceOf(body[form.PayloadLen:]),
+	}
+	r.Previous, _ = strconv.ParseUint(msg.Headers().Get("Nats-Expected-Last-Subject-Sequence"), 10, 64) // absent is none
+	if n := len(form.Errors); n > 0 {
+		r.Reason = form.Errors[n-1].Reason
+	}
+	return history.Event{Kind: history.Observe, Task: form.ID, Record: r}, true
+}

@@ -1,0 +1,279 @@
+package chaos_test
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"hash/fnv"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/peltonq/pelton/chaos/check"
+	"github.com/peltonq/pelton/chaos/history"
+)
+
+// profile is how large a run is.
+type profile struct {
+	long        bool
+	lease       time.Duration
+	workers     int
+	concurrency int           // of each worker
+	tasks       int           // of a scenario that counts
+	mixed       time.Duration // how long the mixed scenario goes on at least
+	kills       int           // of a kill loop
+	cut         time.Duration // how long the network is cut in each mode, beyond the lease
+	drain       time.Duration // what the broker may take to work off the rest
+}
+
+func theProfile() profile {
+	if os.Getenv("PELTON_CHAOS") == "long" {
+		return profile{long: true, lease: 3 * time.Second, workers: 4, concurrency: 16, tasks: 10_000, mixed: 2 * time.Minute, kills: 20, cut: 2 * time.Second, drain: 5 * time.Minute}
+	}
+	return profile{lease: 2 * time.Second, workers: 3, concurrency: 8, tasks: 300, mixed: 8 * time.Second, kills: 5, cut: 500 * time.Millisecond, drain: time.Minute}
+}
+
+// theSeed is the seed of this run.
+var theSeed = sync.OnceValues(func() (uint64, error) {
+	text := os.Getenv("PELTON_CHAOS_SEED")
+	if text == "" {
+		return rand.Uint64(), nil
+	}
+	return strconv.ParseUint(text, 10, 64)
+})
+
+// binaries are the processes under test, built once.
+type binaries struct{ dir, pelton, actor string }
+
+var built = sync.OnceValues(func() (binaries, error) {
+	if err := lookAtSources(".."); err != nil {
+		return binaries{}, err
+	}
+	dir, err := os.MkdirTemp("", "pelton-chaos-bin-")
+	if err != nil {
+		return binaries{}, err
+	}
+	b := binaries{dir: dir, pelton: filepath.Join(dir, "pelton"), actor: filepath.Join(dir, "actor")}
+	for path, pkg := range map[string]string{b.pelton: "cmd/pelton", b.actor: "chaos/actor"} {
+		args := []string{"build", "-o", path}
+		env := append(os.Environ(), "CGO_ENABLED=0")
+		if raceEnabled {
+			args, env = append(args, "-race"), os.Environ()
+		}
+		build := exec.Command("go", append(args, "github.com/peltonq/pelton/"+pkg)...)
+		build.Env = env
+		if out, err := build.CombinedOutput(); err != nil {
+			return b, fmt.Errorf("build %s: %w\n%s", pkg, err, out)
+		}
+	}
+	return b, nil
+})
+
+// lookAtSources looks at every source file of the module. The go command answers
+// from its cache unless a file that a test looked at has changed; that the binaries
+// are made of these it cannot know.
+func lookAtSources(root string) error {
+	return filepath.WalkDir(root, func(name string, entry fs.DirEntry, err error) error {
+		if err != nil || filepath.Ext(name) != ".go" {
+			return err
+		}
+		_, err = os.Stat(name)
+		return err
+	})
+}
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if b, err := built(); err == nil {
+		_ = os.RemoveAll(b.dir)
+	}
+	os.Exit(code)
+}
+
+// suite is one scenario with its processes and its history.
+type suite struct {
+	*testing.T
+	profile
+	dir  string
+	bin  binaries
+	log  *history.Log // of the nemesis
+	rand *rand.Rand   // of the nemesis alone: its order of calls is the scenario's
+
+	server   *server
+	fleet    []*slot
+	producer *producer
+
+	background sync.WaitGroup
+	stop       context.CancelFunc // of what runs in the background
+}
+
+// newSuite starts a server, workers and everything that writes the history. A link
+// opens the way of the next worker to the broker; without one it is direct.
+func newSuite(t *testing.T, p profile, link ...func(*suite) string) *suite {
+	t.Helper()
+	seed, err := theSeed()
+	if err != nil {
+		t.Fatalf("PELTON_CHAOS_SEED: %v", err)
+	}
+	bin, err := built()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir, err := os.MkdirTemp("", "pelton-chaos-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := fnv.New64a()
+	_, _ = name.Write([]byte(t.Name()))
+	s := &suite{T: t, profile: p, dir: dir, bin: bin, rand: rand.New(rand.NewPCG(seed, name.Sum64()))}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("PELTON_CHAOS_SEED=%d; history and logs are in %s", seed, dir)
+			return
+		}
+		_ = os.RemoveAll(dir)
+	})
+	s.log = s.actor("nemesis")
+	t.Logf("seed %d", seed)
+
+	ctx, stop := context.WithCancel(context.Background())
+	s.stop = stop
+	t.Cleanup(s.end)
+	s.server = newServer(s)
+	s.server.start()
+	s.producer = newProducer(s)
+	s.background.Go(func() {
+		if err := history.WatchStalls(ctx, s.log, p.lease/4, history.Everyone); err != nil {
+			t.Error(err)
+		}
+	})
+	s.background.Go(func() { s.record(ctx) })
+	for i := range p.workers {
+		url := "nats://" + s.server.nats
+		for _, open := range link {
+			url = open(s)
+		}
+		s.fleet = append(s.fleet, newSlot(s, fmt.Sprintf("w%d", i+1), url))
+	}
+	for _, w := range s.fleet {
+		w.ready()
+		s.background.Go(func() { w.supervise(ctx) })
+	}
+	return s
+}
+
+// end stops everything that runs in the background, then all processes.
+func (s *suite) end() {
+	s.stop()
+	s.background.Wait()
+	for _, w := range s.fleet {
+		w.kill()
+	}
+	s.server.kill()
+}
+
+// actor opens the history of an actor inside this process.
+func (s *suite) actor(name string) *history.Log {
+	log, err := history.Open(s.dir, name)
+	if err != nil {
+		s.Fatal(err)
+	}
+	s.Cleanup(func() { _ = log.Close() })
+	return log
+}
+
+// write appends to a history, without which nothing can be said.
+func (s *suite) write(log *history.Log, e history.Event) {
+	if err := log.Write(e); err != nil {
+		s.Error(err)
+	}
+}
+
+// fault writes the beginning or the end of a fault.
+func (s *suite) fault(kind history.Kind, what, target string) {
+	s.write(s.log, history.Event{Kind: kind, Fault: what, Target: target})
+}
+
+// eventually waits until cond holds.
+func (s *suite) eventually(what string, within time.Duration, cond func() bool) {
+	s.Helper()
+	deadline := time.After(within)
+	again := time.NewTicker(5 * time.Millisecond)
+	defer again.Stop()
+	for !cond() {
+		select {
+		case <-again.C:
+		case <-deadline:
+			s.Fatalf("not within %s: %s", within, what)
+		}
+	}
+}
+
+// pause waits: the faults of this suite are made of time.
+func (s *suite) pause(d time.Duration) {
+	<-time.After(d)
+}
+
+// healed writes that everything is well again, having waited for it.
+func (s *suite) healed() {
+	s.Helper()
+	s.server.ready()
+	for _, w := range s.fleet {
+		w.ready()
+	}
+	s.write(s.log, history.Event{Kind: history.Healed})
+}
+
+// judge drains the queue, reads every record twice, and holds the history against
+// the guarantees.
+func (s *suite) judge() check.Report {
+	s.Helper()
+	s.producer.drain(s.drain)
+	s.pause(s.lease) // whoever is late has woken up by then
+	s.producer.drain(0)
+	s.end()
+	events, torn, err := history.ReadDir(s.dir)
+	if err != nil {
+		s.Fatal(err)
+	}
+	report := check.Check(events, check.Config{
+		Lease: s.lease, Slots: s.workers * s.concurrency, CtxEnd: 1500 * time.Millisecond, Idle: 2 * time.Second,
+	})
+	s.Logf("%s; %d torn lines", report.Counts, torn)
+	if n := report.Counts.Failed - report.Counts.Poisoned; n > 0 {
+		s.Errorf("%d tasks failed by their handlers, which all succeed in the end", n)
+	}
+	for i, v := range report.Violations {
+		if i == 10 {
+			s.Errorf("and %d more violations", len(report.Violations)-i)
+			break
+		}
+		s.Errorf("%s\n%s", v, excerpt(v.Events))
+	}
+	return report
+}
+
+// excerpt shows the events of a task, times since the first of them.
+func excerpt(events []history.Event) string {
+	if len(events) == 0 {
+		return ""
+	}
+	var out []byte
+	first := events[0].At
+	shown := slices.SortedStableFunc(slices.Values(events), func(a, b history.Event) int { return cmp.Compare(a.At, b.At) })
+	for _, e := range shown[:min(len(shown), 40)] {
+		out = fmt.Appendf(out, "  %8.3fs %-10s %-14s attempt %d fence %d %s", float64(e.At-first)/1e9, e.Actor, e.Kind, e.Attempt, e.Fence, e.Outcome)
+		if r := e.Record; r != nil {
+			out = fmt.Appendf(out, " %s rev %d (over %d) attempt %d crashes %d %s %s", r.State, r.Revision, r.Previous, r.Attempt, r.Crashes, r.Worker, r.Reason)
+		}
+		out = append(out, '\n')
+	}
+	return string(out)
+}
