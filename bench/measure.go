@@ -108,21 +108,11 @@ func post(ctx context.Context, base, body, wait string) (int, error) {
 // with the worker in this process and the server in another, at 100 tasks a
 // second: by the Go client over TCP, and by POST.
 func latency(ctx context.Context, binary, data string, samples int) (_ []figure, err error) {
-	s, err := serve(ctx, binary, data)
+	s, nc, client, stopAll, err := connected(ctx, binary, data)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, s.stop()) }()
-	nc, err := nats.Connect(s.nats)
-	if err != nil {
-		return nil, err
-	}
-	defer nc.Close()
-	client, err := producer.New(ctx, nc, producer.Config{})
-	if err != nil {
-		return nil, err
-	}
-	defer client.Close()
+	defer func() { err = errors.Join(err, stopAll()) }()
 
 	started := make(chan time.Time, 1)
 	mux := worker.NewMux()
@@ -175,21 +165,11 @@ func latency(ctx context.Context, binary, data string, samples int) (_ []figure,
 // throughput is tasks per second with a no-op handler: enqueued by 64 callers and
 // in batches, and drained by one worker process over TCP.
 func throughput(ctx context.Context, binary, data string, tasks int) (_ []figure, err error) {
-	s, err := serve(ctx, binary, data)
+	_, nc, client, stopAll, err := connected(ctx, binary, data)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, s.stop()) }()
-	nc, err := nats.Connect(s.nats)
-	if err != nil {
-		return nil, err
-	}
-	defer nc.Close()
-	client, err := producer.New(ctx, nc, producer.Config{})
-	if err != nil {
-		return nil, err
-	}
-	defer client.Close()
+	defer func() { err = errors.Join(err, stopAll()) }()
 	spec := pelton.Spec{Kind: "bench.noop", Payload: payload}
 
 	rate := func(n int, began time.Time) float64 { return float64(n) / time.Since(began).Seconds() }
@@ -242,6 +222,21 @@ func throughput(ctx context.Context, binary, data string, tasks int) (_ []figure
 		{Name: "EnqueueMany of 1,000 over TCP", Value: batched, Unit: "tasks/s"},
 		{Name: "drain, one worker, 64 slots, over TCP", Value: drained, Unit: "tasks/s"},
 	}, stop()
+}
+
+// connected starts a server and connects a producer to its broker over TCP, until
+// stop.
+func connected(ctx context.Context, binary, data string) (s *server, nc *nats.Conn, client *producer.Client, stop func() error, err error) {
+	if s, err = serve(ctx, binary, data); err != nil {
+		return nil, nil, nil, nil, err
+	}
+	if nc, err = nats.Connect(s.nats); err == nil {
+		if client, err = producer.New(ctx, nc, producer.Config{}); err == nil {
+			return s, nc, client, func() error { client.Close(); nc.Close(); return s.stop() }, nil
+		}
+		nc.Close()
+	}
+	return nil, nil, nil, nil, errors.Join(err, s.stop())
 }
 
 // callers shares n calls among that many goroutines and joins their errors.

@@ -19,7 +19,7 @@ func (w *Worker) act(r *run, what admission, c candidate) error {
 		r.log.Debug("delivery dropped", "state", string(r.record.State), "carrier", r.record.Carrier, "seq", r.delivery.Seq)
 		r.ack()
 	case admitRepublish:
-		if err := r.republish(); err != nil {
+		if err := w.b.Publish(w.hard, r.record); err != nil {
 			r.log.Warn("successor not published, delivery given back", "error", err)
 			w.giveBackFor(c.lane, c.delivery, brokenDelay)
 			return nil

@@ -101,23 +101,11 @@ func (r *run) putBack(state pelton.State, at time.Time) error {
 	if err := r.store(); err != nil {
 		return err
 	}
-	if err := r.insist(r.republish); err != nil {
+	if err := r.insist(func() error { return r.w.b.Publish(r.w.hard, r.record) }); err != nil {
 		return err
 	}
 	r.ack()
 	return nil
-}
-
-// republish publishes the message of the record's epoch: to the schedule if the
-// record waits for its time, else to the lane. A copy that turns out to be the
-// second one is dropped at admission.
-func (r *run) republish() error {
-	rec := r.record
-	if rec.State == pelton.Scheduled || rec.State == pelton.Retrying {
-		return r.w.b.PublishSchedule(r.w.hard, rec.Envelope(), rec.RunAt)
-	}
-	_, err := r.w.b.PublishReady(r.w.hard, rec.Envelope())
-	return err
 }
 
 // release gives the task back as it was before it started.

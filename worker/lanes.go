@@ -58,12 +58,15 @@ func (w *Worker) openLanes(ctx context.Context, d *dispatcher, added chan<- *lan
 		if ctx.Err() != nil {
 			return
 		}
-		if !errors.Is(err, pelton.ErrUnavailable) {
-			w.cfg.Logger.Debug("watch of lanes ended, trying again", "error", err)
+		if !errors.Is(err, pelton.ErrUnavailable) && !errors.Is(err, errWatchEnded) {
+			w.cfg.Logger.Warn("lanes are not watched, trying again", "error", err)
 		}
 		pause(ctx, time.Second)
 	}
 }
+
+// errWatchEnded is the ordinary end of a watch: the connection was lost, or is new.
+var errWatchEnded = errors.New("watch of lanes ended")
 
 func (w *Worker) watchLanes(ctx context.Context, d *dispatcher, known map[broker.Lane]bool, added chan<- *lane) error {
 	found, stop, err := w.b.WatchLanes(ctx, w.cfg.Queues)
@@ -87,7 +90,7 @@ func (w *Worker) watchLanes(ctx context.Context, d *dispatcher, known map[broker
 			l.puller.Close(ctx)
 		}
 	}
-	return errors.New("the broker ended it")
+	return errWatchEnded
 }
 
 func (w *Worker) openLane(ctx context.Context, d *dispatcher, at broker.Lane) (*lane, error) {

@@ -69,6 +69,26 @@ func (b *Broker) scheduleWrite(e *Envelope, runAt time.Time) (write, error) {
 	}, nil
 }
 
+// messageWrite is the message of the record's epoch: to the schedule if the task
+// waits for its time, else to its lane.
+func (b *Broker) messageWrite(r *Record) (write, error) {
+	if r.waitsForTime() {
+		return b.scheduleWrite(r.Envelope(), r.RunAt)
+	}
+	return b.readyWrite(r.Envelope())
+}
+
+// Publish publishes the message of the record's epoch, to the schedule if the task
+// waits for its time, else to its lane. Doing so again is harmless: what is not the
+// same message makes a copy, which the carrier rule drops at admission.
+func (b *Broker) Publish(ctx context.Context, r *Record) error {
+	if r.waitsForTime() {
+		return b.PublishSchedule(ctx, r.Envelope(), r.RunAt)
+	}
+	_, err := b.PublishReady(ctx, r.Envelope())
+	return err
+}
+
 // Enqueue writes the record of a new task, then its message: to its lane, or to
 // the schedule when the record is scheduled. It sets r.Revision.
 //
@@ -85,12 +105,7 @@ func (b *Broker) Enqueue(ctx context.Context, r *Record) error {
 	}
 	// From here on the caller's going away must not leave half a task.
 	ctx = context.WithoutCancel(ctx)
-	var err error
-	if r.State == pelton.Scheduled {
-		err = b.PublishSchedule(ctx, r.Envelope(), r.RunAt)
-	} else {
-		_, err = b.PublishReady(ctx, r.Envelope())
-	}
+	err := b.Publish(ctx, r)
 	if err != nil && !errors.Is(err, pelton.ErrUnknownOutcome) {
 		if dropErr := b.DropRecord(ctx, r); dropErr != nil {
 			b.cfg.Logger.Warn("record of a refused task stays behind", "task_id", r.ID.String(), "error", dropErr)
@@ -101,10 +116,8 @@ func (b *Broker) Enqueue(ctx context.Context, r *Record) error {
 
 // ensure makes sure that everything the record's message needs is there.
 func (b *Broker) ensure(ctx context.Context, r *Record) error {
-	if r.State == pelton.Scheduled {
-		if err := b.EnsureScheduled(ctx, r.Queue, r.Priority); err != nil {
-			return err
-		}
+	if r.waitsForTime() {
+		return b.EnsureScheduled(ctx, r.Queue, r.Priority)
 	}
 	return b.EnsureLane(ctx, r.Queue, r.Priority)
 }
@@ -120,7 +133,7 @@ func (b *Broker) EnqueueMany(ctx context.Context, records []*Record) []error {
 	}
 	ensured := map[place]error{} // a lane that fails does so once, not for each record
 	for i, r := range records {
-		at := place{Lane{r.Queue, r.Priority}, r.State == pelton.Scheduled}
+		at := place{Lane{r.Queue, r.Priority}, r.waitsForTime()}
 		err, known := ensured[at]
 		if !known {
 			err = b.ensure(ctx, r)
@@ -139,12 +152,7 @@ func (b *Broker) EnqueueMany(ctx context.Context, records []*Record) []error {
 	})
 	ctx = context.WithoutCancel(ctx)
 	created := slices.Clone(errs)
-	b.pipeline(ctx, len(records), ok, func(i int) (write, error) {
-		if r := records[i]; r.State == pelton.Scheduled {
-			return b.scheduleWrite(r.Envelope(), r.RunAt)
-		}
-		return b.readyWrite(records[i].Envelope())
-	}, func(i int, _ uint64, err error) { errs[i] = err })
+	b.pipeline(ctx, len(records), ok, func(i int) (write, error) { return b.messageWrite(records[i]) }, func(i int, _ uint64, err error) { errs[i] = err })
 	refused := func(i int) bool {
 		return created[i] == nil && errs[i] != nil && !errors.Is(errs[i], pelton.ErrUnknownOutcome)
 	}

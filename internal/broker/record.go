@@ -118,6 +118,11 @@ type recordMeta struct {
 // Envelope is the message that carries the record's task at its present epoch.
 func (r *Record) Envelope() *Envelope { return &Envelope{Meta: r.Meta, Payload: r.Payload} }
 
+// waitsForTime reports whether the task's message belongs into the schedule.
+func (r *Record) waitsForTime() bool {
+	return r.State == pelton.Scheduled || r.State == pelton.Retrying
+}
+
 // Task is the record as the world sees it at now: a scheduled or retrying task
 // whose time has come reads queued.
 func (r *Record) Task(now time.Time) *pelton.Task {
@@ -129,7 +134,7 @@ func (r *Record) Task(now time.Time) *pelton.Task {
 		CreatedAt: r.CreatedAt, RunAt: r.RunAt, ExpiresAt: r.ExpiresAt, StartedAt: r.StartedAt, FinishedAt: r.FinishedAt,
 		Worker: r.Owner, Progress: r.Progress, Errors: r.Errors, Labels: r.Labels,
 	}
-	if (r.State == pelton.Scheduled || r.State == pelton.Retrying) && !r.RunAt.After(now) {
+	if r.waitsForTime() && !r.RunAt.After(now) {
 		t.State = pelton.Queued
 	}
 	if n := len(r.Errors); n > 0 && r.State != pelton.Succeeded {

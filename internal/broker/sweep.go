@@ -164,7 +164,7 @@ func (s *Sweeper) letter(ctx context.Context, r *Record, swept *Swept) error {
 func (s *Sweeper) waiting(ctx context.Context, r *Record, written time.Time, swept *Swept) error {
 	shard := r.ID.Shard()
 	due := written
-	if r.State != pelton.Queued {
+	if r.waitsForTime() {
 		_, err := s.b.get(ctx, s.b.tasks(shard), getRequest{LastFor: s.b.scheduled(shard, r.Queue, r.Priority, r.ID, r.Epoch)}, false)
 		if !errors.Is(err, pelton.ErrNotFound) {
 			return err // it waits in the schedule
@@ -186,13 +186,7 @@ func (s *Sweeper) waiting(ctx context.Context, r *Record, written time.Time, swe
 	if err := s.b.ensure(ctx, r); err != nil {
 		return err
 	}
-	var err error
-	if r.State == pelton.Queued {
-		_, err = s.b.PublishReady(ctx, r.Envelope())
-	} else {
-		err = s.b.PublishSchedule(ctx, r.Envelope(), r.RunAt) // one in the past fires at once
-	}
-	if err != nil {
+	if err := s.b.Publish(ctx, r); err != nil { // a schedule in the past fires at once
 		return err
 	}
 	s.b.cfg.Logger.Warn("waiting task without a message published", "task_id", r.ID.String(), "queue", r.Queue, "state", string(r.State))

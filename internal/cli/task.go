@@ -80,47 +80,35 @@ func (a *app) taskGetCmd() *cobra.Command {
 }
 
 func (a *app) taskCancelCmd() *cobra.Command {
-	var (
-		where clientFlags
-		out   outputFlag
-	)
-	cmd := &cobra.Command{
-		Use:   "cancel ID...",
-		Short: "Cancel tasks",
-		Long: `Cancel tasks. One that waits never starts; one that runs is told to stop, and
+	return a.taskVerbCmd("cancel", "Cancel tasks", `Cancel tasks. One that waits never starts; one that runs is told to stop, and
 what it still returns does not count. Cancelling a cancelled task is no error.
 
-Exit codes: 0 all cancelled, 3 not found, 5 ended otherwise before, 9 only some.`,
-		Args: needArgs(1, -1, "the id of a task"),
-		RunE: a.withClient(&where, func(cmd *cobra.Command, c *client, args []string) error {
-			return a.eachTask(cmd.Context(), &out, args, func(ctx context.Context, id pelton.ID) (*taskAnswer, error) {
-				return c.task(ctx, request{method: http.MethodPost, path: []string{"tasks", id.String(), "cancel"}})
-			})
-		}),
-	}
-	where.register(cmd.Flags())
-	out.register(cmd)
-	return cmd
+Exit codes: 0 all cancelled, 3 not found, 5 ended otherwise before, 9 only some.`)
 }
 
 func (a *app) taskRetryCmd() *cobra.Command {
-	var (
-		where clientFlags
-		out   outputFlag
-	)
-	cmd := &cobra.Command{
-		Use:   "retry ID...",
-		Short: "Run tasks again that are over",
-		Long: `Put tasks that are over back into their queue, however they ended. They keep
+	return a.taskVerbCmd("retry", "Run tasks again that are over", `Put tasks that are over back into their queue, however they ended. They keep
 their id, payload and error history, and their attempts start anew. Doing so
 again before a task has started is no error. For dead letters by filter there is
 "pelton dead retry".
 
-Exit codes: 0 all queued, 3 not found, 5 not over yet, 9 only some.`,
-		Args: needArgs(1, -1, "the id of a task"),
+Exit codes: 0 all queued, 3 not found, 5 not over yet, 9 only some.`)
+}
+
+// taskVerbCmd posts to /tasks/{id}/<verb> for each id.
+func (a *app) taskVerbCmd(verb, short, long string) *cobra.Command {
+	var (
+		where clientFlags
+		out   outputFlag
+	)
+	cmd := &cobra.Command{
+		Use:   verb + " ID...",
+		Short: short,
+		Long:  long,
+		Args:  needArgs(1, -1, "the id of a task"),
 		RunE: a.withClient(&where, func(cmd *cobra.Command, c *client, args []string) error {
 			return a.eachTask(cmd.Context(), &out, args, func(ctx context.Context, id pelton.ID) (*taskAnswer, error) {
-				return c.task(ctx, request{method: http.MethodPost, path: []string{"tasks", id.String(), "retry"}})
+				return c.task(ctx, request{method: http.MethodPost, path: []string{"tasks", id.String(), verb}})
 			})
 		}),
 	}
