@@ -1,6 +1,7 @@
 package check
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"time"
@@ -63,19 +64,20 @@ func attempts(_ *index, t *task) string {
 }
 
 // crashes: a record counts a crash only for a start that a fault on its worker, or
-// on the broker, may have ended.
+// on the broker, may have ended before the next start was written.
 func crashes(h *index, t *task) string {
 	last := t.last()
 	if last == nil || last.Crashes == 0 {
 		return ""
 	}
-	n := t.untold()
-	for i, r := range t.runs {
+	n := 0
+	starts := t.starts()
+	for i, s := range starts {
 		until := last.at
-		if i+1 < len(t.runs) {
-			until = t.runs[i+1].At
+		if i+1 < len(starts) {
+			until = starts[i+1].at
 		}
-		if h.fault(r.Actor, r.At, until, 0) {
+		if s.run == nil || h.fault(s.run.Actor, s.at, until, 0) {
 			n++
 		}
 	}
@@ -85,21 +87,36 @@ func crashes(h *index, t *task) string {
 	return ""
 }
 
-// untold counts the starts that were stored, and whose worker died before its
-// handler could tell.
-func (t *task) untold() int {
-	n := 0
+// start is a start of a task as it was written: the running record, and the run
+// that it led to. The run is nil if its worker died before the handler could tell.
+type start struct {
+	fence uint64
+	at    int64 // of the write, as far as anybody saw it
+	run   *run
+}
+
+// starts are the task's starts in the order in which they were written. A worker
+// that is stopped between its write and its handler tells of the run long after.
+func (t *task) starts() []start {
+	var found []start
+	for _, r := range t.runs {
+		found = append(found, start{r.Fence, r.At, r})
+	}
 	var started time.Time
 	for _, v := range t.versions {
 		if !v.Stored || v.State != pelton.Running || v.StartedAt.Equal(started) {
 			continue
 		}
 		started = v.StartedAt
-		if t.run(v.Revision) == nil {
-			n++
+		i := slices.IndexFunc(found, func(s start) bool { return s.fence == v.Revision })
+		if i < 0 {
+			found = append(found, start{v.Revision, v.at, nil})
+		} else {
+			found[i].at = min(found[i].at, v.at)
 		}
 	}
-	return n
+	slices.SortFunc(found, func(a, b start) int { return cmp.Compare(a.fence, b.fence) })
+	return found
 }
 
 // results: the result is that of the last start, and its handler returned it.
@@ -108,16 +125,7 @@ func results(_ *index, t *task) string {
 	if last == nil || last.State != pelton.Succeeded || len(t.runs) == 0 {
 		return ""
 	}
-	latest := slices.MaxFunc(t.runs, func(a, b *run) int {
-		switch {
-		case a.Fence < b.Fence:
-			return -1
-		case a.Fence > b.Fence:
-			return 1
-		default:
-			return 0
-		}
-	})
+	latest := slices.MaxFunc(t.runs, func(a, b *run) int { return cmp.Compare(a.Fence, b.Fence) })
 	switch {
 	case last.ResultFence != latest.Fence:
 		return fmt.Sprintf("has the result of start %d, the last start is %d", last.ResultFence, latest.Fence)

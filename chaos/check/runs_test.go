@@ -56,6 +56,14 @@ func rejectedRuns() []example {
 			s.events[len(s.events)-3].Record.Crashes = 2
 			return s
 		}},
+		{"crashes", "a fault that came after the takeover", func() *script {
+			s := queued()
+			s.attempt(20, 2000, "w1", 1, 2, 1, history.Fenced)
+			s.attempt(1500, 1600, "w2", 1, 3, 2, history.OK)
+			s.fault(1550, 1700, "stop", "w1")
+			s.finish(1601, pelton.Succeeded, "w2", 1500, 1, 4, 3).Crashes = 1
+			return s
+		}},
 		{"results", "of an earlier start", func() *script {
 			s := killed(100, 400)
 			s.events[len(s.events)-1].Record.ResultFence = 2
@@ -178,6 +186,17 @@ func acceptedRuns() []example {
 			s.fault(20, 100, "kill", "w1")
 			s.attempt(1500, 1600, "w2", 1, 3, 2, history.OK)
 			s.finish(1601, pelton.Succeeded, "w2", 1500, 1, 4, 3).Crashes = 1
+			return s
+		}},
+		{"crashes", "of a start that its handler told late", func() *script {
+			s := queued()
+			stopped := s.stored(20, one, pelton.Running, 2, 1)
+			stopped.Worker, stopped.StartedAt, stopped.Attempt = "id-of-w1", wall(20), 1
+			s.fault(21, 2000, "stop", "w1")
+			s.attempt(1500, 1600, "w2", 1, 3, 2, history.OK)
+			s.finish(1601, pelton.Succeeded, "w2", 1500, 1, 4, 3).Crashes = 1
+			s.start(2001, "w1", one, "r1", 1, 2)
+			s.end(2100, "w1", one, 2, history.Fenced)
 			return s
 		}},
 		{"results", "of the successor, while the zombie ends later", func() *script {
