@@ -8,6 +8,7 @@ import (
 
 	"github.com/peltonq/pelton"
 	"github.com/peltonq/pelton/internal/broker"
+	"github.com/peltonq/pelton/internal/failpoint"
 )
 
 // Cancel ends a task that is not over yet. A waiting task never starts; a running
@@ -42,6 +43,7 @@ func (c *Client) Cancel(ctx context.Context, id pelton.ID) (*pelton.Task, error)
 			if err != nil {
 				return nil, fmt.Errorf("cancel: %w", err)
 			}
+			failpoint.At(failpoint.CancelRecorded)
 		}
 		return r.Task(c.now()), c.finishCancel(context.WithoutCancel(ctx), r, was)
 	}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/peltonq/pelton"
 	"github.com/peltonq/pelton/internal/broker"
+	"github.com/peltonq/pelton/internal/failpoint"
 )
 
 // act carries out an admission. broker.ErrStale means that the record changed
@@ -19,11 +20,16 @@ func (w *Worker) act(r *run, what admission, c candidate) error {
 		r.log.Debug("delivery dropped", "state", string(r.record.State), "carrier", r.record.Carrier, "seq", r.delivery.Seq)
 		r.ack()
 	case admitRepublish:
+		if failpoint.Broken(failpoint.NoRepublish) {
+			r.ack()
+			return nil
+		}
 		if err := w.b.Publish(w.hard, r.record); err != nil {
 			r.log.Warn("successor not published, delivery given back", "error", err)
 			w.giveBackFor(c.lane, c.delivery, brokenDelay)
 			return nil
 		}
+		failpoint.At(failpoint.RepublishPublished)
 		r.ack()
 	case admitBury:
 		if err := w.b.PublishDead(w.hard, r.record); err != nil {
@@ -58,24 +64,37 @@ func (w *Worker) act(r *run, what admission, c candidate) error {
 	return nil
 }
 
-// takeover counts a crash if the task's owner is gone without having released it,
-// and fails the task when that happened too often. over means that the delivery
-// was dealt with.
+// takeover finds out why the broker handed out a task that has an owner. It counts
+// a crash if the owner is gone without having released the task, and fails the task
+// when that happened too often. over means that the delivery was dealt with.
+//
+// An owner that runs the task and holds its lease keeps it: the broker restarted
+// and has forgotten who has what, or this delivery lay in a stopped process while
+// the lease went by. Nothing is sent then. The owner's heartbeats extend the lease of this
+// delivery too (jetstream.md 2: they name the message, not the delivery), and if it
+// dies after all, the broker hands the task out again.
 func (w *Worker) takeover(r *run, c candidate, now time.Time) (over bool, err error) {
 	if r.record.Owner == w.id { // a start whose outcome was unknown, or a fenced run
 		return false, nil
 	}
-	present, err := w.ownerPresent(r.record.Owner, c)
+	sign, err := w.ownerSign(r.record, c)
 	if err != nil {
 		r.log.Warn("owner not looked up, delivery given back", "error", err)
 		w.giveBackFor(c.lane, c.delivery, brokenDelay)
 		return true, nil
 	}
-	r.log.Warn("task taken over", "owner", r.record.Owner, "owner_present", present)
-	if present {
+	if sign == broker.SignRuns {
+		r.log.Info("delivery of a task that its owner runs left alone", "owner", r.record.Owner)
+		return true, nil
+	}
+	r.log.Warn("task taken over", "owner", r.record.Owner, "owner_present", sign == broker.SignHere)
+	if sign == broker.SignHere {
 		return false, nil
 	}
 	r.record.Crashes++
+	if failpoint.Broken(failpoint.CrashBurns) {
+		r.record.Ended++
+	}
 	w.cfg.Observer.Crashed(r.record.Task(now))
 	if r.record.Crashes < pelton.DefaultMaxCrashes {
 		return false, nil
@@ -89,24 +108,28 @@ func (w *Worker) takeover(r *run, c candidate, now time.Time) (over bool, err er
 // come back too.
 const settle = 5 * time.Second
 
-// ownerPresent reports whether the owner of a task lives: its heartbeat is there,
-// or it answers when it is asked. Right after the broker was away, heartbeats may
-// have expired and their workers be on their way: then it asks again until they
-// have had their time, or the delivery must be started.
-func (w *Worker) ownerPresent(owner string, c candidate) (bool, error) {
+// ownerSign finds out about the owner of a task: it is asked, and if it does not
+// answer, its heartbeat tells whether it lives. Right after the broker was away,
+// heartbeats may have expired and their workers be on their way: then it asks again
+// until they have had their time, or the delivery must be started.
+func (w *Worker) ownerSign(record *broker.Record, c candidate) (broker.Sign, error) {
 	for {
-		if present, err := w.b.Present(w.hard, owner); err != nil || present {
-			return present, err
-		}
 		ctx, cancel := context.WithTimeout(w.hard, min(time.Second, c.lane.lease/6))
-		present, err := w.b.AskPresence(ctx, owner)
+		sign, err := w.b.AskPresence(ctx, record.Owner, record.ID)
 		cancel()
-		if err != nil || present {
-			return present, err
+		if err != nil || sign != broker.SignNone {
+			return sign, err
+		}
+		present, err := w.b.Present(w.hard, record.Owner)
+		switch {
+		case err != nil:
+			return broker.SignNone, err
+		case present:
+			return broker.SignHere, nil
 		}
 		const again = 100 * time.Millisecond
 		if time.Since(time.Unix(0, w.connected.Load())) > settle || c.lane.startBy(c.delivery) < 2*again || ended(w.hard.Done()) {
-			return false, nil
+			return broker.SignNone, nil
 		}
 		pause(w.hard, again)
 	}
@@ -170,6 +193,7 @@ func (w *Worker) begin(r *run, c candidate) (begun bool, err error) {
 	err = w.b.SaveRecord(w.hard, rec)
 	switch {
 	case err == nil:
+		failpoint.At(failpoint.StartRecorded)
 		r.fence = rec.Revision
 		w.cfg.Observer.Started(rec.Task(rec.StartedAt), max(rec.StartedAt.Sub(c.delivery.Published), 0))
 		return true, nil

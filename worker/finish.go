@@ -7,6 +7,7 @@ import (
 
 	"github.com/peltonq/pelton"
 	"github.com/peltonq/pelton/internal/broker"
+	"github.com/peltonq/pelton/internal/failpoint"
 )
 
 var (
@@ -76,14 +77,17 @@ func (r *run) conclude(state pelton.State, now time.Time, f *pelton.Failure) err
 		}
 		r.record.Fail(*f)
 	}
+	r.ackFirst()
 	if err := r.store(); err != nil {
 		return err
 	}
+	failpoint.At(failpoint.FinishRecorded)
 	if state == pelton.Failed {
 		r.log.Error("task failed", "attempt", r.record.Attempt, "reason", string(f.Reason), "error", f.Message)
 		if err := r.insist(func() error { return r.w.b.PublishDead(r.w.hard, r.record) }); err != nil {
 			return err
 		}
+		failpoint.At(failpoint.FailBuried)
 	}
 	r.ack()
 	return nil
@@ -101,9 +105,11 @@ func (r *run) putBack(state pelton.State, at time.Time) error {
 	if err := r.store(); err != nil {
 		return err
 	}
+	failpoint.At(failpoint.PutBackRecorded)
 	if err := r.insist(func() error { return r.w.b.Publish(r.w.hard, r.record) }); err != nil {
 		return err
 	}
+	failpoint.At(failpoint.PutBackPublished)
 	r.ack()
 	return nil
 }
@@ -114,6 +120,7 @@ func (r *run) release() error {
 	if err := r.store(); err != nil {
 		return err
 	}
+	failpoint.At(failpoint.ReleaseRecorded)
 	r.log.Info("task released")
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -231,5 +238,15 @@ func (r *run) ack() {
 	defer r.mu.Unlock()
 	if err := r.delivery.Ack(); err != nil {
 		r.log.Debug("ack not sent", "error", err)
+	}
+}
+
+// ackFirst is what the fault suite must notice: an acknowledgement of something
+// that is not recorded yet.
+func (r *run) ackFirst() {
+	if failpoint.Broken(failpoint.AckFirst) {
+		r.ack()
+		_ = r.w.nc.Flush() // the process ends next
+		failpoint.At(failpoint.AckedFirst)
 	}
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/peltonq/pelton"
 	"github.com/peltonq/pelton/internal/broker"
+	"github.com/peltonq/pelton/internal/failpoint"
 )
 
 const (
@@ -144,7 +145,14 @@ func (w *Worker) admit(c candidate) {
 			w.outwait(here, c)
 			continue
 		}
-		what := admit(record, c.delivery.Envelope.Epoch, c.delivery.Seq, w.id, here != nil, c.known, time.Now())
+		epoch, carrier := c.delivery.Envelope.Epoch, c.delivery.Seq
+		if failpoint.Broken(failpoint.NoEpoch) {
+			epoch = record.Epoch
+		}
+		if failpoint.Broken(failpoint.NoCarrier) {
+			carrier = record.Carrier
+		}
+		what := admit(record, epoch, carrier, w.id, here != nil, c.known, time.Now())
 		if what == admitAdopt {
 			if here.adopt(c.delivery) {
 				c.log.Info("delivery of a task that runs here adopted")

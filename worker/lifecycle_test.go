@@ -228,6 +228,51 @@ func TestRedeliveryIsAdopted(t *testing.T) {
 	}
 }
 
+// TestRedeliveryElsewhere has the broker hand out a task to a second worker while
+// the first runs it and holds its lease, as it does after a restart: the second
+// leaves it alone, and the heartbeats of the first keep it for longer than the lease.
+func TestRedeliveryElsewhere(t *testing.T) {
+	t.Parallel()
+	const lease = time.Second
+	r := rigOn(t, brokertest.Start(t), producer.Config{Lease: lease})
+	var runs atomic.Int32
+	started, release := make(chan struct{}, 2), make(chan struct{})
+	r.on("once", func(ctx context.Context, _ *pelton.Task) (json.RawMessage, error) {
+		runs.Add(1)
+		started <- struct{}{}
+		<-release
+		return nil, ctx.Err()
+	})
+	first := r.run(t, worker.Config{Concurrency: 1})
+	id := r.enqueue(t, "once").ID
+	receive(t, started, "start")
+	logger, messages := watchLog()
+	r.run(t, worker.Config{Logger: logger})
+	if err := first.NakRunning(id); err != nil {
+		t.Fatal(err)
+	}
+	logged(t, messages, "delivery of a task that its owner runs left alone")
+	quiet := time.After(3 * lease)
+	for waiting := true; waiting; {
+		select {
+		case message := <-messages:
+			if strings.Contains(message, "taken over") || strings.Contains(message, "left alone") {
+				t.Errorf("handed out again: %s", message)
+			}
+		case <-quiet:
+			waiting = false
+		}
+	}
+	close(release)
+	if task := r.finished(t, id); task.State != pelton.Succeeded || task.Attempt != 1 || task.Crashes != 0 || task.Worker != first.ID() {
+		t.Errorf("task = %+v", task)
+	}
+	r.idle(t)
+	if n := runs.Load(); n != 1 {
+		t.Errorf("the task ran %d times", n)
+	}
+}
+
 // TestTakeover cuts a worker off. Another runs its task when the lease is over;
 // the first notices by itself and writes nothing.
 func TestTakeover(t *testing.T) {

@@ -92,7 +92,7 @@ func (w *Worker) Run(ctx context.Context) error {
 		return err
 	}
 	defer stopCancels()
-	stopSigns, err := b.ServePresence(w.id)
+	stopSigns, err := b.ServePresence(w.id, w.holds)
 	if err != nil {
 		return err
 	}
@@ -246,6 +246,12 @@ func (w *Worker) dropTask(id pelton.ID) bool {
 	}
 	r.end(pelton.ErrCancelled)
 	return true
+}
+
+// holds reports whether the task runs here under a lease that is still good.
+func (w *Worker) holds(id pelton.ID) bool {
+	r := w.running(id)
+	return r != nil && !r.lateNow()
 }
 
 func (w *Worker) running(id pelton.ID) *run {

@@ -60,10 +60,25 @@ func (b *Broker) HidePresence(ctx context.Context, id string) error {
 	return nil
 }
 
-// ServePresence answers whoever asks whether the worker lives, until stop.
-func (b *Broker) ServePresence(id string) (stop func(), err error) {
+// Sign is what a worker answers to whoever asks whether it lives and runs a task.
+type Sign string
+
+// The signs.
+const (
+	SignNone Sign = ""     // no answer
+	SignHere Sign = "here" // it lives, and does not run the task
+	SignRuns Sign = "runs" // it runs the task and holds its lease
+)
+
+// ServePresence answers whoever asks whether the worker lives and runs a task,
+// until stop. runs must not block.
+func (b *Broker) ServePresence(id string, runs func(pelton.ID) bool) (stop func(), err error) {
 	sub, err := b.conn.nc.Subscribe(b.workerSignal(id), func(msg *nats.Msg) {
-		if err := msg.Respond([]byte("here")); err != nil {
+		sign := SignHere
+		if task, err := pelton.ParseID(string(msg.Data)); err == nil && runs(task) {
+			sign = SignRuns
+		}
+		if err := msg.Respond([]byte(sign)); err != nil {
 			b.cfg.Logger.Debug("sign of life not sent", "worker", id, "error", err)
 		}
 	})
@@ -73,17 +88,20 @@ func (b *Broker) ServePresence(id string) (stop func(), err error) {
 	return func() { _ = sub.Unsubscribe() }, nil // fails only where the connection is gone
 }
 
-// AskPresence asks the worker itself whether it lives, and waits for its answer
-// until ctx ends. Nobody there is false at once.
-func (b *Broker) AskPresence(ctx context.Context, id string) (bool, error) {
-	_, err := b.conn.call(ctx, &nats.Msg{Subject: b.workerSignal(id)})
+// AskPresence asks the worker itself whether it lives and runs the task, and waits
+// for its answer until ctx ends. Nobody there is SignNone at once. A worker of
+// another version, which answers otherwise, is SignHere.
+func (b *Broker) AskPresence(ctx context.Context, id string, task pelton.ID) (Sign, error) {
+	reply, err := b.conn.call(ctx, &nats.Msg{Subject: b.workerSignal(id), Data: []byte(task.String())})
 	switch {
+	case err == nil && Sign(reply.Data) == SignRuns:
+		return SignRuns, nil
 	case err == nil:
-		return true, nil
+		return SignHere, nil
 	case errors.Is(err, errNoResponder), errors.Is(err, errSent) && ctx.Err() != nil:
-		return false, nil //nolint:nilerr // nobody there, or nobody who answers in time, is the answer
+		return SignNone, nil //nolint:nilerr // nobody there, or nobody who answers in time, is the answer
 	default:
-		return false, fmt.Errorf("ask worker %s: %w", id, readError(err))
+		return SignNone, fmt.Errorf("ask worker %s: %w", id, readError(err))
 	}
 }
 

@@ -213,16 +213,18 @@ func TestDeadLetters(t *testing.T) {
 func TestAskPresence(t *testing.T) {
 	t.Parallel()
 	b := openNew(t)
-	asks := func(want bool) {
+	held, other := pelton.NewID(time.Now(), 0), pelton.NewID(time.Now(), 0)
+	asks := func(task pelton.ID, want Sign) {
 		t.Helper()
-		if here, err := b.AskPresence(t.Context(), "w-1"); err != nil || here != want {
-			t.Errorf("ask = %v, %v, want %v", here, err, want)
+		if sign, err := b.AskPresence(t.Context(), "w-1", task); err != nil || sign != want {
+			t.Errorf("ask = %q, %v, want %q", sign, err, want)
 		}
 	}
-	asks(false) // nobody there: at once
-	stop, err := b.ServePresence("w-1")
+	asks(held, SignNone) // nobody there: at once
+	stop, err := b.ServePresence("w-1", func(id pelton.ID) bool { return id == held })
 	must(t, err)
-	asks(true)
+	asks(held, SignRuns)
+	asks(other, SignHere)
 	stop()
-	asks(false)
+	asks(held, SignNone)
 }

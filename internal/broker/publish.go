@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/peltonq/pelton"
+	"github.com/peltonq/pelton/internal/failpoint"
 )
 
 // PublishReady publishes a task to its lane and returns the message's stream
@@ -105,7 +106,9 @@ func (b *Broker) Enqueue(ctx context.Context, r *Record) error {
 	}
 	// From here on the caller's going away must not leave half a task.
 	ctx = context.WithoutCancel(ctx)
+	failpoint.At(failpoint.EnqueueRecorded)
 	err := b.Publish(ctx, r)
+	failpoint.At(failpoint.EnqueuePublished)
 	if err != nil && !errors.Is(err, pelton.ErrUnknownOutcome) {
 		if dropErr := b.DropRecord(ctx, r); dropErr != nil {
 			b.cfg.Logger.Warn("record of a refused task stays behind", "task_id", r.ID.String(), "error", dropErr)

@@ -9,6 +9,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/peltonq/pelton"
+	"github.com/peltonq/pelton/internal/failpoint"
 )
 
 // recordWrite is the write that stores r against its revision. A terminal record
@@ -68,6 +69,9 @@ func (b *Broker) SaveRecord(ctx context.Context, r *Record) error {
 	w, err := b.recordWrite(r)
 	if err != nil {
 		return err
+	}
+	if failpoint.Broken(failpoint.NoCAS) && r.Revision != 0 {
+		w.expect = anyRevision
 	}
 	revision, err := b.do(ctx, w)
 	if err != nil {

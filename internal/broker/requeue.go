@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/peltonq/pelton"
+	"github.com/peltonq/pelton/internal/failpoint"
 )
 
 // requeueTimeout bounds a requeue that keeps losing its compare-and-swap.
@@ -95,6 +96,7 @@ func (b *Broker) requeue(ctx context.Context, id pelton.ID, letter *Record) (*Re
 		err = store(ctx, r)
 		switch {
 		case err == nil:
+			failpoint.At(failpoint.RequeueRecorded)
 			return r, b.finishRequeue(context.WithoutCancel(ctx), r, letter)
 		case ctx.Err() != nil:
 			return nil, fmt.Errorf("requeue: %w", err)
@@ -114,6 +116,7 @@ func (b *Broker) finishRequeue(ctx context.Context, r, letter *Record) error {
 	if _, err := b.PublishReady(ctx, r.Envelope()); err != nil {
 		return fmt.Errorf("requeue: %w: the record says queued: %w", pelton.ErrUnknownOutcome, err)
 	}
+	failpoint.At(failpoint.RequeuePublished)
 	if letter != nil {
 		b.dropLetter(ctx, letter)
 	}

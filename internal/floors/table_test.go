@@ -22,14 +22,17 @@ var table = []rule{
 	// The vocabulary stays light: code that only names kinds imports it.
 	{pkg: ".", libraries: []string{uuid}},
 
+	// Places at which the fault suite may end a process.
+	{pkg: "internal/failpoint"},
+
 	// The broker, and the only packages that link its server.
 	{pkg: "internal/embed", libraries: []string{natsServer, natsClient, "github.com/gofrs/flock"}},
 	{pkg: "internal/brokertest", module: []string{"internal/embed"}, libraries: []string{natsServer, natsClient}},
-	{pkg: "internal/broker", module: []string{"."}, libraries: []string{natsClient}},
+	{pkg: "internal/broker", module: []string{".", "internal/failpoint"}, libraries: []string{natsClient}},
 
 	// Siblings. A test of one may need another to produce or to run its tasks.
-	{pkg: "producer", module: []string{".", "internal/broker"}, libraries: []string{natsClient}, tests: siblings},
-	{pkg: "worker", module: []string{".", "internal/broker"}, libraries: []string{natsClient, uuid, "golang.org/x/sync", "golang.org/x/time"}, tests: siblings},
+	{pkg: "producer", module: []string{".", "internal/failpoint", "internal/broker"}, libraries: []string{natsClient}, tests: siblings},
+	{pkg: "worker", module: []string{".", "internal/failpoint", "internal/broker"}, libraries: []string{natsClient, uuid, "golang.org/x/sync", "golang.org/x/time"}, tests: siblings},
 	{pkg: "scheduler", module: []string{".", "internal/broker"}, libraries: []string{natsClient, "github.com/netresearch/go-cron"}, tests: siblings},
 	{pkg: "admin", module: []string{".", "internal/broker"}, libraries: []string{natsClient, "golang.org/x/time"}, tests: siblings},
 
@@ -80,7 +83,7 @@ var table = []rule{
 	{pkg: "chaos/check", module: []string{".", "chaos/history"}},
 	{pkg: "chaos/proxy"},
 	{pkg: "chaos/actor", module: []string{".", "worker", "chaos/history"}, libraries: []string{natsClient}},
-	{pkg: "chaos", module: append([]string{"chaos/history", "chaos/check", "chaos/proxy"}, outside...)},
+	{pkg: "chaos", module: append([]string{"internal/failpoint", "chaos/history", "chaos/check", "chaos/proxy"}, outside...)},
 }
 
 var (

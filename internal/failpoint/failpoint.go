@@ -1,0 +1,71 @@
+// Package failpoint lets the fault suite end a process between two writes of the
+// protocol, and switch a rule of it off to see whether the suite notices. It does
+// so in builds with the tag "chaos" only; in every other build At does nothing,
+// Broken is a constant, and the compiler drops both.
+package failpoint
+
+// Point is a gap between two writes. Its name says which step, and what was
+// written last.
+type Point string
+
+// The gaps of a worker.
+const (
+	StartRecorded      Point = "start.recorded"      // running; the handler has not begun
+	FinishRecorded     Point = "finish.recorded"     // terminal; not acknowledged, no dead letter
+	FailBuried         Point = "fail.buried"         // the dead letter is kept; not acknowledged
+	PutBackRecorded    Point = "put-back.recorded"   // retrying or scheduled; the next epoch has no message
+	PutBackPublished   Point = "put-back.published"  // the next epoch waits; the last one is not acknowledged
+	ReleaseRecorded    Point = "release.recorded"    // queued again; not given back to the broker
+	RepublishPublished Point = "republish.published" // what an earlier crash left was published; not acknowledged
+)
+
+// The gaps of a server.
+const (
+	EnqueueRecorded  Point = "enqueue.recorded"  // no message yet, nobody was told
+	EnqueuePublished Point = "enqueue.published" // nobody was told
+	CancelRecorded   Point = "cancel.recorded"   // the holder was not told, the message is still there
+	RequeueRecorded  Point = "requeue.recorded"  // no message yet, the dead letter is still there
+	RequeuePublished Point = "requeue.published" // the dead letter is still there
+)
+
+// AckedFirst is a gap that only the broken rule AckFirst has.
+const AckedFirst Point = "ack.first"
+
+// OfWorkers lists the gaps that a worker process goes through.
+func OfWorkers() []Point {
+	return []Point{StartRecorded, FinishRecorded, FailBuried, PutBackRecorded, PutBackPublished, ReleaseRecorded, RepublishPublished}
+}
+
+// OfServers lists the gaps that a server process goes through.
+func OfServers() []Point {
+	return []Point{EnqueueRecorded, EnqueuePublished, CancelRecorded, RequeueRecorded, RequeuePublished}
+}
+
+// Rule is a rule of the protocol that can be switched off.
+type Rule string
+
+// The rules, named by what a process does without them.
+const (
+	AckFirst    Rule = "ack-first"    // acknowledges before the outcome is recorded
+	NoCAS       Rule = "no-cas"       // writes records whatever their revision is
+	NoFence     Rule = "no-fence"     // goes on without contact to the broker
+	NoEpoch     Rule = "no-epoch"     // starts messages of earlier epochs
+	NoCarrier   Rule = "no-carrier"   // starts second copies of a message
+	NoRepublish Rule = "no-republish" // drops what was put back without its message
+	CrashBurns  Rule = "crash-burns"  // counts a crash as an attempt
+)
+
+// Rules lists all rules that can be switched off.
+func Rules() []Rule {
+	return []Rule{AckFirst, NoCAS, NoFence, NoEpoch, NoCarrier, NoRepublish, CrashBurns}
+}
+
+const (
+	// EnvPoint names the variable that holds where the process is to end, and at
+	// which pass: "finish.recorded:3".
+	EnvPoint = "PELTON_FAILPOINT"
+	// EnvBroken names the variable that holds the rules that are off, with commas.
+	EnvBroken = "PELTON_BROKEN"
+	// ExitCode is that of a process that ended at its point.
+	ExitCode = 43
+)
