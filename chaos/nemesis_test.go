@@ -52,14 +52,14 @@ func newLinkedSuite(t *testing.T, p profile) (*suite, []*proxy.Proxy) {
 // cut breaks the network of a worker for a while.
 func (s *suite) cut(w *slot, p *proxy.Proxy, mode proxy.Mode, d time.Duration) {
 	name := w.actorName()
-	s.fault(history.FaultBegin, "net-"+string(mode), name)
+	s.fault(history.FaultBegin, history.NetworkFault+string(mode), name)
 	p.Set(mode)
 	s.pause(d)
 	p.Set(proxy.Pass)
-	s.fault(history.FaultEnd, "net-"+string(mode), name)
+	s.fault(history.FaultEnd, history.NetworkFault+string(mode), name)
 	if now := w.actorName(); now != name { // its successor felt it too
-		s.fault(history.FaultBegin, "net-"+string(mode), now)
-		s.fault(history.FaultEnd, "net-"+string(mode), now)
+		s.fault(history.FaultBegin, history.NetworkFault+string(mode), now)
+		s.fault(history.FaultEnd, history.NetworkFault+string(mode), now)
 	}
 }
 
@@ -67,11 +67,11 @@ func (s *suite) cut(w *slot, p *proxy.Proxy, mode proxy.Mode, d time.Duration) {
 // machine, where a killed process leaves the rest to its kernel.
 func (s *suite) tear(w *slot, p *proxy.Proxy) {
 	name := w.actorName()
-	s.fault(history.FaultBegin, "net-tear", name)
+	s.fault(history.FaultBegin, history.NetworkFault+"tear", name)
 	p.Set(proxy.Tear)
 	s.pause(20 * time.Millisecond)
 	w.crash()
 	p.Set(proxy.Reset) // what was held back never was
 	p.Set(proxy.Pass)
-	s.fault(history.FaultEnd, "net-tear", name)
+	s.fault(history.FaultEnd, history.NetworkFault+"tear", name)
 }

@@ -111,6 +111,8 @@ func rules() []rule {
 		{"results", each(results)},
 		{"fences", each(fences)},
 		{"duplicates", each(duplicated)},
+		{"overlaps", each(overlapping)},
+		{"early", each(early)},
 		{"cancels", each(cancels)},
 		{"ctx-ends", each(ctxEnds)},
 		{"recovery", recovery},

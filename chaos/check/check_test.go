@@ -15,7 +15,7 @@ import (
 // rule names, as the checker lists them.
 var names = []string{
 	"lost", "missing", "refused", "invented", "final", "moves", "stale", "owners", "runs",
-	"attempts", "crashes", "results", "fences", "duplicates", "cancels", "ctx-ends", "recovery",
+	"attempts", "crashes", "results", "fences", "duplicates", "overlaps", "early", "cancels", "ctx-ends", "recovery",
 }
 
 // example is a hand-made history that a rule must reject, or accept.

@@ -3,6 +3,7 @@ package check
 import (
 	"cmp"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/peltonq/pelton"
@@ -170,6 +171,16 @@ func (t *task) last() *version {
 func (h *index) fault(actor string, begin, end int64, tail time.Duration) bool {
 	return slices.ContainsFunc(h.faults, func(f fault) bool {
 		return (f.target == actor || f.target == history.Everyone) && f.begin <= end && f.end+int64(tail) >= begin
+	})
+}
+
+// unaware reports whether the actor may not have known between two times what
+// became of its tasks: as fault, but for faults of the network alone, which a worker
+// notices by itself.
+func (h *index) unaware(actor string, begin, end int64) bool {
+	return slices.ContainsFunc(h.faults, func(f fault) bool {
+		return (f.target == actor || f.target == history.Everyone) && !strings.HasPrefix(f.what, history.NetworkFault) &&
+			f.begin <= end && f.end+int64(h.cfg.tail()) >= begin
 	})
 }
 

@@ -197,3 +197,40 @@ func duplicated(h *index, t *task) string {
 	}
 	return ""
 }
+
+// overlapping: two handlers run a task at the same time only if the worker of the
+// first could not know that it had lost the task: it was stopped or dead, or the
+// broker had lost its memory. One that was merely cut off ends its handler before the
+// lease is over.
+func overlapping(h *index, t *task) string {
+	for i, later := range t.runs {
+		for _, before := range t.runs[:i] {
+			if before.over(later.At) {
+				continue
+			}
+			lost := before
+			if later.Fence < before.Fence {
+				lost = later
+			}
+			if !h.unaware(lost.Actor, before.At, later.At) {
+				return fmt.Sprintf("runs on %s with token %d, and from %s later on %s with token %d too", before.Actor, before.Fence, between(before.At, later.At), later.Actor, later.Fence)
+			}
+		}
+	}
+	return ""
+}
+
+// early: a task that waits for its time is not started before it.
+func early(_ *index, t *task) string {
+	for i := 1; i < len(t.versions); i++ {
+		v, next := t.versions[i-1], t.versions[i]
+		waited := v.Stored && (v.State == pelton.Scheduled || v.State == pelton.Retrying)
+		if !waited || !next.Stored || next.Previous != v.Revision || next.State != pelton.Running {
+			continue
+		}
+		if next.StartedAt.Before(v.RunAt.Truncate(time.Microsecond)) { // as records keep it
+			return fmt.Sprintf("started %s before its time at revision %d", v.RunAt.Sub(next.StartedAt).Round(time.Millisecond), next.Revision)
+		}
+	}
+	return ""
+}

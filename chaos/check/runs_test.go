@@ -132,6 +132,22 @@ func rejectedRuns() []example {
 			}
 			return s
 		}},
+		{"overlaps", "while the first was only cut off", func() *script {
+			s := queued()
+			s.attempt(20, 1600, "w1", 1, 2, 1, history.Fenced)
+			s.fault(100, 1500, "net-drop", "w1")
+			s.attempt(1200, 1300, "w2", 1, 3, 2, history.OK)
+			s.finish(1301, pelton.Succeeded, "w2", 1200, 1, 4, 3)
+			return s
+		}},
+		{"early", "a retry before its time", func() *script {
+			s := queued()
+			s.attempt(20, 30, "w1", 1, 2, 1, history.Failure)
+			s.finish(31, pelton.Retrying, "w1", 20, 1, 3, 2).RunAt = wall(1000)
+			s.attempt(500, 600, "w2", 2, 4, 3, history.OK)
+			s.finish(601, pelton.Succeeded, "w2", 500, 2, 5, 4)
+			return s
+		}},
 		{"duplicates", "the fault was long over", func() *script {
 			s := queued()
 			s.fault(11, 12, "kill", "w1")
@@ -232,6 +248,23 @@ func acceptedRuns() []example {
 					break
 				}
 			}
+			return s
+		}},
+		{"overlaps", "after the first knew that it was cut off", func() *script {
+			s := queued()
+			s.attempt(20, 1600, "w1", 1, 2, 1, history.Fenced)
+			s.ctxEnd(800, "w1", one, 2, history.Fenced)
+			s.fault(100, 1500, "net-drop", "w1")
+			s.attempt(1200, 1300, "w2", 1, 3, 2, history.OK)
+			s.finish(1301, pelton.Succeeded, "w2", 1200, 1, 4, 3)
+			return s
+		}},
+		{"early", "a retry at its time", func() *script {
+			s := queued()
+			s.attempt(20, 30, "w1", 1, 2, 1, history.Failure)
+			s.finish(31, pelton.Retrying, "w1", 20, 1, 3, 2).RunAt = wall(500)
+			s.attempt(500, 600, "w2", 2, 4, 3, history.OK)
+			s.finish(601, pelton.Succeeded, "w2", 500, 2, 5, 4)
 			return s
 		}},
 		{"duplicates", "snoozed", func() *script {

@@ -51,6 +51,9 @@ const (
 	Shutdown  Outcome = "shutdown"
 )
 
+// NetworkFault begins the name of every fault that only the network has.
+const NetworkFault = "net-"
+
 // Everyone is the Target of a fault that all workers feel.
 const Everyone = "*"
 
