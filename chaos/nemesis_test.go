@@ -37,16 +37,23 @@ func (s *suite) halt(w *slot, d time.Duration) {
 func newLinkedSuite(t *testing.T, p profile) (*suite, []*proxy.Proxy) {
 	t.Helper()
 	var proxies []*proxy.Proxy
-	s := newSuite(t, p, func(s *suite) string {
-		through, err := proxy.Listen(s.Context(), s.server.nats)
-		if err != nil {
-			s.Fatal(err)
-		}
-		s.Cleanup(through.Close)
-		proxies = append(proxies, through)
-		return "nats://" + through.Addr()
-	})
+	s := newSuite(t, p, linked(&proxies))
 	return s, proxies
+}
+
+// linked puts a proxy between each worker and the broker.
+func linked(proxies *[]*proxy.Proxy) func(*suite) {
+	return func(s *suite) {
+		s.link = func() string {
+			through, err := proxy.Listen(s.Context(), s.server.nats)
+			if err != nil {
+				s.Fatal(err)
+			}
+			s.Cleanup(through.Close)
+			*proxies = append(*proxies, through)
+			return "nats://" + through.Addr()
+		}
+	}
 }
 
 // cut breaks the network of a worker for a while.

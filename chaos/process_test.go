@@ -10,11 +10,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
 
 	"github.com/peltonq/pelton/chaos/history"
+	"github.com/peltonq/pelton/internal/failpoint"
 )
 
 // process is one child of the suite; its log is a file of the history's folder.
@@ -25,7 +27,7 @@ type process struct {
 	code int // once done is closed; -1 if a signal ended it
 }
 
-func (s *suite) launch(name, path string, args ...string) *process {
+func (s *suite) launch(name string, env []string, path string, args ...string) *process {
 	s.Helper()
 	p := &process{cmd: exec.Command(path, args...), log: filepath.Join(s.dir, name+".log"), done: make(chan struct{})}
 	out, err := os.Create(p.log)
@@ -34,7 +36,7 @@ func (s *suite) launch(name, path string, args ...string) *process {
 	}
 	defer out.Close()
 	p.cmd.Stdout, p.cmd.Stderr = out, out
-	p.cmd.Env = append(os.Environ(), "GORACE=halt_on_error=1", "PELTON_LOG_LEVEL=debug")
+	p.cmd.Env = slices.Concat(os.Environ(), []string{"GORACE=halt_on_error=1", "PELTON_LOG_LEVEL=debug"}, env)
 	if err := p.cmd.Start(); err != nil {
 		s.Fatal(err)
 	}
@@ -75,28 +77,46 @@ const token = "chaos"
 type server struct {
 	s          *suite
 	http, nats string // host:port
-	life       int
-	p          *process
+
+	mu     sync.Mutex
+	life   int
+	p      *process
+	point  failpoint.Point // at which it dies by itself
+	killed bool            // by the nemesis, which starts it again
 }
 
 func newServer(s *suite) *server {
 	return &server{s: s, http: freeAddress(s), nats: freeAddress(s)}
 }
 
+// start starts the server and waits until it serves.
 func (v *server) start() {
 	v.s.Helper()
-	v.life++
-	v.p = v.s.launch(fmt.Sprintf("server.%d", v.life), v.s.bin.pelton, "serve", "--addr", v.http, "--nats-listen", v.nats,
-		"--nats-token", token, "--data", filepath.Join(v.s.dir, "data"), "--lease", v.s.lease.String())
+	v.mu.Lock()
+	v.launch()
+	v.mu.Unlock()
 	v.ready()
 }
 
+func (v *server) launch() {
+	v.life++
+	v.killed = false
+	var env []string
+	v.point, env = v.s.environment(v.s.serverPoints)
+	v.p = v.s.launch(fmt.Sprintf("server.%d", v.life), env, v.s.bin.pelton, "serve", "--addr", v.http, "--nats-listen", v.nats,
+		"--nats-token", token, "--data", filepath.Join(v.s.dir, "data"), "--lease", v.s.lease.String())
+}
+
+func (v *server) process() *process {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.p
+}
+
+// ready waits until a server serves.
 func (v *server) ready() {
 	v.s.Helper()
 	v.s.eventually("the server is ready", 30*time.Second, func() bool {
-		if v.p.ended() {
-			v.s.Fatalf("the server ended with %d, see %s", v.p.code, v.p.log)
-		}
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
 		status, _, err := call(ctx, http.MethodGet, "http://"+v.http+"/readyz", "")
@@ -104,11 +124,42 @@ func (v *server) ready() {
 	})
 }
 
+// supervise starts the server again whenever it died at its point, until ctx ends.
+// Any other death that nobody planned fails the test.
+func (v *server) supervise(ctx context.Context) {
+	again := time.NewTicker(5 * time.Millisecond)
+	defer again.Stop()
+	for {
+		select {
+		case <-again.C:
+		case <-ctx.Done():
+			return
+		}
+		v.mu.Lock()
+		if p := v.p; p.ended() && !v.killed {
+			what := "failpoint"
+			if p.code != failpoint.ExitCode {
+				what = "death"
+				v.s.Errorf("the server ended with %d by itself, see %s", p.code, p.log)
+			}
+			v.s.fault(history.FaultBegin, what, history.Everyone)
+			v.s.serverPoints.hit(v.point)
+			v.s.fault(history.FaultEnd, what, history.Everyone)
+			v.launch()
+		}
+		v.mu.Unlock()
+	}
+}
+
 func (v *server) kill() {
-	if err := v.p.signal(syscall.SIGKILL); err != nil {
+	v.mu.Lock()
+	v.killed = true
+	p := v.p
+	v.mu.Unlock()
+	if err := p.signal(syscall.SIGKILL); err != nil {
 		v.s.Error(err)
 	}
-	<-v.p.done
+	<-p.done
 }
 
 // exitCode is how an actor ends whose task ended it.
@@ -123,7 +174,9 @@ type slot struct {
 	mu     sync.Mutex
 	p      *process
 	life   int
-	killed bool // by the nemesis: no surprise
+	point  failpoint.Point // at which it dies by itself
+	killed bool            // by the nemesis: no surprise
+	ending bool            // asked to end by the nemesis
 }
 
 func newSlot(s *suite, name, url string) *slot {
@@ -143,8 +196,10 @@ func (w *slot) named() string { return fmt.Sprintf("%s.%d", w.name, w.life) }
 
 func (w *slot) start() {
 	w.life++
-	w.killed = false
-	w.p = w.s.launch(w.named(), w.s.bin.actor, "-name", w.named(), "-dir", w.s.dir, "-nats", w.url, "-token", token,
+	w.killed, w.ending = false, false
+	var env []string
+	w.point, env = w.s.environment(w.s.workerPoints)
+	w.p = w.s.launch(w.named(), env, w.s.bin.actor, "-name", w.named(), "-dir", w.s.dir, "-nats", w.url, "-token", token,
 		"-concurrency", fmt.Sprint(w.s.concurrency), "-lease", w.s.lease.String())
 }
 
@@ -153,6 +208,13 @@ func (w *slot) process() *process {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.p
+}
+
+// diesAt is the place at which the process that is there now will die.
+func (w *slot) diesAt() failpoint.Point {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.point
 }
 
 // ready waits until a worker serves there.
@@ -175,19 +237,36 @@ func (w *slot) supervise(ctx context.Context) {
 			return
 		}
 		w.mu.Lock()
-		what := "kill"
 		switch name := w.named(); {
 		case w.killed:
+			w.s.fault(history.FaultEnd, "kill", name)
 		case p.code == exitCode:
-			what = "exit" // whose beginning the actor wrote
+			w.s.fault(history.FaultEnd, "exit", name) // whose beginning the actor wrote
+		case p.code == failpoint.ExitCode:
+			w.s.fault(history.FaultBegin, "failpoint", name)
+			w.s.workerPoints.hit(w.point)
+			w.s.fault(history.FaultEnd, "failpoint", name)
+		case p.code == 0 && w.ending: // no fault: what it had not ended it has given back
 		default:
-			what = "death"
-			w.s.fault(history.FaultBegin, what, name)
+			w.s.fault(history.FaultBegin, "death", name)
 			w.s.Errorf("%s ended with %d by itself, see %s", name, p.code, p.log)
+			w.s.fault(history.FaultEnd, "death", name)
 		}
-		w.s.fault(history.FaultEnd, what, w.named())
 		w.start()
 		w.mu.Unlock()
+	}
+}
+
+// terminate asks the worker to end; supervise starts its successor.
+func (w *slot) terminate() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.ending || w.p.ended() {
+		return
+	}
+	w.ending = true
+	if err := w.p.signal(syscall.SIGTERM); err != nil {
+		w.s.Error(err)
 	}
 }
 

@@ -231,6 +231,14 @@ func (p *producer) cancel(id pelton.ID) {
 	p.s.write(p.log, e)
 }
 
+// retry asks for a task that is over to run again.
+func (p *producer) retry(id pelton.ID) {
+	p.s.write(p.log, history.Event{Kind: history.RetrySent, Task: id})
+	ctx, stop := context.WithTimeout(context.Background(), 10*time.Second)
+	defer stop()
+	_, _, _ = call(ctx, http.MethodPost, p.url("/tasks/"+id.String()+"/retry"), "") // the record tells
+}
+
 // accepted lists the tasks so far.
 func (p *producer) accepted() []pelton.ID {
 	p.mu.Lock()

@@ -18,6 +18,7 @@ import (
 
 	"github.com/peltonq/pelton/chaos/check"
 	"github.com/peltonq/pelton/chaos/history"
+	"github.com/peltonq/pelton/internal/failpoint"
 )
 
 // profile is how large a run is.
@@ -49,20 +50,24 @@ var theSeed = sync.OnceValues(func() (uint64, error) {
 	return strconv.ParseUint(text, 10, 64)
 })
 
-// binaries are the processes under test, built once.
-type binaries struct{ dir, pelton, actor string }
+// binaries are the processes under test, built once into theFolder.
+type binaries struct{ pelton, actor string }
 
-var built = sync.OnceValues(func() (binaries, error) {
+// plain are built as everybody builds them, instrumented with the failpoints.
+var (
+	theFolder    string
+	plain        = sync.OnceValues(func() (binaries, error) { return build("plain") })
+	instrumented = sync.OnceValues(func() (binaries, error) { return build("instrumented", "-tags", "chaos") })
+)
+
+func build(name string, flags ...string) (binaries, error) {
 	if err := lookAtSources(".."); err != nil {
 		return binaries{}, err
 	}
-	dir, err := os.MkdirTemp("", "pelton-chaos-bin-")
-	if err != nil {
-		return binaries{}, err
-	}
-	b := binaries{dir: dir, pelton: filepath.Join(dir, "pelton"), actor: filepath.Join(dir, "actor")}
+	dir := filepath.Join(theFolder, name)
+	b := binaries{pelton: filepath.Join(dir, "pelton"), actor: filepath.Join(dir, "actor")}
 	for path, pkg := range map[string]string{b.pelton: "cmd/pelton", b.actor: "chaos/actor"} {
-		args := []string{"build", "-o", path}
+		args := append([]string{"build", "-o", path}, flags...)
 		env := append(os.Environ(), "CGO_ENABLED=0")
 		if raceEnabled {
 			args, env = append(args, "-race"), os.Environ()
@@ -74,7 +79,7 @@ var built = sync.OnceValues(func() (binaries, error) {
 		}
 	}
 	return b, nil
-})
+}
 
 // lookAtSources looks at every source file of the module. The go command answers
 // from its cache unless a file that a test looked at has changed; that the binaries
@@ -90,10 +95,13 @@ func lookAtSources(root string) error {
 }
 
 func TestMain(m *testing.M) {
-	code := m.Run()
-	if b, err := built(); err == nil {
-		_ = os.RemoveAll(b.dir)
+	var err error
+	if theFolder, err = os.MkdirTemp("", "pelton-chaos-bin-"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
 	}
+	code := m.Run()
+	_ = os.RemoveAll(theFolder)
 	os.Exit(code)
 }
 
@@ -106,25 +114,28 @@ type suite struct {
 	log  *history.Log // of the nemesis
 	rand *rand.Rand   // of the nemesis alone: its order of calls is the scenario's
 
+	// What differs from suite to suite is set by the options of newSuite.
+	built        func() (binaries, error)
+	link         func() string  // opens the way of the next worker to the broker
+	broken       failpoint.Rule // that is off in every process
+	workerPoints *points        // at which workers die
+	serverPoints *points        // at which the server does
+
 	server   *server
 	fleet    []*slot
 	producer *producer
 
 	background sync.WaitGroup
-	stop       context.CancelFunc // of what runs in the background
+	ctx        context.Context // of what runs in the background
+	stop       context.CancelFunc
 }
 
-// newSuite starts a server, workers and everything that writes the history. A link
-// opens the way of the next worker to the broker; without one it is direct.
-func newSuite(t *testing.T, p profile, link ...func(*suite) string) *suite {
+// newSuite starts a server, workers and everything that writes the history.
+func newSuite(t *testing.T, p profile, options ...func(*suite)) *suite {
 	t.Helper()
 	seed, err := theSeed()
 	if err != nil {
 		t.Fatalf("PELTON_CHAOS_SEED: %v", err)
-	}
-	bin, err := built()
-	if err != nil {
-		t.Fatal(err)
 	}
 	dir, err := os.MkdirTemp("", "pelton-chaos-")
 	if err != nil {
@@ -132,7 +143,15 @@ func newSuite(t *testing.T, p profile, link ...func(*suite) string) *suite {
 	}
 	name := fnv.New64a()
 	_, _ = name.Write([]byte(t.Name()))
-	s := &suite{T: t, profile: p, dir: dir, bin: bin, rand: rand.New(rand.NewPCG(seed, name.Sum64()))}
+	s := &suite{T: t, profile: p, dir: dir, built: plain, rand: rand.New(rand.NewPCG(seed, name.Sum64()))}
+	s.link = func() string { return "nats://" + s.server.nats }
+	for _, option := range options {
+		option(s)
+	}
+	if s.bin, err = s.built(); err != nil {
+		t.Fatal(err)
+	}
+	s.ctx, s.stop = context.WithCancel(context.Background())
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Logf("PELTON_CHAOS_SEED=%d; history and logs are in %s", seed, dir)
@@ -143,28 +162,23 @@ func newSuite(t *testing.T, p profile, link ...func(*suite) string) *suite {
 	s.log = s.actor("nemesis")
 	t.Logf("seed %d", seed)
 
-	ctx, stop := context.WithCancel(context.Background())
-	s.stop = stop
 	t.Cleanup(s.end)
 	s.server = newServer(s)
 	s.server.start()
+	s.background.Go(func() { s.server.supervise(s.ctx) })
 	s.producer = newProducer(s)
 	s.background.Go(func() {
-		if err := history.WatchStalls(ctx, s.log, p.lease/4, history.Everyone); err != nil {
+		if err := history.WatchStalls(s.ctx, s.log, p.lease/4, history.Everyone); err != nil {
 			t.Error(err)
 		}
 	})
-	s.background.Go(func() { s.record(ctx) })
+	s.background.Go(func() { s.record(s.ctx) })
 	for i := range p.workers {
-		url := "nats://" + s.server.nats
-		for _, open := range link {
-			url = open(s)
-		}
-		s.fleet = append(s.fleet, newSlot(s, fmt.Sprintf("w%d", i+1), url))
+		s.fleet = append(s.fleet, newSlot(s, fmt.Sprintf("w%d", i+1), s.link()))
 	}
 	for _, w := range s.fleet {
 		w.ready()
-		s.background.Go(func() { w.supervise(ctx) })
+		s.background.Go(func() { w.supervise(s.ctx) })
 	}
 	return s
 }
@@ -231,9 +245,26 @@ func (s *suite) healed() {
 	s.write(s.log, history.Event{Kind: history.Healed})
 }
 
-// judge drains the queue, reads every record twice, and holds the history against
-// the guarantees.
+// judge holds the history against the guarantees.
 func (s *suite) judge() check.Report {
+	s.Helper()
+	report := s.examine()
+	if n := report.Counts.Failed - report.Counts.Poisoned; n > 0 {
+		s.Errorf("%d tasks failed by their handlers, which all succeed in the end", n)
+	}
+	for i, v := range report.Violations {
+		if i == 10 {
+			s.Errorf("and %d more violations", len(report.Violations)-i)
+			break
+		}
+		s.Errorf("%s\n%s", v, excerpt(v.Events))
+	}
+	return report
+}
+
+// examine drains the queue, reads every record twice, ends all processes and says
+// what the history breaks.
+func (s *suite) examine() check.Report {
 	s.Helper()
 	s.producer.drain(s.drain)
 	s.pause(s.lease) // whoever is late has woken up by then
@@ -247,16 +278,6 @@ func (s *suite) judge() check.Report {
 		Lease: s.lease, Slots: s.workers * s.concurrency, CtxEnd: 1500 * time.Millisecond, Idle: 2 * time.Second,
 	})
 	s.Logf("%s; %d torn lines", report.Counts, torn)
-	if n := report.Counts.Failed - report.Counts.Poisoned; n > 0 {
-		s.Errorf("%d tasks failed by their handlers, which all succeed in the end", n)
-	}
-	for i, v := range report.Violations {
-		if i == 10 {
-			s.Errorf("and %d more violations", len(report.Violations)-i)
-			break
-		}
-		s.Errorf("%s\n%s", v, excerpt(v.Events))
-	}
 	return report
 }
 

@@ -55,7 +55,7 @@ func (a *actor) mux() *worker.Mux {
 	mux := worker.NewMux()
 	for kind, do := range map[string]handler{
 		"chaos.quick": quick, "chaos.sleep": sleep, "chaos.fail": fail, "chaos.panic": panics, "chaos.goexit": goexit,
-		"chaos.exit": exit, "chaos.hang": hang, "chaos.hog": hog, "chaos.snooze": snooze,
+		"chaos.exit": exit, "chaos.hang": hang, "chaos.hog": hog, "chaos.snooze": snooze, "chaos.doom": doom,
 	} {
 		mux.Handle(kind, worker.HandlerFunc(func(ctx context.Context, task *pelton.Task) (json.RawMessage, error) {
 			return a.serve(ctx, task, do)
@@ -141,6 +141,14 @@ func snooze(ctx context.Context, a *actor, r *run) error {
 		return err
 	}
 	return pelton.Snooze(soon)
+}
+
+// doom fails the task for good, until somebody has retried it often enough.
+func doom(_ context.Context, a *actor, r *run) error {
+	if a.again(r) {
+		return pelton.Discard(errPlanned)
+	}
+	return nil
 }
 
 func panics(ctx context.Context, a *actor, r *run) error {

@@ -50,7 +50,7 @@ func invented(h *index) []Violation {
 		case history.EnqueueOK, history.RunStart:
 			claim(h.byID[e.Task], e)
 		case history.EnqueueUnknown, history.EnqueueRefused, history.RunEnd, history.CtxEnd,
-			history.CancelSent, history.CancelOK, history.CancelConflict, history.CancelUnknown,
+			history.CancelSent, history.CancelOK, history.CancelConflict, history.CancelUnknown, history.RetrySent,
 			history.Observe, history.Missing, history.FaultBegin, history.FaultEnd, history.Healed:
 		}
 	}
@@ -84,7 +84,7 @@ func cancels(_ *index, t *task) string {
 					return fmt.Sprintf("cancelled at revision %d, and started on %s with token %d", e.Record.Revision, r.Actor, r.Fence)
 				}
 			}
-		case history.EnqueueSent, history.EnqueueOK, history.EnqueueUnknown, history.EnqueueRefused,
+		case history.EnqueueSent, history.EnqueueOK, history.EnqueueUnknown, history.EnqueueRefused, history.RetrySent,
 			history.RunStart, history.RunEnd, history.CtxEnd, history.Observe, history.Missing,
 			history.FaultBegin, history.FaultEnd, history.Healed:
 		}

@@ -25,6 +25,7 @@ type task struct {
 	id       pelton.ID
 	events   []history.Event
 	accepted *history.Event
+	retried  bool            // somebody asked for it to run again when it was over
 	runs     []*run          // by time of start
 	reads    []history.Event // of the record, by time
 	versions []version       // of the record, by revision, each once
@@ -89,7 +90,7 @@ func newIndex(events []history.Event, cfg Config) *index {
 			h.healed = e
 		case history.EnqueueSent, history.EnqueueOK, history.EnqueueUnknown, history.EnqueueRefused,
 			history.RunStart, history.RunEnd, history.CtxEnd,
-			history.CancelSent, history.CancelOK, history.CancelConflict, history.CancelUnknown,
+			history.CancelSent, history.CancelOK, history.CancelConflict, history.CancelUnknown, history.RetrySent,
 			history.Observe, history.Missing:
 			if !e.Task.IsZero() {
 				h.task(e.Task).add(e)
@@ -127,6 +128,8 @@ func (t *task) add(e *history.Event) {
 		if r := t.run(e.Fence); r != nil {
 			r.ctxEnd = e
 		}
+	case history.RetrySent:
+		t.retried = true
 	case history.EnqueueSent, history.EnqueueUnknown, history.EnqueueRefused, history.CancelSent, history.CancelUnknown,
 		history.CancelOK, history.CancelConflict, history.Observe, history.Missing, history.FaultBegin, history.FaultEnd, history.Healed:
 	}
@@ -156,6 +159,17 @@ func (t *task) run(fence uint64) *run {
 		}
 	}
 	return nil
+}
+
+// life counts the requeues before a revision: each is a life of its own.
+func (t *task) life(revision uint64) int {
+	n := 0
+	for _, v := range t.versions {
+		if v.Revision < revision && v.State.Terminal() {
+			n++
+		}
+	}
+	return n
 }
 
 // last is the newest version of the record, nil if it was never read.

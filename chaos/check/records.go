@@ -36,15 +36,29 @@ func missing(_ *index, t *task) string {
 	return ""
 }
 
-// final: a record does not change any more once it is terminal.
+// final: a record does not change any more once it is terminal, but by a retry that
+// somebody asked for, which makes it queued.
 func final(_ *index, t *task) string {
 	for i, v := range t.versions {
 		if v.State.Terminal() && i+1 < len(t.versions) {
 			next := t.versions[i+1]
+			if t.requeuedBetween(v, next) {
+				continue
+			}
 			return fmt.Sprintf("%s at revision %d, then %s at revision %d", v.State, v.Revision, next.State, next.Revision)
 		}
 	}
 	return ""
+}
+
+// requeuedBetween reports whether a retry that somebody asked for explains what
+// follows a terminal record: queued, or what can come of that where the queued
+// record was not seen.
+func (t *task) requeuedBetween(v, next version) bool {
+	if !t.retried || !v.State.Terminal() {
+		return false
+	}
+	return next.State == pelton.Queued || next.Previous != v.Revision && reachable(pelton.Queued, next.State)
 }
 
 // moves: a record goes from state to state only as State.CanBecome says; where
@@ -53,6 +67,9 @@ func final(_ *index, t *task) string {
 func moves(_ *index, t *task) string {
 	attempt, crashes := 0, 0
 	for i, next := range t.versions {
+		if i > 0 && t.retried && t.versions[i-1].State.Terminal() { // it begins anew
+			attempt, crashes = 0, 0
+		}
 		if next.Attempt < attempt-1 || next.Crashes < crashes {
 			return fmt.Sprintf("revision %d counts %d attempts and %d crashes after %d and %d", next.Revision, next.Attempt, next.Crashes, attempt, crashes)
 		}
@@ -64,6 +81,9 @@ func moves(_ *index, t *task) string {
 			continue
 		}
 		v := t.versions[i-1]
+		if t.requeuedBetween(v, next) {
+			continue
+		}
 		if next.Stored && next.Previous == v.Revision {
 			if !slices.ContainsFunc(v.storedStates(), func(s pelton.State) bool { return s.CanBecome(next.State) }) {
 				return fmt.Sprintf("%s at revision %d became %s at revision %d", v.State, v.Revision, next.State, next.Revision)

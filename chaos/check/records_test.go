@@ -38,6 +38,12 @@ func rejectedRecords() []example {
 			s.read(60, one, pelton.Succeeded, 5)
 			return s
 		}},
+		{"final", "retried, and over again without a start", func() *script {
+			s := plain()
+			s.call(40, one, history.RetrySent)
+			s.stored(45, one, pelton.Failed, 4, 3).Reason = pelton.ReasonError
+			return s
+		}},
 		{"moves", "succeeded without running", func() *script {
 			s := queued()
 			s.start(20, "w1", one, "r1", 1, 2)
@@ -111,6 +117,7 @@ func rejectedRecords() []example {
 func acceptedRecords() []example {
 	return []example{
 		{"lost", "succeeded", plain},
+		{"final", "retried because somebody asked", retried},
 		{"lost", "unknown and never stored", func() *script {
 			s := plain()
 			s.add(40, "producer", history.EnqueueSent).Ref = "r2"

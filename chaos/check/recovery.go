@@ -22,8 +22,8 @@ func recovery(h *index) []Violation {
 		if t.accepted == nil || t.accepted.At > h.healed.At || h.overBefore(t) {
 			continue
 		}
-		due := h.due(t)
 		sign := t.signAfter(h.healed.At, h.events[len(h.events)-1].At)
+		due := h.due(t, sign)
 		if sign <= due {
 			continue
 		}
@@ -36,18 +36,20 @@ func recovery(h *index) []Violation {
 	return found
 }
 
-// overBefore reports whether the task had ended when all was healed. Who wrote
-// that may have read it later.
+// overBefore reports whether the task had ended when all was healed, whatever a
+// retry made of it since. Who wrote that may have read it later.
 func (h *index) overBefore(t *task) bool {
-	last := t.last()
-	return last != nil && last.State.Terminal() && last.FinishedAt.Before(h.healed.Wall)
+	return slices.ContainsFunc(t.versions, func(v version) bool {
+		return v.State.Terminal() && v.FinishedAt.Before(h.healed.Wall)
+	})
 }
 
-// due is when the task has to have given a sign.
-func (h *index) due(t *task) int64 {
+// due is when the task has to have given a sign, by what was known before it gave
+// one.
+func (h *index) due(t *task, sign int64) int64 {
 	due := h.healed.At + int64(h.cfg.tail())
 	for _, v := range t.versions {
-		if v.State.Terminal() || v.RunAt.IsZero() {
+		if v.State.Terminal() || v.RunAt.IsZero() || v.at >= sign {
 			continue
 		}
 		at := h.healed.At + int64(v.RunAt.Sub(h.healed.Wall)) + int64(h.cfg.Idle)

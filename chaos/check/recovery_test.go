@@ -33,6 +33,15 @@ func rejectedRecovery() []example {
 		{"recovery", "the slot was free for the last seconds", func() *script {
 			return other(resumed(9200), 500, 7100)
 		}},
+		{"recovery", "too late, and put back after that", func() *script {
+			s := queued()
+			s.healed(1000)
+			s.attempt(16_000, 16_010, "w1", 1, 2, 1, history.Failure)
+			s.finish(16_011, pelton.Retrying, "w1", 16_000, 1, 3, 2).RunAt = wall(16_500)
+			s.attempt(16_500, 16_600, "w1", 2, 4, 3, history.OK)
+			s.finish(16_601, pelton.Succeeded, "w1", 16_500, 2, 5, 4)
+			return s
+		}},
 		{"recovery", "long after its retry was due", func() *script {
 			s := queued()
 			s.attempt(20, 30, "w1", 1, 2, 1, history.Failure)
@@ -67,6 +76,15 @@ func acceptedRecovery() []example {
 			s := plain()
 			s.healed(1000)
 			s.read(60_000, one, pelton.Succeeded, 3)
+			return s
+		}},
+		{"recovery", "over before healing, and retried long after", func() *script {
+			s := plain()
+			s.healed(1000)
+			s.call(60_000, one, history.RetrySent)
+			s.stored(60_001, one, pelton.Queued, 4, 3)
+			s.attempt(60_002, 60_010, "w2", 1, 5, 4, history.OK)
+			s.finish(60_011, pelton.Succeeded, "w2", 60_002, 1, 6, 5)
 			return s
 		}},
 		{"recovery", "a retry that is due later", func() *script {

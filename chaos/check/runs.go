@@ -163,7 +163,7 @@ func (t *task) duplicate(i int) bool { return t.doubles(i) != nil }
 func (t *task) doubles(i int) *run {
 	later := t.runs[i]
 	for _, before := range slices.Backward(t.runs[:i]) {
-		if before.ctxEnd != nil && before.ctxEnd.Outcome == history.Timeout {
+		if before.ctxEnd != nil && before.ctxEnd.Outcome == history.Timeout || t.life(before.Fence) != t.life(later.Fence) {
 			continue
 		}
 		beside := before.end == nil || before.end.At > later.At

@@ -267,6 +267,7 @@ func acceptedRuns() []example {
 			s.finish(601, pelton.Succeeded, "w2", 500, 2, 5, 4)
 			return s
 		}},
+		{"duplicates", "the first attempt again after a retry", retried},
 		{"duplicates", "snoozed", func() *script {
 			s := queued()
 			s.attempt(20, 30, "w1", 1, 2, 1, history.Snoozed)

@@ -138,6 +138,16 @@ func plain() *script {
 	return s
 }
 
+// retried is task one, which succeeded, was retried, and succeeded again.
+func retried() *script {
+	s := plain()
+	s.call(40, one, history.RetrySent)
+	s.stored(45, one, pelton.Queued, 4, 3)
+	s.attempt(50, 60, "w2", 1, 5, 4, history.OK)
+	s.finish(61, pelton.Succeeded, "w2", 50, 1, 6, 5)
+	return s
+}
+
 // cancelled is task one, cancelled while it waited.
 func cancelled() *script {
 	s := queued()

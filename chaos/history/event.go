@@ -27,6 +27,8 @@ const (
 	CancelConflict Kind = "cancel-conflict" // 409
 	CancelUnknown  Kind = "cancel-unknown"  // anything else
 
+	RetrySent Kind = "retry-sent" // a task that is over was asked to run again; its record tells the rest
+
 	Observe Kind = "observe" // the record as it was read
 	Missing Kind = "missing" // 404
 

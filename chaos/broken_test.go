@@ -1,0 +1,141 @@
+package chaos_test
+
+import (
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/peltonq/pelton/chaos/proxy"
+	"github.com/peltonq/pelton/internal/failpoint"
+)
+
+// variant is a protocol that lacks a rule: what brings that to light, and which
+// rules of the checker notice.
+type variant struct {
+	lacks   failpoint.Rule
+	points  []failpoint.Point // at which workers die
+	provoke func(s *suite, proxies []*proxy.Proxy)
+	noticed []string
+}
+
+func variants() []variant {
+	return []variant{
+		{
+			lacks:   failpoint.AckFirst,
+			points:  []failpoint.Point{failpoint.AckedFirst},
+			provoke: func(s *suite, _ []*proxy.Proxy) { s.while(60, 10*time.Millisecond, func() { s.allDie() }) },
+			noticed: []string{"lost", "recovery"},
+		},
+		{
+			lacks: failpoint.NoCAS,
+			provoke: func(s *suite, _ []*proxy.Proxy) {
+				for range 60 {
+					s.producer.cancel(s.producer.must(order{kind: "chaos.quick"}))
+				}
+			},
+			noticed: []string{"final", "moves", "cancels"},
+		},
+		{
+			lacks: failpoint.NoFence,
+			provoke: func(s *suite, proxies []*proxy.Proxy) {
+				for range s.concurrency {
+					s.producer.must(order{kind: "chaos.sleep", ms: int(3 * s.lease.Milliseconds())})
+				}
+				s.eventually("tasks run", 10*time.Second, func() bool { return len(s.open(s.fleet[0].actorName())) > 0 })
+				s.cut(s.fleet[0], proxies[0], proxy.Drop, 2*s.lease)
+			},
+			noticed: []string{"overlaps"},
+		},
+		{
+			lacks: failpoint.NoEpoch,
+			provoke: func(s *suite, _ []*proxy.Proxy) {
+				s.copying(func() { s.while(100, 10*time.Millisecond, func() {}) })
+			},
+			noticed: []string{"early", "duplicates", "overlaps"},
+		},
+		{
+			lacks: failpoint.NoCarrier,
+			provoke: func(s *suite, _ []*proxy.Proxy) {
+				s.copying(func() { s.while(100, 10*time.Millisecond, func() {}) })
+			},
+			noticed: []string{"duplicates", "overlaps"},
+		},
+		{
+			lacks:  failpoint.NoRepublish,
+			points: []failpoint.Point{failpoint.PutBackRecorded},
+			provoke: func(s *suite, _ []*proxy.Proxy) {
+				for range 20 {
+					s.producer.must(order{kind: "chaos.fail", times: 2})
+				}
+				s.allDie()
+			},
+			noticed: []string{"lost", "recovery"},
+		},
+		{
+			lacks: failpoint.CrashBurns,
+			provoke: func(s *suite, _ []*proxy.Proxy) {
+				for range 2 * s.concurrency {
+					s.producer.must(order{kind: "chaos.sleep", ms: 500})
+				}
+				s.eventually("tasks run", 10*time.Second, func() bool { return len(s.open(s.fleet[0].actorName())) > 0 })
+				s.fleet[0].crash()
+			},
+			noticed: []string{"attempts"},
+		},
+	}
+}
+
+// The suite notices when a rule of the protocol is missing.
+func TestBrokenProtocol(t *testing.T) {
+	t.Parallel()
+	for _, v := range variants() {
+		t.Run(string(v.lacks), func(t *testing.T) {
+			t.Parallel()
+			p := theProfile()
+			p.workers, p.concurrency, p.drain = 2, 4, 12*time.Second
+			var proxies []*proxy.Proxy
+			s := newSuite(t, p, linked(&proxies), func(s *suite) {
+				s.built, s.broken = instrumented, v.lacks
+				s.workerPoints = newPoints(rand.New(rand.NewPCG(s.rand.Uint64(), 4)), 2, v.points...)
+			})
+			v.provoke(s, proxies)
+			s.healed()
+			report := s.examine()
+			var rules []string
+			for _, found := range report.Violations {
+				rules = append(rules, found.Rule)
+			}
+			slices.Sort(rules)
+			rules = slices.Compact(rules)
+			t.Logf("noticed by %v", rules)
+			if !slices.ContainsFunc(v.noticed, func(rule string) bool { return slices.Contains(rules, rule) }) {
+				t.Errorf("nobody noticed that the protocol is %s: want one of %v, got %v", v.lacks, v.noticed, rules)
+			}
+		})
+	}
+}
+
+// Every rule that can be switched off has a variant.
+func TestVariants(t *testing.T) {
+	t.Parallel()
+	var lacking []failpoint.Rule
+	for _, v := range variants() {
+		lacking = append(lacking, v.lacks)
+	}
+	if !slices.Equal(lacking, failpoint.Rules()) {
+		t.Errorf("variants lack %v, rules are %v", lacking, failpoint.Rules())
+	}
+}
+
+// allDie waits until processes have died at all their points, and replaces those
+// that still have one.
+func (s *suite) allDie() {
+	s.Helper()
+	s.eventually("workers die", 20*time.Second, func() bool { return len(s.workerPoints.missing()) == 0 })
+	for _, w := range s.fleet {
+		if w.diesAt() != "" {
+			w.crash()
+		}
+	}
+}

@@ -1,0 +1,88 @@
+package chaos_test
+
+import (
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"github.com/peltonq/pelton"
+	"github.com/peltonq/pelton/internal/failpoint"
+)
+
+// withFailpoints lets every worker and every server die between two writes of the
+// protocol, until all gaps have had their deaths.
+func withFailpoints(s *suite) {
+	s.built = instrumented
+	deaths := 1
+	if s.long {
+		deaths = 10
+	}
+	// What was put back without its message must be there before a worker can die of
+	// publishing it: most workers wait for that at first.
+	workers := append([]failpoint.Point{failpoint.PutBackRecorded, failpoint.RepublishPublished, failpoint.RepublishPublished}, failpoint.OfWorkers()...)
+	s.workerPoints = newPoints(rand.New(rand.NewPCG(s.rand.Uint64(), 4)), deaths, workers...)
+	s.serverPoints = newPoints(rand.New(rand.NewPCG(s.rand.Uint64(), 5)), deaths, failpoint.OfServers()...)
+}
+
+// Every gap between two writes of the protocol is a place to die: each is died at,
+// and what it leaves is repaired.
+func TestFailpoints(t *testing.T) {
+	t.Parallel()
+	p := theProfile()
+	s := newSuite(t, p, withFailpoints)
+	var doomed []pelton.ID
+	deadline := time.Now().Add(p.drain)
+	for n := 0; len(s.workerPoints.missing())+len(s.serverPoints.missing()) > 0; n++ {
+		if time.Now().After(deadline) {
+			t.Errorf("nobody died at %v and %v", s.workerPoints.missing(), s.serverPoints.missing())
+			break
+		}
+		for _, o := range []order{{kind: "chaos.quick"}, {kind: "chaos.fail", times: 1}, {kind: "chaos.sleep", ms: 1300}} {
+			s.producer.enqueue(o)
+		}
+		if id, ok := s.producer.enqueue(order{kind: "chaos.doom", times: 1}); ok {
+			doomed = append(doomed, id)
+		}
+		if id, ok := s.producer.enqueue(order{kind: "chaos.sleep", ms: 300, delay: 100 * time.Millisecond}); ok {
+			s.producer.cancel(id)
+		}
+		if n%4 == 3 && len(doomed) > 0 {
+			s.producer.retry(doomed[s.rand.IntN(len(doomed))])
+		}
+		for _, w := range s.fleet {
+			if w.diesAt() == failpoint.ReleaseRecorded && len(s.open(w.actorName())) > 0 {
+				w.terminate()
+			}
+		}
+		s.pause(20 * time.Millisecond)
+	}
+	for _, w := range s.fleet {
+		if w.diesAt() != "" {
+			w.crash() // its place has been died at
+		}
+	}
+	s.healed()
+	s.resurrect(doomed)
+	s.judge()
+}
+
+// resurrect retries doomed tasks until all have succeeded.
+func (s *suite) resurrect(doomed []pelton.ID) {
+	s.Helper()
+	s.producer.finish(s.profile.drain, doomed...)
+	for _, id := range doomed {
+		for try := 0; ; try++ {
+			task := s.producer.get(id, "1s")
+			if task != nil && task.State == pelton.Succeeded {
+				break
+			}
+			if try == 10 {
+				s.Errorf("task %s is %+v after %d retries", id, task, try)
+				break
+			}
+			if task != nil && task.State == pelton.Failed {
+				s.producer.retry(id)
+			}
+		}
+	}
+}
