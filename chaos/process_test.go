@@ -151,15 +151,26 @@ func (v *server) supervise(ctx context.Context) {
 	}
 }
 
-func (v *server) kill() {
+// kill ends the server at once; whoever does it starts it again.
+func (v *server) kill() { v.end(syscall.SIGKILL) }
+
+// terminate ends the server in good order; whoever does it starts it again.
+func (v *server) terminate() {
+	if p := v.end(syscall.SIGTERM); p.code != 0 {
+		v.s.Errorf("the server ended with %d, see %s", p.code, p.log)
+	}
+}
+
+func (v *server) end(sig syscall.Signal) *process {
 	v.mu.Lock()
 	v.killed = true
 	p := v.p
 	v.mu.Unlock()
-	if err := p.signal(syscall.SIGKILL); err != nil {
+	if err := p.signal(sig); err != nil {
 		v.s.Error(err)
 	}
 	<-p.done
+	return p
 }
 
 // exitCode is how an actor ends whose task ended it.
