@@ -41,6 +41,10 @@ func WithTimeout(d time.Duration) Option { return func(s *Spec) { s.Timeout = d 
 // WithMaxAttempts bounds the attempts. The default is DefaultMaxAttempts.
 func WithMaxAttempts(n int) Option { return func(s *Spec) { s.MaxAttempts = n } }
 
+// WithBackoff sets the delays between attempts, of one task or, as an option of
+// NewKind, of a kind. A handler that returns RetryAfter says otherwise.
+func WithBackoff(b Backoff) Option { return func(s *Spec) { s.Backoff = b } }
+
 // WithRetention keeps the finished task readable for d. The default is
 // DefaultRetention; failed tasks are kept for FailedRetention.
 func WithRetention(d time.Duration) Option { return func(s *Spec) { s.Retention = d } }

@@ -29,6 +29,7 @@ type Spec struct {
 	ExpiresAt   time.Time       // not started by then: expired; zero is never
 	Timeout     time.Duration   // of one run, DefaultTimeout
 	MaxAttempts int             // DefaultMaxAttempts
+	Backoff     Backoff         // between attempts, where the handler does not say otherwise
 	Retention   time.Duration   // of the finished task, DefaultRetention
 	Labels      map[string]string
 }
@@ -64,7 +65,8 @@ type Task struct {
 	Crashes     int // deliveries that died with their worker
 	Timeout     time.Duration
 	Retention   time.Duration
-	Revision    uint64 // of the record; grows with every change
+	Backoff     Backoff // zero is the default
+	Revision    uint64  // of the record; grows with every change
 	CreatedAt   time.Time
 	RunAt       time.Time
 	ExpiresAt   time.Time
@@ -93,6 +95,7 @@ type taskJSON struct {
 	Crashes     int               `json:"crashes"`
 	Timeout     string            `json:"timeout,omitempty"`
 	Retention   string            `json:"retention,omitempty"`
+	Backoff     Backoff           `json:"backoff,omitzero"`
 	Revision    uint64            `json:"revision"`
 	CreatedAt   time.Time         `json:"created_at,omitzero"`
 	RunAt       time.Time         `json:"run_at,omitzero"`
@@ -116,7 +119,7 @@ func (t *Task) AppendJSON(dst []byte) ([]byte, error) {
 		ID: t.ID, Kind: t.Kind, Queue: t.Queue, Priority: t.Priority, State: t.State,
 		Attempt: t.Attempt, MaxAttempts: t.MaxAttempts, Crashes: t.Crashes, Revision: t.Revision,
 		CreatedAt: t.CreatedAt, RunAt: t.RunAt, ExpiresAt: t.ExpiresAt, StartedAt: t.StartedAt, FinishedAt: t.FinishedAt,
-		Worker: t.Worker, Progress: t.Progress, Error: t.Error, Errors: t.Errors, Labels: t.Labels,
+		Worker: t.Worker, Progress: t.Progress, Error: t.Error, Errors: t.Errors, Labels: t.Labels, Backoff: t.Backoff,
 	}
 	if t.Timeout > 0 {
 		form.Timeout = FormatDuration(t.Timeout)
@@ -155,7 +158,7 @@ func (t *Task) UnmarshalJSON(data []byte) error {
 		Payload: form.Payload, Result: form.Result,
 		Attempt: form.Attempt, MaxAttempts: form.MaxAttempts, Crashes: form.Crashes, Revision: form.Revision,
 		CreatedAt: form.CreatedAt, RunAt: form.RunAt, ExpiresAt: form.ExpiresAt, StartedAt: form.StartedAt, FinishedAt: form.FinishedAt,
-		Worker: form.Worker, Progress: form.Progress, Error: form.Error, Errors: form.Errors, Labels: form.Labels,
+		Worker: form.Worker, Progress: form.Progress, Error: form.Error, Errors: form.Errors, Labels: form.Labels, Backoff: form.Backoff,
 	}
 	var err error
 	if form.Timeout != "" {

@@ -211,6 +211,7 @@ func drawTask(t *rapid.T) pelton.Task {
 		Crashes:     rapid.Int().Draw(t, "crashes"),
 		Timeout:     duration.Draw(t, "timeout"),
 		Retention:   duration.Draw(t, "retention"),
+		Backoff:     pelton.Backoff{Initial: duration.Draw(t, "initial"), Max: duration.Draw(t, "max"), Factor: float64(rapid.IntRange(0, 10).Draw(t, "factor"))},
 		Revision:    rapid.Uint64().Draw(t, "revision"),
 		CreatedAt:   instant.Draw(t, "created_at"),
 		RunAt:       instant.Draw(t, "run_at"),

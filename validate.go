@@ -153,6 +153,7 @@ func (s *Spec) normalizeBounds(fail func(field, format string, args ...any)) {
 	case s.MaxAttempts < 1 || s.MaxAttempts > maxMaxAttempt:
 		fail("max_attempts", "%d is not between 1 and %d", s.MaxAttempts, maxMaxAttempt)
 	}
+	s.Backoff.check(fail)
 	switch {
 	case s.Retention == 0:
 		s.Retention = DefaultRetention

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 	"testing"
 	"time"
@@ -129,6 +130,10 @@ func TestNormalizedRefuses(t *testing.T) {
 		"long timeout":        {func(s *pelton.Spec) { s.Timeout = 721 * time.Hour }, "timeout", "721h is not between 1ms and 720h"},
 		"negative attempts":   {func(s *pelton.Spec) { s.MaxAttempts = -1 }, "max_attempts", "-1 is not between 1 and 1000"},
 		"many attempts":       {func(s *pelton.Spec) { s.MaxAttempts = 1001 }, "max_attempts", "1001 is not between 1 and 1000"},
+		"short backoff":       {func(s *pelton.Spec) { s.Backoff.Initial = 1 }, "backoff.initial", "not between 1ms and 720h"},
+		"backoff's bound":     {func(s *pelton.Spec) { s.Backoff.Max = time.Millisecond }, "backoff.max", "1ms is not between the initial delay and 720h"},
+		"backoff's factor":    {func(s *pelton.Spec) { s.Backoff.Factor = 0.5 }, "backoff.factor", "0.5 is not between 1 and 10"},
+		"backoff's NaN":       {func(s *pelton.Spec) { s.Backoff.Factor = math.NaN() }, "backoff.factor", "NaN is not between"},
 		"short retention":     {func(s *pelton.Spec) { s.Retention = time.Millisecond }, "retention", "1ms is not between 1s and 8784h"},
 		"long retention":      {func(s *pelton.Spec) { s.Retention = 8785 * time.Hour }, "retention", "not between 1s and 8784h"},
 		"many labels":         {func(s *pelton.Spec) { s.Labels = many }, "labels", "33 entries, more than 32"},

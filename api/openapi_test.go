@@ -312,5 +312,6 @@ func fullTask() *pelton.Task {
 	task.Progress = &pelton.Progress{Done: 3, Total: 9, Message: "a third"}
 	task.Error, task.Errors = &failure, []pelton.Failure{failure}
 	task.RunAt, task.ExpiresAt = exampleTime(), exampleTime().Add(time.Hour)
+	task.Backoff = pelton.Backoff{Initial: 5 * time.Second, Max: 10 * time.Minute, Factor: 1.5}
 	return task
 }

@@ -110,6 +110,8 @@ func (p *taskParser) member(name string, value jsontext.Value) {
 		p.spec.MaxAttempts = p.positiveInt(name, value)
 	case "retention":
 		p.spec.Retention = p.positiveDuration(name, value)
+	case "backoff":
+		p.spec.Backoff = p.backoff(name, value)
 	case "labels":
 		p.spec.Labels = p.labels(name, value)
 	case "unique", "concurrency_key", "rate_key":
@@ -205,6 +207,34 @@ func (p *taskParser) positiveInt(field string, value jsontext.Value) int {
 		return 0
 	}
 	return n
+}
+
+func (p *taskParser) backoff(field string, value jsontext.Value) pelton.Backoff {
+	var b pelton.Backoff
+	if value.Kind() != jsontext.KindBeginObject {
+		p.fail(field, "must be an object, not %s", describe(value))
+		return b
+	}
+	err := eachMember(value, func(name string, value jsontext.Value) {
+		switch at := field + "." + name; name {
+		case "initial":
+			b.Initial = p.positiveDuration(at, value)
+		case "max":
+			b.Max = p.positiveDuration(at, value)
+		case "factor":
+			var err error
+			if b.Factor, err = strconv.ParseFloat(string(value), 64); err != nil || value.Kind() != jsontext.KindNumber || b.Factor == 0 {
+				p.fail(at, "%s is not a number from 1 to 10", clip(string(value), 32))
+				b.Factor = 0
+			}
+		default:
+			p.fail(at, "is not a known field")
+		}
+	})
+	if err != nil {
+		p.fail(field, "%s", err)
+	}
+	return b
 }
 
 func (p *taskParser) labels(field string, value jsontext.Value) map[string]string {

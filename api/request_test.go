@@ -21,14 +21,14 @@ func TestEnqueueReadsEveryField(t *testing.T) {
 	tasks := newFakeTasks()
 	w := call(t, serve(t, tasks, nil), http.MethodPost, "/tasks", `{"kind":"email.send","payload":{"to":"a@b.c"},"queue":"emails",
 		"priority":"high","run_at":"2126-12-01T08:00:00+01:00","expires_at":"2126-12-02T08:00:00Z","timeout":"30s","max_attempts":7,
-		"retention":"7d","labels":{"tenant":"acme","empty":""}}`)
+		"retention":"7d","backoff":{"initial":"5s","max":"10m","factor":1.5},"labels":{"tenant":"acme","empty":""}}`)
 	if w.Code != http.StatusAccepted {
 		t.Fatalf("status = %d: %s", w.Code, w.Body)
 	}
 	want := []pelton.Spec{{
 		Kind: "email.send", Payload: json.RawMessage(`{"to":"a@b.c"}`), Queue: "emails", Priority: pelton.High,
 		RunAt: time.Date(2126, 12, 1, 7, 0, 0, 0, time.UTC), ExpiresAt: time.Date(2126, 12, 2, 8, 0, 0, 0, time.UTC),
-		Timeout: 30 * time.Second, MaxAttempts: 7, Retention: 7 * 24 * time.Hour,
+		Timeout: 30 * time.Second, MaxAttempts: 7, Retention: 7 * 24 * time.Hour, Backoff: pelton.Backoff{Initial: 5 * time.Second, Max: 10 * time.Minute, Factor: 1.5},
 		Labels: map[string]string{"tenant": "acme", "empty": ""},
 	}}
 	if diff := cmp.Diff(want, tasks.accepted()); diff != "" {
@@ -139,6 +139,11 @@ func TestBadRequestsEnqueueNothing(t *testing.T) {
 		{"expired at zero", `{"kind":"a","expires_at":"0001-01-01T00:00:00Z"}`, 422, kindInvalid, "body.expires_at", "has passed"},
 		{"zero timeout", `{"kind":"a","timeout":"0s"}`, 422, kindInvalid, "body.timeout", "more than zero"},
 		{"long timeout", `{"kind":"a","timeout":"100d"}`, 422, kindInvalid, "body.timeout", "not between"},
+		{"backoff of another type", `{"kind":"a","backoff":"5s"}`, 422, kindInvalid, "body.backoff", "must be an object, not a string"},
+		{"unknown part of a backoff", `{"kind":"a","backoff":{"min":"5s"}}`, 422, kindInvalid, "body.backoff.min", "is not a known field"},
+		{"zero backoff", `{"kind":"a","backoff":{"initial":"0s"}}`, 422, kindInvalid, "body.backoff.initial", "more than zero"},
+		{"zero factor", `{"kind":"a","backoff":{"factor":0}}`, 422, kindInvalid, "body.backoff.factor", "0 is not a number from 1 to 10"},
+		{"large factor", `{"kind":"a","backoff":{"factor":11}}`, 422, kindInvalid, "body.backoff.factor", "11 is not between 1 and 10"},
 		{"zero retention", `{"kind":"a","retention":"0s"}`, 422, kindInvalid, "body.retention", "more than zero"},
 		{"huge number", `{"kind":"a","max_attempts":1e400}`, 422, kindInvalid, "body.max_attempts", "1e400 is not a whole number"},
 		{"fraction", `{"kind":"a","max_attempts":1.5}`, 422, kindInvalid, "body.max_attempts", "1.5 is not a whole number"},

@@ -94,6 +94,18 @@ func labels() *huma.Schema {
 	}
 }
 
+func backoffSchema() *huma.Schema {
+	least, most := 1.0, 10.0
+	return closed(&huma.Schema{
+		Type: huma.TypeObject, Description: "The delays between attempts: min(max, initial * factor^(n-1)) after the n-th, spread by 25 %. A handler may say otherwise.",
+		Properties: properties{
+			"initial": duration("After the first attempt. 1s by default.", "5s"),
+			"max":     duration("The longest delay. 1h by default.", "10m"),
+			"factor":  {Type: huma.TypeNumber, Minimum: &least, Maximum: &most, Description: "How much longer each delay is. 2 by default."},
+		},
+	})
+}
+
 func taskRequestSchema() *huma.Schema {
 	attempts := integer("How often the task may be tried.", 1)
 	most := 1000.0
@@ -113,6 +125,7 @@ func taskRequestSchema() *huma.Schema {
 		"timeout":      withDefault(duration("The longest that one run may take.", "30s"), pelton.FormatDuration(pelton.DefaultTimeout)),
 		"max_attempts": attempts,
 		"retention":    withDefault(duration("How long the finished task can be read. Failed tasks are kept for 30 days.", "24h"), pelton.FormatDuration(pelton.DefaultRetention)),
+		"backoff":      backoffSchema(),
 		"labels":       labels(),
 	}, "kind"))
 }
@@ -145,6 +158,7 @@ func taskSchema() *huma.Schema {
 		"crashes":      integer("How often a worker died with the task.", 0),
 		"timeout":      duration("The longest that one run may take.", "30s"),
 		"retention":    duration("How long the finished task can be read.", "24h"),
+		"backoff":      backoffSchema(),
 		"revision":     integer("Grows with every change.", 0),
 		"created_at":   timestamp("When the task was accepted."),
 		"run_at":       timestamp("When a delayed or retrying task becomes ready."),

@@ -125,7 +125,7 @@ func (c *Client) record(spec pelton.Spec) (*broker.Record, error) {
 	r := &broker.Record{
 		Meta: broker.Meta{
 			ID: pelton.NewID(now, 0), Kind: spec.Kind, Queue: spec.Queue, Priority: spec.Priority,
-			MaxAttempts: spec.MaxAttempts, Timeout: spec.Timeout, Retention: spec.Retention,
+			MaxAttempts: spec.MaxAttempts, Timeout: spec.Timeout, Retention: spec.Retention, Backoff: spec.Backoff,
 			CreatedAt: now.UTC().Truncate(time.Millisecond), ExpiresAt: spec.ExpiresAt, Labels: spec.Labels,
 		},
 		State: pelton.Queued, Payload: spec.Payload,

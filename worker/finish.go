@@ -30,7 +30,7 @@ func (r *run) finish(res result, cause error) {
 	r.mu.Unlock()
 
 	now := time.Now()
-	v := outcome(res, r.record.Attempt, r.record.MaxAttempts, cause, now, random())
+	v := outcome(res, r.record.Attempt, r.record.MaxAttempts, cause, now, r.record.Backoff, random())
 	var err error
 	switch v.step {
 	case stepNothing:

@@ -64,8 +64,9 @@ type verdict struct {
 //	attempt      number of the attempt that ended
 //	maxAttempts  after which an error is final
 //	cause        why ctx ended, nil if it had not when the handler returned
+//	backoff      of the task
 //	random       in [0,1), for the backoff
-func outcome(res result, attempt, maxAttempts int, cause error, now time.Time, random float64) verdict {
+func outcome(res result, attempt, maxAttempts int, cause error, now time.Time, backoff pelton.Backoff, random float64) verdict {
 	switch {
 	case errors.Is(cause, pelton.ErrFenced):
 		return verdict{step: stepNothing}
@@ -82,7 +83,7 @@ func outcome(res result, attempt, maxAttempts int, cause error, now time.Time, r
 
 	reason := reasonFor(res, cause)
 	f := failure(res.err.Error(), reason, attempt, now, res.stack)
-	delay := pelton.Backoff(attempt, random)
+	delay := backoff.Delay(attempt, random)
 	var d *pelton.Directive
 	if errors.As(res.err, &d) {
 		switch d.Verb {

@@ -88,7 +88,7 @@ func TestOutcome(t *testing.T) {
 		if tc.last {
 			most = attempt
 		}
-		got := outcome(tc.res, n, most, tc.cause, now, half)
+		got := outcome(tc.res, n, most, tc.cause, now, pelton.Backoff{}, half)
 		if diff := cmp.Diff(tc.want, got, cmp.AllowUnexported(verdict{})); diff != "" {
 			t.Errorf("%s: outcome (-want +got):\n%s", name, diff)
 		}

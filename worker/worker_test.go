@@ -125,6 +125,30 @@ func TestRetryThenSuccess(t *testing.T) {
 	}
 }
 
+// A task's own backoff counts, then its kind's.
+func TestBackoffOfTaskAndKind(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	slow := pelton.NewKind[struct{}, struct{}]("down", pelton.WithBackoff(pelton.Backoff{Initial: 10 * time.Hour, Max: 10 * time.Hour}))
+	worker.HandleFunc(r.Mux, slow, func(context.Context, struct{}) error { return errors.New("no route") })
+	r.run(t, worker.Config{})
+	for want, opts := range map[time.Duration][]pelton.Option{
+		10 * time.Hour: nil,
+		time.Minute:    {pelton.WithBackoff(pelton.Backoff{Initial: time.Minute})},
+	} {
+		task, err := producer.Enqueue(t.Context(), r.client, slow, struct{}{}, opts...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "it waits for its next attempt", func() bool { return r.get(t, task.ID).State == pelton.Retrying })
+		task = r.get(t, task.ID)
+		delay := task.RunAt.Sub(task.Errors[0].At)
+		if delay < want*3/4-time.Second || delay > want*5/4+time.Second {
+			t.Errorf("the next attempt comes after %s, want %s within a quarter", delay, want)
+		}
+	}
+}
+
 func TestErrorIsRetriedBySchedule(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)

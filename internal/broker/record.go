@@ -50,6 +50,7 @@ type Meta struct {
 	MaxAttempts int               `json:"max_attempts"`
 	Timeout     time.Duration     `json:"timeout"`   // nanoseconds
 	Retention   time.Duration     `json:"retention"` // nanoseconds
+	Backoff     pelton.Backoff    `json:"backoff,omitzero"`
 	CreatedAt   time.Time         `json:"created_at"`
 	ExpiresAt   time.Time         `json:"expires_at,omitzero"`
 	Labels      map[string]string `json:"labels,omitempty"`
@@ -130,7 +131,7 @@ func (r *Record) Task(now time.Time) *pelton.Task {
 		ID: r.ID, Kind: r.Kind, Queue: r.Queue, Priority: r.Priority, State: r.State,
 		Payload: r.Payload, Result: r.Result,
 		Attempt: r.Attempt, MaxAttempts: r.MaxAttempts, Crashes: r.Crashes,
-		Timeout: r.Timeout, Retention: r.Retention, Revision: r.Revision,
+		Timeout: r.Timeout, Retention: r.Retention, Backoff: r.Backoff, Revision: r.Revision,
 		CreatedAt: r.CreatedAt, RunAt: r.RunAt, ExpiresAt: r.ExpiresAt, StartedAt: r.StartedAt, FinishedAt: r.FinishedAt,
 		Worker: r.Owner, Progress: r.Progress, Errors: r.Errors, Labels: r.Labels,
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -26,6 +27,7 @@ type enqueueFlags struct {
 	maxAttempts int
 	timeout     durationValue
 	retention   durationValue
+	backoff     string
 	labels      []string
 	jsonl       bool
 
@@ -82,6 +84,7 @@ Exit codes: 0 accepted, 2 refused, 9 only some of several; with --wait also
 	flags.IntVar(&f.maxAttempts, "max-attempts", pelton.DefaultMaxAttempts, "how often to try")
 	flags.Var(&f.timeout, "timeout", "how long one run may take")
 	flags.Var(&f.retention, "retention", "how long the finished task stays readable")
+	flags.StringVar(&f.backoff, "backoff", "", "delays between attempts: `initial=1s,max=1h,factor=2`, each may be left out")
 	flags.StringArrayVar(&f.labels, "label", nil, "`name=value`; may be repeated")
 	flags.BoolVar(&f.jsonl, "jsonl", false, "one task per line of the input")
 	flags.Var(&f.wait, "wait", "wait until it has ended; --wait=`DURATION` says how long at most (without: 1m)")
@@ -126,6 +129,12 @@ func (f *enqueueFlags) fields(given func(flag string) bool) ([]field, error) {
 	add("timeout", "timeout", f.timeout.String())
 	add("retention", "retention", f.retention.String())
 
+	backoff, err := parseBackoff(f.backoff)
+	if err != nil {
+		return nil, err
+	}
+	add("backoff", "backoff", backoff)
+
 	labels := make(map[string]string, len(f.labels))
 	for _, label := range f.labels {
 		name, value, found := strings.Cut(label, "=")
@@ -139,6 +148,33 @@ func (f *enqueueFlags) fields(given func(flag string) bool) ([]field, error) {
 	}
 	add("label", "labels", labels)
 	return list, nil
+}
+
+// parseBackoff reads the parts of --backoff; their bounds are the server's to check.
+func parseBackoff(text string) (map[string]any, error) {
+	parts := make(map[string]any)
+	for part := range strings.SplitSeq(text, ",") {
+		if text == "" {
+			break
+		}
+		name, value, found := strings.Cut(part, "=")
+		var err error
+		switch {
+		case !found || parts[name] != nil:
+			err = errors.New("want name=value, each name once")
+		case name == "initial", name == "max":
+			_, err = pelton.ParseDuration(value)
+			parts[name] = value
+		case name == "factor":
+			parts[name], err = strconv.ParseFloat(value, 64)
+		default:
+			err = errors.New("want initial, max or factor")
+		}
+		if err != nil {
+			return nil, usagef("--backoff %q: %s", clip(part, 100), plain(err))
+		}
+	}
+	return parts, nil
 }
 
 // enqueueOne enqueues one task, and waits for it when that is wanted.
