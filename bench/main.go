@@ -32,13 +32,14 @@ func main() {
 	pelton := flag.String("pelton", "../bin/pelton", "the binary to measure")
 	samples := flag.Int("samples", 1000, "tasks of the latency measurement")
 	tasks := flag.Int("tasks", 20000, "tasks of the throughput measurement")
+	many := flag.Int("waiting", 0, "measure calls and the sweep beside so many waiting tasks, and nothing else")
 	asJSON := flag.Bool("json", false, "print JSON instead of a table")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Minute)
 	defer cancel()
-	figures, err := measure(ctx, *pelton, *samples, *tasks)
+	figures, err := measure(ctx, *pelton, *samples, *tasks, *many)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
@@ -58,19 +59,25 @@ func main() {
 }
 
 // measure runs everything in order and returns what it has got when it fails.
-func measure(ctx context.Context, binary string, samples, tasks int) ([]figure, error) {
+func measure(ctx context.Context, binary string, samples, tasks, many int) ([]figure, error) {
 	dir, err := os.MkdirTemp("", "pelton-bench-")
 	if err != nil {
 		return nil, err
 	}
 	defer os.RemoveAll(dir)
 	var figures []figure
-	for _, step := range []func(context.Context) ([]figure, error){
+	steps := []func(context.Context) ([]figure, error){
 		func(ctx context.Context) ([]figure, error) { return startTime(ctx, binary, dir+"/start") },
 		func(ctx context.Context) ([]figure, error) { return idleWorker(ctx, binary, dir+"/idle") },
 		func(ctx context.Context) ([]figure, error) { return latency(ctx, binary, dir+"/latency", samples) },
 		func(ctx context.Context) ([]figure, error) { return throughput(ctx, binary, dir+"/throughput", tasks) },
-	} {
+	}
+	if many > 0 {
+		steps = []func(context.Context) ([]figure, error){
+			func(ctx context.Context) ([]figure, error) { return waiting(ctx, binary, dir+"/waiting", many) },
+		}
+	}
+	for _, step := range steps {
 		before, err := readCPU()
 		if err != nil {
 			return figures, err
