@@ -10,17 +10,25 @@ import (
 
 const (
 	// sweepEvery and sweepBudget bound what the sweep costs: at most 100 schedules
-	// and 100 records a second, under 2 % of a core. A round over a million records
-	// takes under three hours.
+	// and 100 records a second, under 2 % of a core, also beside a million waiting
+	// tasks (docs/performance.md). A round over a million records takes under three
+	// hours.
 	sweepEvery  = time.Second
 	sweepBudget = 100
 )
 
+// SweepStep is what one step of the sweep cost and did.
+type SweepStep struct {
+	Looked   int // messages and records read
+	Repaired int
+	Took     time.Duration
+}
+
 // Sweep repairs, until ctx ends, what crashes between two writes left behind and
 // redelivery does not: waiting tasks without a message, failed ones without a dead
 // letter, schedules that the broker forgot. Any number of processes may do so at
-// once. Repairs are logged; so is a round that repaired something.
-func (c *Client) Sweep(ctx context.Context, log *slog.Logger) {
+// once. Repairs are logged, and show is told of each step, for metrics.
+func (c *Client) Sweep(ctx context.Context, log *slog.Logger, show func(SweepStep)) {
 	sweeper := c.b.NewSweeper()
 	ticker := time.NewTicker(sweepEvery)
 	defer ticker.Stop()
@@ -33,13 +41,15 @@ func (c *Client) Sweep(ctx context.Context, log *slog.Logger) {
 		}
 		began := time.Now()
 		swept, err := sweeper.Step(ctx, sweepBudget)
+		took := time.Since(began)
 		total = total.Plus(swept)
+		show(SweepStep{Looked: swept.Looked, Repaired: swept.Repaired(), Took: took})
 		if err != nil && ctx.Err() == nil {
 			log.Debug("sweep interrupted", "error", err) // it goes on where it was
 		}
 		if swept.Repaired() > 0 {
 			log.Warn("sweep repaired", "overdue", swept.Overdue, "letters", swept.Letters, "orphans", swept.Orphans, "lost", swept.Lost,
-				"looked", total.Looked, "took", time.Since(began).String())
+				"looked", total.Looked, "took", took.String())
 		}
 	}
 }

@@ -133,7 +133,7 @@ func (s *serving) run(ctx context.Context, l *link) error {
 		return nil
 	})
 	parts.Go(func() error {
-		queues.Sweep(running, s.log)
+		queues.Sweep(running, s.log, func(step admin.SweepStep) { m.Swept(step.Looked, step.Repaired, step.Took) })
 		return nil
 	})
 	if s.mux != nil {

@@ -26,6 +26,9 @@ type Metrics struct {
 	crashes  *prometheus.CounterVec
 	wait     *prometheus.HistogramVec
 	run      *prometheus.HistogramVec
+	looked   prometheus.Counter
+	repaired prometheus.Counter
+	sweeping prometheus.Counter
 	stats    atomic.Pointer[func() worker.Stats]
 	watching sync.Once
 }
@@ -55,12 +58,21 @@ func New(version string) *Metrics {
 			Buckets: prometheus.ExponentialBuckets(0.001, 4, 11),
 		}, []string{"queue", "kind"}),
 	}
+	m.looked = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "pelton_sweep_looked_total", Help: "Messages and records that the sweep of this process has read.",
+	})
+	m.repaired = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "pelton_sweep_repaired_total", Help: "What the sweep of this process has repaired.",
+	})
+	m.sweeping = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "pelton_sweep_seconds_total", Help: "Time that the sweep of this process has taken.",
+	})
 	info := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: "pelton_build_info", Help: "Always 1; the version is a label.", ConstLabels: prometheus.Labels{"version": version},
 	})
 	info.Set(1)
 	m.registry.MustRegister(
-		m.enqueued, m.refused, m.ended, m.crashes, m.wait, m.run, info,
+		m.enqueued, m.refused, m.ended, m.crashes, m.wait, m.run, m.looked, m.repaired, m.sweeping, info,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
 	return m
@@ -93,6 +105,13 @@ func (m *Metrics) Ended(task *pelton.Task, outcome worker.Outcome, took time.Dur
 // Crashed is of worker.Observer.
 func (m *Metrics) Crashed(task *pelton.Task) {
 	m.crashes.WithLabelValues(task.Queue, task.Kind).Inc()
+}
+
+// Swept adds a step of the sweep.
+func (m *Metrics) Swept(looked, repaired int, took time.Duration) {
+	m.looked.Add(float64(looked))
+	m.repaired.Add(float64(repaired))
+	m.sweeping.Add(took.Seconds())
 }
 
 // Watch shows the slots of this process's worker. A later call replaces an earlier

@@ -52,12 +52,17 @@ func TestMetrics(t *testing.T) {
 	m.Started(task, 30*time.Millisecond)
 	m.Ended(task, worker.OutcomeRetried, 70*time.Millisecond)
 	m.Crashed(task)
+	m.Swept(200, 2, 1500*time.Millisecond)
+	m.Swept(1, 0, time.Second)
 
 	text := scrape(t, m)
 	for _, want := range []string{
 		`pelton_build_info{version="v1.2.3"} 1`,
 		`pelton_tasks_enqueued_total{priority="high",queue="emails"} 1`,
 		`pelton_tasks_refused_total 1`,
+		`pelton_sweep_looked_total 201`,
+		`pelton_sweep_repaired_total 2`,
+		`pelton_sweep_seconds_total 2.5`,
 		`pelton_task_runs_total{kind="email.send",outcome="retried",queue="emails"} 1`,
 		`pelton_task_crashes_total{kind="email.send",queue="emails"} 1`,
 		`pelton_task_wait_seconds_count{priority="high",queue="emails"} 1`,
