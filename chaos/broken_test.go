@@ -6,6 +6,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/peltonq/pelton"
+	"github.com/peltonq/pelton/chaos/history"
 	"github.com/peltonq/pelton/chaos/proxy"
 	"github.com/peltonq/pelton/internal/failpoint"
 )
@@ -39,25 +41,30 @@ func variants() []variant {
 		{
 			lacks: failpoint.NoFence,
 			provoke: func(s *suite, proxies []*proxy.Proxy) {
-				for range s.concurrency {
+				n := s.concurrency + 1 // some on each of the two, and room on the one that has fewer
+				for range n {
 					s.producer.must(order{kind: "chaos.sleep", ms: int(3 * s.lease.Milliseconds())})
 				}
-				s.eventually("tasks run", 10*time.Second, func() bool { return len(s.open(s.fleet[0].actorName())) > 0 })
-				s.cut(s.fleet[0], proxies[0], proxy.Drop, 2*s.lease)
+				s.eventually("tasks run", 10*time.Second, func() bool { return s.running() == n })
+				i := 0
+				if len(s.open(s.fleet[1].actorName())) > len(s.open(s.fleet[0].actorName())) {
+					i = 1
+				}
+				s.cut(s.fleet[i], proxies[i], proxy.Drop, 2*s.lease)
 			},
 			noticed: []string{"overlaps"},
 		},
 		{
 			lacks: failpoint.NoEpoch,
-			provoke: func(s *suite, _ []*proxy.Proxy) {
-				s.copying(func() { s.while(100, 10*time.Millisecond, func() {}) })
+			provoke: func(s *suite, _ []*proxy.Proxy) { // copies of first attempts that are over
+				s.copiesOf(4, order{kind: "chaos.fail", times: 1, wait: 5 * time.Second}, func([]pelton.ID) bool { return s.retries() == 4 })
 			},
-			noticed: []string{"early", "duplicates", "overlaps"},
+			noticed: []string{"early"},
 		},
 		{
 			lacks: failpoint.NoCarrier,
-			provoke: func(s *suite, _ []*proxy.Proxy) {
-				s.copying(func() { s.while(100, 10*time.Millisecond, func() {}) })
+			provoke: func(s *suite, _ []*proxy.Proxy) { // copies of what runs
+				s.copiesOf(4, order{kind: "chaos.sleep", ms: 3000}, s.allRun)
 			},
 			noticed: []string{"duplicates", "overlaps"},
 		},
@@ -126,6 +133,22 @@ func TestVariants(t *testing.T) {
 	if !slices.Equal(lacking, failpoint.Rules()) {
 		t.Errorf("variants lack %v, rules are %v", lacking, failpoint.Rules())
 	}
+}
+
+// retries counts the records that were put back after a failed attempt.
+func (s *suite) retries() int {
+	s.Helper()
+	events, _, err := history.ReadDir(s.dir)
+	if err != nil {
+		s.Fatal(err)
+	}
+	n := 0
+	for _, e := range events {
+		if e.Kind == history.Observe && e.Record.Stored && e.Record.State == pelton.Retrying {
+			n++
+		}
+	}
+	return n
 }
 
 // allDie waits until processes have died at all their points, and replaces those

@@ -9,73 +9,88 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/peltonq/pelton"
 )
 
-// copies makes second copies of messages that are or were in the stream, as a
-// publish with an unknown outcome does that is made again: of those that wait, of
-// those that run, and of epochs that are long over. It is no fault: nobody may
-// notice.
-func (s *suite) copies(ctx context.Context, seed uint64) {
-	nc, err := nats.Connect("nats://"+s.server.nats, nats.Token(token), nats.Name("copies"), nats.MaxReconnects(-1), nats.ReconnectWait(50*time.Millisecond))
+// copier makes second copies of messages, as a publish with an unknown outcome does
+// that is made again. It is no fault: nobody may notice. It reads the layout that
+// docs/architecture.md describes.
+type copier struct {
+	nc     *nats.Conn
+	js     jetstream.JetStream
+	stream jetstream.Stream
+	seen   []*nats.Msg // what was ready at some time
+	next   uint64
+}
+
+func (s *suite) newCopier(ctx context.Context) (*copier, error) {
+	nc, err := nats.Connect("nats://"+s.server.nats, nats.Token(token), nats.Name("copier"), nats.MaxReconnects(-1), nats.ReconnectWait(50*time.Millisecond))
+	if err != nil {
+		return nil, err
+	}
+	c := &copier{nc: nc, next: 1}
+	if c.js, err = jetstream.New(nc); err == nil {
+		c.stream, err = c.js.Stream(ctx, "pelton_TASKS_0")
+	}
+	if err != nil {
+		nc.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+// capture takes in the next message that is ready; found is false when there is none.
+func (c *copier) capture(ctx context.Context) (found bool, err error) {
+	msg, err := c.stream.GetMsg(ctx, c.next, jetstream.WithGetMsgSubject("pelton.t.0.r.>"))
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	c.next = msg.Sequence + 1
+	c.seen = append(c.seen, &nats.Msg{Subject: msg.Subject, Data: msg.Data})
+	return true, nil
+}
+
+func (c *copier) publish(ctx context.Context, msg *nats.Msg) error {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	_, err := c.js.PublishMsg(ctx, &nats.Msg{Subject: msg.Subject, Data: msg.Data})
+	return err
+}
+
+// copyAtRandom copies until ctx ends what waits, what runs, and epochs that are over.
+func (s *suite) copyAtRandom(ctx context.Context, seed uint64) {
+	c, err := s.newCopier(ctx)
 	if err != nil {
 		s.Error(err)
 		return
 	}
-	defer nc.Close()
-	js, err := jetstream.New(nc)
-	if err != nil {
-		s.Error(err)
-		return
-	}
-	stream, err := js.Stream(ctx, "pelton_TASKS_0")
-	if err != nil {
-		s.Error(err)
-		return
-	}
+	defer c.nc.Close()
 	random := rand.New(rand.NewPCG(seed, 6))
-	var seen []*nats.Msg
 	again := time.NewTicker(3 * time.Millisecond)
 	defer again.Stop()
-	for next := uint64(1); ; {
+	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-again.C:
 		}
-		msg, err := stream.GetMsg(ctx, next, jetstream.WithGetMsgSubject("pelton.t.0.r.>"))
-		switch {
-		case err == nil:
-			next = msg.Sequence + 1
-			seen = append(seen, &nats.Msg{Subject: msg.Subject, Data: msg.Data})
-		case errors.Is(err, jetstream.ErrMsgNotFound): // nothing new
-		default:
-			continue // the broker is away
+		_, err := c.capture(ctx)
+		n := len(c.seen)
+		if err != nil || n == 0 {
+			continue // the broker is away, or has nothing yet
 		}
-		if n := len(seen); n > 0 {
-			// A young one mostly: it waits, runs, or waits for its next attempt.
-			i := n - 1 - random.IntN(min(n, 12))
-			if random.IntN(4) == 0 {
-				i = random.IntN(n)
-			}
-			copied := *seen[i]
-			ctx, cancel := context.WithTimeout(ctx, time.Second)
-			_, err := js.PublishMsg(ctx, &copied)
-			cancel()
-			if err == nil {
-				next++ // mostly our own copy: not worth another one
-			}
+		i := n - 1 - random.IntN(min(n, 12)) // a young one: it waits, runs, or waits for its next attempt
+		if random.IntN(4) == 0 {
+			i = random.IntN(n)
+		}
+		if c.publish(ctx, c.seen[i]) == nil {
+			c.next++ // our own copy, mostly: not worth another one
 		}
 	}
-}
-
-// copying makes second copies meanwhile, and a little longer.
-func (s *suite) copying(do func()) {
-	ctx, stop := context.WithCancel(s.Context())
-	defer stop()
-	seed := s.rand.Uint64()
-	s.background.Go(func() { s.copies(ctx, seed) })
-	do()
-	s.pause(s.lease)
 }
 
 // Second copies of messages start nothing.
@@ -83,9 +98,70 @@ func TestCopies(t *testing.T) {
 	t.Parallel()
 	p := theProfile()
 	s := newSuite(t, p)
-	s.copying(func() { s.while(p.tasks/2, 10*time.Millisecond, func() {}) })
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	seed := s.rand.Uint64()
+	s.background.Go(func() { s.copyAtRandom(ctx, seed) })
+	s.while(p.tasks/2, 10*time.Millisecond, func() {})
+	s.pause(p.lease)
+	stop()
 	s.healed()
 	if report := s.judge(); report.Counts.Duplicates > 0 {
 		t.Errorf("%d tasks ran twice", report.Counts.Duplicates)
 	}
+}
+
+// copiesOf lets n tasks wait behind busy slots, copies their messages when there is
+// room again and they have come as far as until says, and waits a while.
+func (s *suite) copiesOf(n int, o order, until func([]pelton.ID) bool) {
+	s.Helper()
+	c, err := s.newCopier(s.ctx)
+	if err != nil {
+		s.Fatal(err)
+	}
+	defer c.nc.Close()
+	slots := s.workers * s.concurrency
+	for range slots {
+		s.producer.must(order{kind: "chaos.sleep", ms: 2000})
+	}
+	s.eventually("all slots are taken", 20*time.Second, func() bool { return s.running() == slots })
+	var ids []pelton.ID
+	for range n {
+		ids = append(ids, s.producer.must(o))
+	}
+	for range slots + n {
+		if found, err := c.capture(s.ctx); err != nil || !found {
+			s.Fatalf("captured %d messages: %v", len(c.seen), err)
+		}
+	}
+	s.eventually("the tasks have come so far", 20*time.Second, func() bool { return until(ids) })
+	for _, msg := range c.seen[slots:] {
+		if err := c.publish(s.ctx, msg); err != nil {
+			s.Error(err)
+		}
+	}
+	s.pause(time.Second)
+}
+
+// allRun reports whether all these tasks run now.
+func (s *suite) allRun(ids []pelton.ID) bool {
+	n := 0
+	for _, w := range s.fleet {
+		open := s.open(w.actorName())
+		for _, id := range ids {
+			if open[id] {
+				n++
+			}
+		}
+	}
+	return n == len(ids)
+}
+
+// running counts the handlers that run now.
+func (s *suite) running() int {
+	n := 0
+	for _, w := range s.fleet {
+		n += len(s.open(w.actorName()))
+	}
+	return n
 }

@@ -102,7 +102,7 @@ func (v *server) launch() {
 	v.life++
 	v.killed = false
 	var env []string
-	v.point, env = v.s.environment(v.s.serverPoints)
+	v.point, env = v.s.environment(v.s.serverPoints, v.point)
 	v.p = v.s.launch(fmt.Sprintf("server.%d", v.life), env, v.s.bin.pelton, "serve", "--addr", v.http, "--nats-listen", v.nats,
 		"--nats-token", token, "--data", filepath.Join(v.s.dir, "data"), "--lease", v.s.lease.String())
 }
@@ -209,7 +209,7 @@ func (w *slot) start() {
 	w.life++
 	w.killed, w.ending = false, false
 	var env []string
-	w.point, env = w.s.environment(w.s.workerPoints)
+	w.point, env = w.s.environment(w.s.workerPoints, w.point)
 	w.p = w.s.launch(w.named(), env, w.s.bin.actor, "-name", w.named(), "-dir", w.s.dir, "-nats", w.url, "-token", token,
 		"-concurrency", fmt.Sprint(w.s.concurrency), "-lease", w.s.lease.String())
 }
@@ -268,11 +268,12 @@ func (w *slot) supervise(ctx context.Context) {
 	}
 }
 
-// terminate asks the worker to end; supervise starts its successor.
-func (w *slot) terminate() {
+// terminate asks the worker of that name to end, unless it has a successor already;
+// supervise starts one.
+func (w *slot) terminate(name string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.ending || w.p.ended() {
+	if w.named() != name || w.ending || w.p.ended() {
 		return
 	}
 	w.ending = true

@@ -48,6 +48,7 @@ type order struct {
 	times   int
 	mib     int
 	timeout time.Duration
+	wait    time.Duration // after a failed attempt
 	delay   time.Duration
 	at      time.Time
 }
@@ -78,7 +79,7 @@ func (p *producer) enqueue(o order) (id pelton.ID, accepted bool) {
 	p.mu.Unlock()
 	body := map[string]any{
 		"kind": o.kind, "retention": "1h", "max_attempts": 10,
-		"payload": map[string]any{"ref": ref, "ms": o.ms, "times": o.times, "mib": o.mib},
+		"payload": map[string]any{"ref": ref, "ms": o.ms, "times": o.times, "mib": o.mib, "wait_ms": o.wait.Milliseconds()},
 	}
 	if o.timeout > 0 {
 		body["timeout"] = pelton.FormatDuration(o.timeout)

@@ -85,3 +85,36 @@ func stored(msg jetstream.Msg) (history.Event, bool) {
 	}
 	return history.Event{Kind: history.Observe, Task: form.ID, Record: r}, true
 }
+
+// watchBroker asks the broker for something all the time until ctx ends, and writes a
+// fault on everybody for every answer that took longer than a quarter of the lease: on a
+// machine that is too busy the server may be the one that gets no processor.
+func (s *suite) watchBroker(ctx context.Context) {
+	log := s.actor("watcher")
+	nc, err := nats.Connect("nats://"+s.server.nats, nats.Token(token), nats.Name("watcher"),
+		nats.MaxReconnects(-1), nats.ReconnectWait(50*time.Millisecond), nats.RetryOnFailedConnect(true))
+	if err != nil {
+		s.Error(err)
+		return
+	}
+	defer nc.Close()
+	again := time.NewTicker(s.lease / 20)
+	defer again.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-again.C:
+		}
+		asked := history.Now()
+		asking, stop := context.WithTimeout(ctx, s.lease)
+		_, _ = nc.RequestWithContext(asking, "$JS.API.INFO", nil) // an error after so long is an answer that took too long
+		stop()
+		answered := history.Now()
+		if !nc.IsConnected() || ctx.Err() != nil || answered-asked < int64(s.lease/4) {
+			continue // a server that died is the nemesis's to tell
+		}
+		s.write(log, history.Event{At: asked, Kind: history.FaultBegin, Fault: history.StallFault, Target: history.Everyone})
+		s.write(log, history.Event{At: answered, Kind: history.FaultEnd, Fault: history.StallFault, Target: history.Everyone})
+	}
+}

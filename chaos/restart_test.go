@@ -79,7 +79,7 @@ func (s *suite) runner(id pelton.ID) *slot {
 func (s *suite) replace(w *slot) {
 	s.Helper()
 	p := w.process()
-	w.terminate()
+	w.terminate(w.actorName())
 	s.eventually("the worker ends", 20*time.Second, p.ended)
 	s.eventually("it has a successor", 5*time.Second, func() bool { return w.process() != p })
 	w.ready()

@@ -3,6 +3,7 @@ package chaos_test
 import (
 	"cmp"
 	"context"
+	"flag"
 	"fmt"
 	"hash/fnv"
 	"io/fs"
@@ -94,7 +95,23 @@ func lookAtSources(root string) error {
 	})
 }
 
+// together is how many scenarios of the short form run at a time. They wait more
+// than they compute, so it is more than the processors that go test goes by.
+func together() string {
+	if raceEnabled {
+		return "3"
+	}
+	return "6"
+}
+
 func TestMain(m *testing.M) {
+	flag.Parse()
+	if !theProfile().long {
+		if err := flag.Set("test.parallel", together()); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+	}
 	var err error
 	if theFolder, err = os.MkdirTemp("", "pelton-chaos-bin-"); err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -173,6 +190,7 @@ func newSuite(t *testing.T, p profile, options ...func(*suite)) *suite {
 		}
 	})
 	s.background.Go(func() { s.record(s.ctx) })
+	s.background.Go(func() { s.watchBroker(s.ctx) })
 	for i := range p.workers {
 		s.fleet = append(s.fleet, newSlot(s, fmt.Sprintf("w%d", i+1), s.link()))
 	}

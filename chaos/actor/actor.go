@@ -29,9 +29,10 @@ var errPlanned = errors.New("as planned")
 // plan is the payload of every task of the suite.
 type plan struct {
 	Ref   string `json:"ref"`
-	MS    int    `json:"ms"`    // how long a run takes, in milliseconds
-	Times int    `json:"times"` // how many attempts (of exit: starts) misbehave before one is good
-	MiB   int    `json:"mib"`   // what a hog takes
+	MS    int    `json:"ms"`      // how long a run takes, in milliseconds
+	Times int    `json:"times"`   // how many attempts (of exit: starts) misbehave before one is good
+	MiB   int    `json:"mib"`     // what a hog takes
+	Wait  int    `json:"wait_ms"` // from a failed attempt to the next, in milliseconds; 0 is soon
 }
 
 // actor writes down what its handlers do.
@@ -131,7 +132,11 @@ func sleep(ctx context.Context, _ *actor, r *run) error {
 // fail fails at once; an attempt that is good takes its time.
 func fail(ctx context.Context, a *actor, r *run) error {
 	if r.misbehaves() {
-		return pelton.RetryAfter(soon, errPlanned)
+		wait := soon
+		if r.Wait > 0 {
+			wait = time.Duration(r.Wait) * time.Millisecond
+		}
+		return pelton.RetryAfter(wait, errPlanned)
 	}
 	return sleep(ctx, a, r)
 }
