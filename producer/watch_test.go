@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -168,4 +169,38 @@ func TestWatchSeesATimeCome(t *testing.T) {
 		}
 	}
 	t.Error("the task never read queued")
+}
+
+// TestWaitersAreCheap holds many waiters on one connection: each costs a
+// subscription, a read at the start, and one every two seconds.
+func TestWaitersAreCheap(t *testing.T) {
+	t.Parallel()
+	nc := brokertest.Start(t)
+	client := open(t, nc)
+	task := enqueue(t, client, "k", pelton.WithDelay(time.Hour))
+	const waiters = 50
+	ctx, stop := context.WithCancel(t.Context())
+	subscriptions, sent := nc.NumSubscriptions(), nc.Stats().OutMsgs
+	var waiting sync.WaitGroup
+	for range waiters {
+		waiting.Go(func() {
+			if _, err := client.Wait(ctx, task.ID); !errors.Is(err, context.Canceled) {
+				t.Errorf("Wait = %v", err)
+			}
+		})
+	}
+	began := time.Now()
+	<-time.After(3 * time.Second)
+	if n := nc.NumSubscriptions() - subscriptions; n != waiters {
+		t.Errorf("%d subscriptions for %d waiters", n, waiters)
+	}
+	each := 2 + uint64(time.Since(began)/(2*time.Second)) // the first read, and one that may be on its way
+	if n := nc.Stats().OutMsgs - sent; n < waiters || n > waiters*each {
+		t.Errorf("%d messages to the broker for %d waiters, want at most %d each", n, waiters, each)
+	}
+	stop()
+	waiting.Wait()
+	if n := nc.NumSubscriptions(); n != subscriptions {
+		t.Errorf("%d subscriptions left", n-subscriptions)
+	}
 }
