@@ -49,6 +49,10 @@ var (
 	ErrFenced = errors.New("lease lost")
 	// ErrTimeout is the cause of a handler's ctx when the task's timeout is over.
 	ErrTimeout = errors.New("timeout")
+	// ErrLockLost is the cause of a lock's ctx when the lock was lost while its handler
+	// held it: the broker was out of reach for too long, or somebody released it by force.
+	// Somebody else may hold it now.
+	ErrLockLost = errors.New("lock lost")
 )
 
 // Reason says in one word why an attempt or a task failed.

@@ -33,6 +33,7 @@ func Start(t testing.TB) *nats.Conn {
 // Run runs one handler of mux, middleware included, without a broker, as the
 // first attempt of a task with the given payload. The result passes through JSON
 // on both ways, as it would in production. A panic of the handler is the test's.
+// Locks are taken among the handlers of mux.
 func Run[P, R any](t testing.TB, mux *worker.Mux, kind pelton.Kind[P, R], payload P, opts ...pelton.Option) (R, error) {
 	t.Helper()
 	var result R
@@ -51,9 +52,9 @@ func Run[P, R any](t testing.TB, mux *worker.Mux, kind pelton.Kind[P, R], payloa
 		Payload: spec.Payload, Attempt: 1, MaxAttempts: spec.MaxAttempts, Timeout: spec.Timeout, Retention: spec.Retention,
 		CreatedAt: now.UTC(), StartedAt: now.UTC(), Labels: spec.Labels,
 	}
-	ctx, cancel := context.WithTimeoutCause(worker.WithTask(t.Context(), task), spec.Timeout, pelton.ErrTimeout)
+	ctx, cancel := context.WithTimeoutCause(t.Context(), spec.Timeout, pelton.ErrTimeout)
 	defer cancel()
-	value, err := mux.ServeTask(ctx, task)
+	value, err := mux.ServeTask(worker.WithTask(ctx, task), task)
 	if err != nil {
 		return result, err
 	}

@@ -4,23 +4,34 @@ import (
 	"context"
 
 	"github.com/peltonq/pelton"
+	"github.com/peltonq/pelton/internal/broker"
 )
 
 type contextKey struct{}
 
 type contextValue struct {
-	run  *run // nil outside a worker, as in peltontest.Run
-	task *pelton.Task
+	run   *run // nil outside a worker, as in peltontest.Run
+	task  *pelton.Task
+	locks *lockSession
 }
 
-func withRun(ctx context.Context, r *run, task *pelton.Task) context.Context {
-	return context.WithValue(ctx, contextKey{}, contextValue{r, task})
+func withRun(ctx context.Context, r *run, task *pelton.Task, locks *lockSession) context.Context {
+	return context.WithValue(ctx, contextKey{}, contextValue{r, task, locks})
 }
 
 // WithTask gives a handler's ctx a task without a worker, for tests: From finds
-// it, Progress does nothing and Fence is 0.
+// it, Progress does nothing and Fence is 0. Locks are taken within the process: among
+// all handlers that the same Mux serves and until each of them ends, or for a
+// handler that is called directly, among what is done with this ctx.
 func WithTask(ctx context.Context, task *pelton.Task) context.Context {
-	return context.WithValue(ctx, contextKey{}, contextValue{task: task})
+	return withLocks(ctx, task, newLocalLocks())
+}
+
+// withLocks is WithTask with these locks.
+func withLocks(ctx context.Context, task *pelton.Task, from *localLocks) context.Context {
+	holder := pelton.LockHolder{TaskID: task.ID, Kind: task.Kind, Worker: "none"}
+	locks := newLockSession(ctx, from, holder, broker.DefaultLease)
+	return context.WithValue(ctx, contextKey{}, contextValue{task: task, locks: locks})
 }
 
 // From gives the task that a handler's ctx belongs to, as it was when it started;

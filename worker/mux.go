@@ -36,6 +36,7 @@ func (f HandlerFunc) ServeTask(ctx context.Context, task *pelton.Task) (json.Raw
 type Mux struct {
 	entries    map[string]entry
 	middleware []func(Handler) Handler
+	locks      *localLocks // of handlers that it serves without a worker
 }
 
 type entry struct {
@@ -52,7 +53,7 @@ type HandleOption func(*entry)
 func CPUBound() HandleOption { return func(e *entry) { e.cpuBound = true } }
 
 // NewMux is an empty Mux.
-func NewMux() *Mux { return &Mux{entries: make(map[string]entry)} }
+func NewMux() *Mux { return &Mux{entries: make(map[string]entry), locks: newLocalLocks()} }
 
 // Use adds middleware around every handler, those registered before included.
 // The first one added is the outermost.
@@ -114,6 +115,11 @@ func (m *Mux) ServeTask(ctx context.Context, task *pelton.Task) (json.RawMessage
 	e, ok := m.lookup(task.Kind)
 	if !ok {
 		return nil, fmt.Errorf("kind %s: %w", task.Kind, pelton.ErrNotFound)
+	}
+	if v, _ := ctx.Value(contextKey{}).(contextValue); v.task != nil && v.run == nil { // WithTask
+		ctx = withLocks(ctx, v.task, m.locks)
+		v, _ = ctx.Value(contextKey{}).(contextValue)
+		defer func() { v.locks.close()() }() // whatever ends the handler
 	}
 	return e.handler.ServeTask(ctx, task)
 }

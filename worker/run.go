@@ -63,14 +63,17 @@ func (r *run) serve(ctx context.Context, h Handler) (handlerEnded <-chan struct{
 	task := r.record.Task(r.record.StartedAt)
 	ctx, stop := context.WithTimeoutCause(ctx, r.record.Timeout, pelton.ErrTimeout)
 	defer stop()
+	locks := newLockSession(ctx, r.w, pelton.LockHolder{TaskID: task.ID, Kind: task.Kind, Worker: r.w.id, Fence: r.fence}, r.lease)
 	results := make(chan result, 1)
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		call(withRun(ctx, r, task), h, task, results)
+		call(withRun(ctx, r, task, locks), h, task, results)
 	}()
 
 	res, returned := r.await(ctx, results)
+	released := locks.close() // also those of a handler that is given up: its retry may need them
+	defer released()
 	var cause error
 	if ctx.Err() != nil {
 		cause = context.Cause(ctx)
@@ -136,8 +139,12 @@ func (r *run) late(now time.Time) bool {
 	if failpoint.Broken(failpoint.NoFence) {
 		return false
 	}
-	bound := r.lease * 2 / 3
-	return now.Sub(r.contact) >= bound || now.Round(0).Sub(r.contact.Round(0)) >= bound
+	return late(r.contact, r.lease, now)
+}
+
+func late(contact time.Time, lease time.Duration, now time.Time) bool {
+	bound := lease * 2 / 3
+	return now.Sub(contact) >= bound || now.Round(0).Sub(contact.Round(0)) >= bound
 }
 
 // adopt goes on under a newer delivery of the same message, which the broker made

@@ -49,6 +49,10 @@ type Worker struct {
 	background sync.WaitGroup // everything but handlers
 	tasks      sync.WaitGroup // deliveries from start to their last write
 
+	turns   turns         // of those who wait for locks
+	permits permits       // of locks that handlers hold
+	grants  atomic.Uint64 // acquisitions of locks so far
+
 	mu     sync.Mutex
 	runs   map[pelton.ID]*run
 	leaked int // handlers that ignored the end of their ctx and still run
@@ -97,6 +101,11 @@ func (w *Worker) Run(ctx context.Context) error {
 		return err
 	}
 	defer stopSigns()
+	stopLocks, err := b.ServeLockSignals(w.id, w.permits.nudge)
+	if err != nil {
+		return err
+	}
+	defer stopLocks()
 	w.connected.Store(time.Now().UnixNano())
 	w.background.Go(func() { w.noteConnections(hard) })
 	w.background.Go(func() { w.showPresence(hard) })

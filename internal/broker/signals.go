@@ -39,11 +39,8 @@ func (b *Broker) announce(r *Record) {
 // Watch sends the task's events until stop. Events that find the channel full
 // are dropped: the newest state is in the record.
 func (b *Broker) Watch(ctx context.Context, id pelton.ID) (events <-chan Event, stop func(), err error) {
-	if !b.conn.nc.IsConnected() {
-		return nil, nil, fmt.Errorf("watch task %s: %w: not connected", id, pelton.ErrUnavailable)
-	}
 	ch := make(chan Event, 16)
-	sub, err := b.conn.nc.Subscribe(b.event(id), func(msg *nats.Msg) {
+	stop, err = b.subscribed(ctx, b.event(id), func(msg *nats.Msg) {
 		var e Event
 		if json.Unmarshal(msg.Data, &e) != nil {
 			return
@@ -54,18 +51,29 @@ func (b *Broker) Watch(ctx context.Context, id pelton.ID) (events <-chan Event, 
 		}
 	})
 	if err != nil {
-		return nil, nil, fmt.Errorf("watch task %s: %w: %w", id, pelton.ErrUnavailable, err)
+		return nil, nil, fmt.Errorf("watch task %s: %w", id, err)
 	}
-	// The round trip makes sure that the subscription is in place before the
-	// caller reads the record.
+	return ch, stop, nil
+}
+
+// subscribed subscribes to hints. The round trip makes sure that the subscription
+// is in place before the caller reads what the hints are about.
+func (b *Broker) subscribed(ctx context.Context, subject string, got nats.MsgHandler) (stop func(), err error) {
+	if !b.conn.nc.IsConnected() {
+		return nil, fmt.Errorf("%w: not connected", pelton.ErrUnavailable)
+	}
+	sub, err := b.conn.nc.Subscribe(subject, got)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", pelton.ErrUnavailable, err)
+	}
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	stop = func() { _ = sub.Unsubscribe() } // fails only where the connection is gone
 	if err := b.conn.nc.FlushWithContext(ctx); err != nil {
 		stop()
-		return nil, nil, fmt.Errorf("watch task %s: %w: %w", id, pelton.ErrUnavailable, err)
+		return nil, fmt.Errorf("%w: %w", pelton.ErrUnavailable, err)
 	}
-	return ch, stop, nil
+	return stop, nil
 }
 
 // SignalCancel asks the worker that holds the task to stop it and waits up to a

@@ -17,6 +17,7 @@ import (
 // three small headers cost 12 to 43 % of the publish rate.
 const (
 	headerExpectSubjectSeq = "Nats-Expected-Last-Subject-Sequence"
+	headerExpectSubject    = "Nats-Expected-Last-Subject-Sequence-Subject"
 	headerTTL              = "Nats-TTL"
 	headerSchedule         = "Nats-Schedule"
 	headerScheduleTarget   = "Nats-Schedule-Target"
@@ -28,11 +29,12 @@ const anyRevision = ^uint64(0)
 // write is one message to a stream. expect is the last sequence of its subject
 // for which the write is valid: 0 for none yet, anyRevision for whatever.
 type write struct {
-	subject string
-	data    []byte
-	expect  uint64
-	ttl     time.Duration // 0: none
-	header  nats.Header   // further headers
+	subject  string
+	data     []byte
+	expect   uint64
+	expectOn string        // of what expect is the last sequence, wildcards allowed; empty: subject
+	ttl      time.Duration // 0: none
+	header   nats.Header   // further headers
 }
 
 func (w write) msg() *nats.Msg {
@@ -42,6 +44,9 @@ func (w write) msg() *nats.Msg {
 	}
 	if w.expect != anyRevision {
 		msg.Header[headerExpectSubjectSeq] = []string{formatSeq(w.expect)}
+		if w.expectOn != "" {
+			msg.Header[headerExpectSubject] = []string{w.expectOn}
+		}
 	}
 	if w.ttl > 0 {
 		// Whole seconds, rounded up: the broker's finest TTL is a second.
