@@ -1,5 +1,5 @@
 // Package api is Pelton's HTTP API: tasks are posted, read, waited for and
-// cancelled, queues are looked at, and dead letters are retried, over JSON. It
+// cancelled, queues and locks are looked at, and dead letters are retried, over JSON. It
 // knows the vocabulary alone and is handed what it needs of the broker as small
 // interfaces.
 //
@@ -67,11 +67,12 @@ type Queues interface {
 	Queue(ctx context.Context, name string) (*pelton.Queue, error)
 }
 
-// Config is what New needs. Tasks, Queues and Dead are required.
+// Config is what New needs. Tasks, Queues, Dead and Locks are required.
 type Config struct {
 	Tasks  Tasks
 	Queues Queues
 	Dead   DeadLetters
+	Locks  Locks
 
 	// Metrics answers GET /metrics. Without one there is no such call.
 	Metrics http.Handler
@@ -95,8 +96,8 @@ type Config struct {
 }
 
 func (c Config) withDefaults() (Config, error) {
-	if c.Tasks == nil || c.Queues == nil || c.Dead == nil {
-		return Config{}, errors.New("api: Config needs Tasks, Queues and Dead")
+	if c.Tasks == nil || c.Queues == nil || c.Dead == nil || c.Locks == nil {
+		return Config{}, errors.New("api: Config needs Tasks, Queues, Dead and Locks")
 	}
 	if slices.Contains(c.AllowedHosts, "") {
 		return Config{}, errors.New("api: Config.AllowedHosts has an empty name")
@@ -139,6 +140,7 @@ func New(cfg Config) (http.Handler, error) {
 	s.registerEvents(document)
 	s.registerQueues(document)
 	s.registerDead(document)
+	s.registerLocks(document)
 	s.registerMeta(document)
 	s.registerMetrics(document)
 	if s.spec, err = finishDocument(document.OpenAPI()); err != nil {

@@ -217,7 +217,7 @@ func (f *fakeQueues) Queue(_ context.Context, name string) (*pelton.Queue, error
 // serve is the API over fakes; change may set more of the Config.
 func serve(t *testing.T, tasks *fakeTasks, change func(*Config)) http.Handler {
 	t.Helper()
-	cfg := Config{Tasks: tasks, Queues: &fakeQueues{}, Dead: &fakeDead{}, Version: "v1.2.3"}
+	cfg := Config{Tasks: tasks, Queues: &fakeQueues{}, Dead: &fakeDead{}, Locks: &fakeLocks{}, Version: "v1.2.3"}
 	if change != nil {
 		change(&cfg)
 	}
@@ -289,10 +289,11 @@ func wantProblem(t *testing.T, w *httptest.ResponseRecorder, status int, k kind)
 func TestNewNeedsTasksAndQueues(t *testing.T) {
 	t.Parallel()
 	for name, cfg := range map[string]Config{
-		"tasks":       {Queues: &fakeQueues{}, Dead: &fakeDead{}},
-		"queues":      {Tasks: newFakeTasks(), Dead: &fakeDead{}},
-		"dead":        {Tasks: newFakeTasks(), Queues: &fakeQueues{}},
-		"empty host":  {Tasks: newFakeTasks(), Queues: &fakeQueues{}, Dead: &fakeDead{}, AllowedHosts: []string{""}},
+		"tasks":       {Queues: &fakeQueues{}, Dead: &fakeDead{}, Locks: &fakeLocks{}},
+		"queues":      {Tasks: newFakeTasks(), Dead: &fakeDead{}, Locks: &fakeLocks{}},
+		"dead":        {Tasks: newFakeTasks(), Queues: &fakeQueues{}, Locks: &fakeLocks{}},
+		"locks":       {Tasks: newFakeTasks(), Queues: &fakeQueues{}, Dead: &fakeDead{}},
+		"empty host":  {Tasks: newFakeTasks(), Queues: &fakeQueues{}, Dead: &fakeDead{}, Locks: &fakeLocks{}, AllowedHosts: []string{""}},
 		"nothing set": {},
 	} {
 		if _, err := New(cfg); err == nil {

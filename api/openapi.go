@@ -29,6 +29,8 @@ const (
 	opRetryDead    = "retryDeadLetter"
 	opRetryMany    = "retryDeadLetters"
 	opPurgeDead    = "purgeDeadLetters"
+	opListLocks    = "listLocks"
+	opReleaseLock  = "releaseLock"
 	opHealth       = "health"
 	opReady        = "readiness"
 	opDocument     = "openapi"
@@ -46,7 +48,7 @@ func (s *server) humaConfig() huma.Config {
 		Info: &huma.Info{
 			Title:       "Pelton",
 			Version:     s.Version,
-			Description: "A distributed task queue. Post tasks, read them back by id, wait for them, watch them, cancel them, retry them; look at the queues and the dead letters.",
+			Description: "A distributed task queue. Post tasks, read them back by id, wait for them, watch them, cancel them, retry them; look at the queues, the dead letters and the locks.",
 			License:     &huma.License{Name: "Apache-2.0", Identifier: "Apache-2.0"},
 		},
 		Components: &huma.Components{Schemas: registry},

@@ -68,8 +68,8 @@ func TestDocumentListsEveryRoute(t *testing.T) {
 	}
 	slices.Sort(got)
 	want := []string{
-		"DELETE /dead/{id}",
-		"GET /dead", "GET /dead/{id}", "GET /healthz", "GET /openapi.json", "GET /queues", "GET /queues/{queue}", "GET /readyz",
+		"DELETE /dead/{id}", "DELETE /locks/{name}",
+		"GET /dead", "GET /dead/{id}", "GET /healthz", "GET /locks", "GET /openapi.json", "GET /queues", "GET /queues/{queue}", "GET /readyz",
 		"GET /tasks/{id}", "GET /tasks/{id}/events",
 		"POST /dead/purge", "POST /dead/retry", "POST /dead/{id}/retry",
 		"POST /tasks", "POST /tasks/batch", "POST /tasks/{id}/cancel", "POST /tasks/{id}/retry",
@@ -188,6 +188,7 @@ func TestAnswersFitTheirSchemas(t *testing.T) {
 	h := serve(t, tasks, func(c *Config) {
 		c.Queues = &fakeQueues{queues: []pelton.Queue{*exampleQueue()}}
 		c.Dead = &fakeDead{letters: []*pelton.Task{exampleDead()}, next: "34"}
+		c.Locks = &fakeLocks{locks: []pelton.Lock{*exampleLock()}, next: exampleLockList().NextCursor}
 	})
 	for _, tc := range []struct{ method, path, body, schema string }{
 		{http.MethodGet, "/tasks/" + task.ID.String(), "", "Task"},
@@ -200,6 +201,8 @@ func TestAnswersFitTheirSchemas(t *testing.T) {
 		{http.MethodGet, "/dead/" + exampleDead().ID.String(), "", "Task"},
 		{http.MethodPost, "/dead/retry", string(exampleDeadQuery()), "BulkResult"},
 		{http.MethodPost, "/dead/" + exampleDead().ID.String() + "/retry", "", "Task"},
+		{http.MethodGet, "/locks", "", "LockList"},
+		{http.MethodDelete, "/locks/invoice%2F42", "", "Lock"},
 		{http.MethodGet, "/tasks/x", "", "Problem"},
 		{http.MethodGet, "/nowhere", "", "Problem"},
 	} {
@@ -226,6 +229,7 @@ func TestExamplesAreServed(t *testing.T) {
 	h := serve(t, tasks, func(c *Config) {
 		c.Queues = &fakeQueues{queues: []pelton.Queue{*exampleQueue()}}
 		c.Dead = &fakeDead{letters: []*pelton.Task{exampleDead()}, next: "34"}
+		c.Locks = &fakeLocks{locks: []pelton.Lock{*exampleLock()}, next: exampleLockList().NextCursor}
 	})
 	doc, _ := document(t, h)
 	for path, pattern := range map[string]string{
@@ -233,6 +237,7 @@ func TestExamplesAreServed(t *testing.T) {
 		"/queues":                            "/queues",
 		"/queues/default":                    "/queues/{queue}",
 		"/dead":                              "/dead",
+		"/locks":                             "/locks",
 		"/healthz":                           "/healthz",
 		"/dead/" + exampleDead().ID.String(): "/dead/{id}",
 	} {

@@ -26,6 +26,9 @@ const (
 	pathDeadRetry     = "/dead/{id}/retry"
 	pathDeadRetryMany = "/dead/retry"
 	pathDeadPurge     = "/dead/purge"
+
+	pathLocks = "/locks"
+	pathLock  = "/locks/{name}"
 )
 
 // planned lists the calls that the public surface has and this version has not.
@@ -51,8 +54,6 @@ func planned() []string {
 		"GET /limits",
 		"PUT /limits/{name}",
 		"DELETE /limits/{name}",
-		"GET /locks",
-		"DELETE /locks/{name}",
 		"GET /workers",
 		"GET /metrics",
 		"GET /docs",

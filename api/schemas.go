@@ -27,6 +27,8 @@ func schemas() map[string]*huma.Schema {
 		"TaskList":     taskListSchema(),
 		"DeadQuery":    deadQuerySchema(),
 		"BulkResult":   bulkResultSchema(),
+		"Lock":         lockSchema(),
+		"LockList":     lockListSchema(),
 		"Health":       object(properties{"status": text("ok or ready.")}, "status"),
 		"Problem":      problemSchema(),
 	}

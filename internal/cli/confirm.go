@@ -14,15 +14,24 @@ import (
 
 // confirmation asks before something that cannot be undone.
 type confirmation struct {
-	app *app
-	yes bool // there is no need to
+	app  *app
+	yes  bool   // there is no need to
+	verb string // what it does: delete when empty
+}
+
+// text is the verb with an ending: s or d.
+func (c *confirmation) text(ending string) string {
+	if c.verb == "" {
+		return "delete" + ending
+	}
+	return c.verb + ending
 }
 
 // possible is a usage error when nobody is there to be asked.
 func (c *confirmation) possible() error {
 	f, ok := c.app.stdin.(*os.File)
 	if !c.yes && (!ok || !term.IsTerminal(int(f.Fd()))) {
-		return usagef("this deletes, and there is no terminal to ask on: say --yes (-y)")
+		return usagef("this %s, and there is no terminal to ask on: say --yes (-y)", c.text("s"))
 	}
 	return nil
 }
@@ -55,7 +64,7 @@ func (c *confirmation) ask(ctx context.Context, question string) error {
 		case "y", "yes":
 			return nil
 		default:
-			return &codeError{exitFailure, errors.New("not confirmed; nothing was deleted")}
+			return &codeError{exitFailure, errors.New("not confirmed; nothing was " + c.text("d"))}
 		}
 	case <-ctx.Done():
 		return fmt.Errorf("interrupted: %w", context.Cause(ctx))

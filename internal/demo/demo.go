@@ -23,10 +23,11 @@ const (
 	Stuck = "demo.stuck" // {"ms":N} → {"ms":N}; ignores ctx
 	Image = "demo.image" // {"path":"…","width":N} → {"path","width","height","bytes"} of a thumbnail beside the file
 	Fetch = "demo.fetch" // {"url":"…"} → {"status":200,"bytes":1234}
+	Lock  = "demo.lock"  // {"name":"…","slots":N,"ms":N} → {"token":N}; holds that lock, honours ctx
 )
 
 // Kinds lists the demo kinds.
-func Kinds() []string { return []string{Echo, Sleep, Fail, Panic, Stuck, Image, Fetch} }
+func Kinds() []string { return []string{Echo, Sleep, Fail, Panic, Stuck, Image, Fetch, Lock} }
 
 // Config of the demo kinds. The zero value is ready for use.
 type Config struct {
@@ -49,6 +50,7 @@ func Register(mux *worker.Mux, cfg Config) {
 	worker.Handle(mux, pelton.NewKind[duration, duration](Stuck), stuck)
 	worker.Handle(mux, pelton.NewKind[imageArgs, imageResult](Image), thumbnail, worker.CPUBound())
 	worker.Handle(mux, pelton.NewKind[fetchArgs, fetchResult](Fetch), newFetcher(cfg.FetchTimeout).fetch)
+	worker.Handle(mux, pelton.NewKind[lockArgs, lockResult](Lock), lock)
 }
 
 // echo returns its payload byte for byte.

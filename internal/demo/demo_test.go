@@ -22,7 +22,7 @@ func TestRegister(t *testing.T) {
 	t.Parallel()
 	mux := worker.NewMux()
 	Register(mux, Config{})
-	want := []string{"demo.echo", "demo.fail", "demo.fetch", "demo.image", "demo.panic", "demo.sleep", "demo.stuck"}
+	want := []string{"demo.echo", "demo.fail", "demo.fetch", "demo.image", "demo.lock", "demo.panic", "demo.sleep", "demo.stuck"}
 	if diff := cmp.Diff(want, mux.Kinds()); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
