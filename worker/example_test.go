@@ -60,3 +60,30 @@ func Example() {
 	// start image.resize
 	//  decode payload into worker_test.resize: json: cannot unmarshal string into Go value of type worker_test.resize
 }
+
+// Only one task at a time works on an account, on whichever worker. The store gets
+// the lock's token with every write, so that one which lost the lock without
+// knowing can change nothing.
+func ExampleLock() {
+	type account struct{ ID string }
+	bill := pelton.NewKind[account, string]("bill")
+	mux := worker.NewMux()
+	worker.Handle(mux, bill, func(ctx context.Context, a account) (string, error) {
+		lock, err := worker.Lock(ctx, "account/"+a.ID)
+		if err != nil {
+			return "", err
+		}
+		defer func() { _ = lock.Unlock() }() // what was lost has ended the lock's Context
+		return store(lock.Context(), a.ID, lock.Token())
+	})
+
+	// As in a test of yours, without a broker.
+	task := &pelton.Task{Kind: "bill", Payload: json.RawMessage(`{"ID":"acme"}`)}
+	result, err := mux.ServeTask(worker.WithTask(context.Background(), task), task)
+	fmt.Println(string(result), err)
+	// Output: "billed acme" <nil>
+}
+
+func store(ctx context.Context, id string, _ uint64) (string, error) {
+	return "billed " + id, ctx.Err()
+}

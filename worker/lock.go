@@ -190,7 +190,7 @@ func (s *lockSession) newHeld(ctx context.Context, req lockRequest, token uint64
 	}
 	h := &Held{name: req.name, token: token}
 	h.ctx, h.lose = context.WithCancelCause(base)
-	unhook := context.AfterFunc(s.ctx, func() { h.lose(context.Cause(s.ctx)) })
+	unhook := context.AfterFunc(s.ctx, func() { h.lose(context.Cause(s.ctx)) }) //nolint:contextcheck // the handler's, of which ctx was made
 	h.release = sync.OnceValue(func() error {
 		err := release()
 		s.forget(h)

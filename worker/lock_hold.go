@@ -39,8 +39,9 @@ type permit struct {
 	keeping sync.WaitGroup
 }
 
-// hold makes a permit that was taken a held lock and starts its renewals.
-func (w *Worker) hold(ctx context.Context, s *lockSession, req lockRequest, at *broker.Permit, contact time.Time) *Held {
+// hold makes a permit that was taken a held lock and starts its renewals, which
+// end with its release.
+func (w *Worker) hold(ctx context.Context, s *lockSession, req lockRequest, at *broker.Permit, contact time.Time) *Held { //nolint:contextcheck // the lock ends with the handler's ctx
 	p := &permit{
 		w: w, log: w.cfg.Logger.With("lock", req.name, "task_id", s.holder.TaskID.String()), lease: at.LeaseTime(),
 		nudge: make(chan struct{}, 1), at: at, contact: contact,
@@ -49,7 +50,7 @@ func (w *Worker) hold(ctx context.Context, s *lockSession, req lockRequest, at *
 	keeping, stop := context.WithCancel(w.hard)
 	p.stop = stop
 	w.permits.add(p)
-	p.keeping.Go(func() { //nolint:contextcheck // renewals end with the release
+	p.keeping.Go(func() {
 		if err := p.keep(keeping); err != nil {
 			p.lost = err
 			p.log.Warn("lock lost", "worker", w.id, "token", at.Token, "error", err)

@@ -74,7 +74,7 @@ var errHeld = errors.New("held")
 // write was sent and may have taken it: the next try finds out. A try does not
 // end with the caller's ctx, so that a permit is not left behind.
 func (t *taking) try(ctx context.Context) error {
-	calling, cancel := context.WithTimeout(t.w.hard, unlockWait) //nolint:contextcheck // see above
+	calling, cancel := context.WithTimeout(t.w.hard, unlockWait)
 	defer cancel()
 	for {
 		state, err := t.w.b.LockState(calling, t.req.name) //nolint:contextcheck // see above

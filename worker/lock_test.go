@@ -155,12 +155,18 @@ func TestLockRefusesWhatMakesNoSense(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	for want, call := range map[string]func(ctx context.Context) error{
-		"is empty":      func(ctx context.Context) error { _, err := worker.Lock(ctx, ""); return err },
-		"U+000A":        func(ctx context.Context) error { _, err := worker.TryLock(ctx, "a\n"); return err },
-		"0 slots":       func(ctx context.Context) error { _, err := worker.Lock(ctx, "a", worker.Slots(0)); return err },
-		"257 slots":     func(ctx context.Context) error { _, err := worker.Lock(ctx, "a", worker.Slots(257)); return err },
-		"lease 999ms":   func(ctx context.Context) error { _, err := worker.Lock(ctx, "a", worker.Lease(999*time.Millisecond)); return err },
-		"lease 1h0m1s":  func(ctx context.Context) error { _, err := worker.Lock(ctx, "a", worker.Lease(time.Hour+time.Second)); return err },
+		"is empty":  func(ctx context.Context) error { _, err := worker.Lock(ctx, ""); return err },
+		"U+000A":    func(ctx context.Context) error { _, err := worker.TryLock(ctx, "a\n"); return err },
+		"0 slots":   func(ctx context.Context) error { _, err := worker.Lock(ctx, "a", worker.Slots(0)); return err },
+		"257 slots": func(ctx context.Context) error { _, err := worker.Lock(ctx, "a", worker.Slots(257)); return err },
+		"lease 999ms": func(ctx context.Context) error {
+			_, err := worker.Lock(ctx, "a", worker.Lease(999*time.Millisecond))
+			return err
+		},
+		"lease 1h0m1s": func(ctx context.Context) error {
+			_, err := worker.Lock(ctx, "a", worker.Lease(time.Hour+time.Second))
+			return err
+		},
 		"that of a han": func(context.Context) error { _, err := worker.Lock(t.Context(), "a"); return err },
 	} {
 		kind := strings.Map(func(r rune) rune {
@@ -307,7 +313,11 @@ func TestLocksOfEveryEndAreReleased(t *testing.T) {
 				}
 				return nil, end.handler(ctx)
 			})
-			w := runOn(t, r.nc, r.Mux, worker.Config{Grace: 10 * time.Millisecond}, func(w *worker.Worker) { w.SetLinger(50 * time.Millisecond) })
+			grace := 10 * time.Second
+			if name == "shutdown" {
+				grace = 10 * time.Millisecond
+			}
+			w := runOn(t, r.nc, r.Mux, worker.Config{Grace: grace}, func(w *worker.Worker) { w.SetLinger(50 * time.Millisecond) })
 			id := r.enqueue(t, "ends", end.opts...).ID
 			first, second := receive(t, held, "lock"), receive(t, held, "lock")
 			if end.act != nil {

@@ -84,8 +84,11 @@ func (p *Permit) Holder() pelton.LockHolder {
 func (n names) lockKey(name string, index int) string {
 	return fmt.Sprintf("$KV.%s.lock.%s.%d", n.locks(), encodeName(name), index)
 }
-func (n names) lockKeys(name string) string { return fmt.Sprintf("$KV.%s.lock.%s.*", n.locks(), encodeName(name)) }
-func (n names) allLocks() string            { return fmt.Sprintf("$KV.%s.lock.>", n.locks()) }
+
+func (n names) lockKeys(name string) string {
+	return fmt.Sprintf("$KV.%s.lock.%s.*", n.locks(), encodeName(name))
+}
+func (n names) allLocks() string { return fmt.Sprintf("$KV.%s.lock.>", n.locks()) }
 
 // encodeName makes any name a token of a subject and of a key.
 func encodeName(name string) string { return base64.RawURLEncoding.EncodeToString([]byte(name)) }

@@ -37,6 +37,6 @@ func lock(ctx context.Context, args lockArgs) (result lockResult, err error) {
 	case <-over.C:
 		return lockResult{held.Token()}, nil
 	case <-held.Context().Done():
-		return lockResult{}, fmt.Errorf("held %q for less than %s: %w", held.Name(), total, context.Cause(held.Context()))
+		return lockResult{}, fmt.Errorf("held %q for less than %s: %w", held.Name(), total, context.Cause(held.Context())) //nolint:contextcheck // made of ctx
 	}
 }
