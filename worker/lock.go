@@ -132,7 +132,7 @@ type lockSession struct {
 }
 
 func newLockSession(ctx context.Context, from granter, holder pelton.LockHolder, lease time.Duration) *lockSession {
-	return &lockSession{from: from, ctx: ctx, holder: holder, lease: lease, held: make(map[*Held]struct{})}
+	return &lockSession{from: from, ctx: ctx, holder: holder, lease: lease}
 }
 
 // take is the granter's grant, kept until it is released. The handler may have
@@ -153,6 +153,9 @@ func (s *lockSession) keep(h *Held) bool {
 	defer s.mu.Unlock()
 	if s.closed {
 		return false
+	}
+	if s.held == nil {
+		s.held = make(map[*Held]struct{})
 	}
 	s.held[h] = struct{}{}
 	return true
