@@ -23,6 +23,9 @@ var (
 	// ErrUnknownOutcome is a write that was sent and never answered: the task may
 	// or may not have been enqueued. Trying again may enqueue it twice.
 	ErrUnknownOutcome = errors.New("outcome unknown")
+	// ErrOverloaded is a queue that holds as many ready tasks as its max_depth
+	// allows. Nothing was written; try again later.
+	ErrOverloaded = errors.New("queue is full")
 	// ErrNotSupported is something of the public surface that this version does
 	// not have.
 	ErrNotSupported = errors.New("not supported")

@@ -7,9 +7,10 @@ import (
 
 // Queue is what a queue holds at one moment.
 type Queue struct {
-	Name       string             `json:"name"`
+	Name string `json:"name"`
+	// Paused means that all priorities are.
 	Paused     bool               `json:"paused"`
-	Settings   struct{}           `json:"settings"`
+	Settings   QueueSettings      `json:"settings"` // what was set; the rest are defaults
 	Priorities map[Priority]Depth `json:"priorities"`
 	Ready      uint64             `json:"ready"`
 	Running    uint64             `json:"running"`
@@ -24,7 +25,13 @@ type Depth struct {
 	// OldestReady is how long the oldest ready task has been ready; zero when
 	// none is.
 	OldestReady time.Duration
-	Paused      bool
+	Paused      bool // no task is handed out
+}
+
+// Purged says how far a purge of a queue came.
+type Purged struct {
+	Purged     int    `json:"purged"`                // tasks that it cancelled
+	NextCursor string `json:"next_cursor,omitempty"` // where to go on; empty when nothing is left
 }
 
 type depthJSON struct {
