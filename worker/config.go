@@ -40,7 +40,7 @@ type Config struct {
 	// is over, their ctx ends with cause pelton.ErrShutdown and the attempt does
 	// not count. Zero means 30 s.
 	Grace time.Duration
-	// Lease given to lanes that this worker is the first to use. Zero means 30 s.
+	// Lease given to queues that this worker is the first to use. Zero means 30 s.
 	Lease time.Duration
 	// CPUSlots is how many handlers marked CPUBound run at a time. Zero means
 	// GOMAXPROCS.

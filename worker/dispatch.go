@@ -18,6 +18,9 @@ const (
 	// probeWait is how long the broker may take over a request for what is ready
 	// now. Only a stalled or restarting broker does.
 	probeWait = 2 * time.Second
+	// headStart is how long a lane with max_running is waited for before lower ones
+	// are asked: whether it has a task that may start, the broker does not say.
+	headStart = 5 * time.Millisecond
 	// laneBackoff follows a request that could not be made or was refused.
 	laneBackoff = 250 * time.Millisecond
 )
@@ -30,6 +33,11 @@ const (
 // nothing get a request that waits (a knock), one task each, so that an idle
 // worker is told at once. A task that answers a knock when the last slot has just
 // been taken is given back, which the broker hands on at once.
+//
+// A lane with max_running is different: while as many tasks run as may, the broker
+// keeps a request for what is ready now until one ends. Such a lane gets a request
+// that waits from the start, one task each; it holds back lower lanes for a moment
+// and then counts as knocked on. A paused lane is not asked at all.
 type dispatcher struct {
 	bounds   bounds
 	maxWait  time.Duration
@@ -43,6 +51,8 @@ type dispatcher struct {
 	running [ranks]int
 	probing *lane
 
+	added   chan *lane
+	changed chan laneChange
 	events  chan laneEvent
 	freed   chan int      // rank of a slot that became free; never blocks its sender
 	stopped chan struct{} // closed when nobody reads events any more
@@ -71,7 +81,7 @@ func (d *dispatcher) fill() {
 		now := d.now()
 		views := make([]laneView, len(d.lanes))
 		for i, l := range d.lanes {
-			views[i] = laneView{rank: l.rank, askable: l.state == laneUnknown && !l.retryAt.After(now), offered: l.offered}
+			views[i] = laneView{rank: l.rank, askable: l.state == laneUnknown && !l.rules.paused && !l.retryAt.After(now), offered: l.offered}
 		}
 		next, batch := nextLane(views, d.bounds, d.running, now, d.maxWait)
 		if next < 0 {
@@ -79,11 +89,15 @@ func (d *dispatcher) fill() {
 		}
 		l := d.lanes[next]
 		l.offered = now
-		if err := l.puller.Pull(batch, 0); err != nil {
+		wait, patience := time.Duration(0), probeWait
+		if l.rules.bounded {
+			batch, wait, patience = 1, knockWait, headStart
+		}
+		if err := l.puller.Pull(batch, wait); err != nil {
 			d.refused(l, err)
 			continue
 		}
-		l.state, l.want, l.deadline = laneProbing, batch, now.Add(probeWait)
+		l.state, l.want, l.deadline = laneProbing, batch, now.Add(patience)
 		d.probing = l
 	}
 	if d.probing == nil {
@@ -159,12 +173,27 @@ func (d *dispatcher) count(l *lane) {
 // take starts a delivery if there still is room for it, else gives it back.
 func (d *dispatcher) take(l *lane, delivery *broker.Delivery) {
 	l.offered = d.now()
-	if d.bounds.room(d.running, l.rank) == 0 {
+	if l.rules.paused || d.bounds.room(d.running, l.rank) == 0 {
 		d.giveBack(l, delivery)
 		return
 	}
 	d.running[l.rank]++
 	d.start(l, delivery)
+}
+
+// change gives a lane new rules. What was asked under the old ones is taken back:
+// a pause must not be answered, and a probe of a lane that is bounded now might
+// never be.
+func (d *dispatcher) change(c laneChange) {
+	l := c.lane
+	l.rules = c.rules
+	if d.probing == l {
+		d.probing = nil
+	}
+	if l.state == laneProbing || l.state == laneKnocking {
+		d.reopen(l)
+	}
+	l.state, l.want, l.retryAt, l.offered = laneUnknown, 0, time.Time{}, d.now()
 }
 
 // reset gives up all open requests: the connection was lost, and most likely they
@@ -185,6 +214,11 @@ func (d *dispatcher) overdue() {
 	for _, l := range d.lanes {
 		open := l.state == laneProbing || l.state == laneKnocking
 		if !open || l.deadline.After(now) {
+			continue
+		}
+		if l.state == laneProbing && l.rules.bounded {
+			d.probing = nil
+			l.state, l.deadline = laneKnocking, now.Add(knockWait+knockSlack)
 			continue
 		}
 		d.log.Warn("request of a lane was not answered", "queue", l.Queue, "priority", string(l.Priority))
@@ -213,7 +247,7 @@ func (d *dispatcher) nextLook() time.Duration {
 
 // run dispatches until ctx ends, then takes back all requests and gives back what
 // they still bring.
-func (d *dispatcher) run(ctx context.Context, added <-chan *lane, reconnected <-chan struct{}) {
+func (d *dispatcher) run(ctx context.Context, reconnected <-chan struct{}) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -226,8 +260,10 @@ func (d *dispatcher) run(ctx context.Context, added <-chan *lane, reconnected <-
 		case rank := <-d.freed:
 			d.running[rank]--
 			d.collectFreed()
-		case l := <-added:
+		case l := <-d.added:
 			d.add(l)
+		case c := <-d.changed:
+			d.change(c)
 		case <-reconnected:
 			d.reset()
 		case <-timer.C:

@@ -353,7 +353,7 @@ func TestDispatchRun(t *testing.T) {
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
-			x.run(ctx, make(chan *lane), make(chan struct{}))
+			x.run(ctx, make(chan struct{}))
 		}()
 		// Deliveries of an earlier puller, more often than the timer could fire.
 		busy := time.NewTicker(500 * time.Microsecond)

@@ -99,7 +99,7 @@ func (w *Worker) takeover(r *run, c candidate, now time.Time) (over bool, err er
 		r.record.Ended++
 	}
 	w.cfg.Observer.Crashed(r.record.Task(now))
-	if r.record.Crashes < pelton.DefaultMaxCrashes {
+	if r.record.Crashes < int(c.lane.maxCrashes.Load()) {
 		return false, nil
 	}
 	return true, r.conclude(pelton.Failed, now, &pelton.Failure{
@@ -117,7 +117,7 @@ const settle = 5 * time.Second
 // until they have had their time, or the delivery must be started.
 func (w *Worker) ownerSign(record *broker.Record, c candidate) (broker.Sign, error) {
 	for {
-		ctx, cancel := context.WithTimeout(w.hard, min(time.Second, c.lane.lease/6))
+		ctx, cancel := context.WithTimeout(w.hard, min(time.Second, c.lane.leaseNow()/6))
 		sign, err := w.b.AskPresence(ctx, record.Owner, record.ID)
 		cancel()
 		if err != nil || sign != broker.SignNone {
@@ -149,8 +149,8 @@ func (w *Worker) start(r *run, c candidate, now time.Time) error {
 // newRun prepares what is done with one delivery.
 func (w *Worker) newRun(c candidate, record *broker.Record) *run {
 	return &run{
-		w: w, lease: c.lane.lease, delivery: c.delivery, record: record, log: c.log, contact: c.delivery.Arrived,
-		started: make(chan struct{}), done: make(chan struct{}), told: make(chan struct{}, 1),
+		w: w, lane: c.lane, lease: c.lane.leaseNow(), delivery: c.delivery, record: record, log: c.log, contact: c.delivery.Arrived,
+		started: make(chan struct{}), done: make(chan struct{}), told: make(chan struct{}, 1), hurry: make(chan struct{}, 1),
 		cancel: func(error) {},
 	}
 }

@@ -78,7 +78,7 @@ func (w *Worker) awaitCPU(l *lane, delivery *broker.Delivery) bool {
 // startBy is how long a delivery may still wait for its start: a third of the
 // lease after its arrival, the lease might be over before the first heartbeat.
 func (l *lane) startBy(delivery *broker.Delivery) time.Duration {
-	return l.lease/3 - time.Since(delivery.Arrived)
+	return l.leaseNow()/3 - time.Since(delivery.Arrived)
 }
 
 // giveBack naks a delivery that was not started, so that the broker hands it on at
@@ -87,7 +87,7 @@ func (l *lane) startBy(delivery *broker.Delivery) time.Duration {
 func (w *Worker) giveBack(l *lane, delivery *broker.Delivery) { w.giveBackFor(l, delivery, 0) }
 
 func (w *Worker) giveBackFor(l *lane, delivery *broker.Delivery, delay time.Duration) {
-	if time.Since(delivery.Arrived) < l.lease*2/3 {
+	if time.Since(delivery.Arrived) < l.leaseNow()*2/3 {
 		w.nak(delivery, delay, w.cfg.Logger.With("queue", l.Queue))
 	}
 }
@@ -159,6 +159,10 @@ func (w *Worker) admit(c candidate) {
 				return
 			}
 			continue
+		}
+		if (what == admitStart || what == admitTakeover) && c.lane.paused.Load() {
+			w.giveBack(c.lane, c.delivery) // it was handed out before the pause
+			return
 		}
 		if err := w.act(w.newRun(c, record), what, c); !errors.Is(err, broker.ErrStale) {
 			return

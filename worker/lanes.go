@@ -3,6 +3,7 @@ package worker
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"time"
 
 	"github.com/peltonq/pelton"
@@ -22,8 +23,12 @@ const (
 // lane is a (queue, priority) pair as this worker serves it.
 type lane struct {
 	broker.Lane
-	rank     int
-	lease    time.Duration
+	rank       int
+	lease      atomic.Int64 // in nanoseconds; see Worker.setLease
+	maxCrashes atomic.Int64 // deliveries that may die before a task is poison
+	paused     atomic.Bool  // what was handed out and has not started is given back
+
+	// Of the dispatcher.
 	puller   puller
 	state    laneState
 	want     int       // deliveries the open request may still bring
@@ -33,6 +38,21 @@ type lane struct {
 	generation int
 	retryAt    time.Time // not to be asked before
 	offered    time.Time // when it last was asked, answered or delivered
+	rules      laneRules
+}
+
+// laneRules are what a queue's settings mean for asking one of its lanes.
+type laneRules struct {
+	paused bool // it is not asked, and what it still brings is given back
+	// bounded means that max_running may hold back tasks that are ready: the broker
+	// then answers no request, not even one for what is ready now.
+	bounded bool
+}
+
+// laneChange tells the dispatcher of a lane's rules.
+type laneChange struct {
+	lane  *lane
+	rules laneRules
 }
 
 // puller asks a lane for deliveries: *broker.Puller, or a test's.
@@ -49,12 +69,16 @@ type laneEvent struct {
 	end        broker.PullEnd
 }
 
-// openLanes watches for lanes of the worker's queues, opens each once and hands
-// it to the dispatcher. It tries again until ctx ends, whatever fails.
-func (w *Worker) openLanes(ctx context.Context, d *dispatcher, added chan<- *lane) {
-	known := make(map[broker.Lane]bool)
+// leaseNow is the lease by which tasks of the lane are kept.
+func (l *lane) leaseNow() time.Duration { return time.Duration(l.lease.Load()) }
+
+// openLanes watches the worker's queues, opens each of their lanes once and hands
+// it to the dispatcher, and lets lanes follow their queues' settings. It tries
+// again until ctx ends, whatever fails.
+func (w *Worker) openLanes(ctx context.Context, d *dispatcher) {
+	watch := newLaneWatch(w, d)
 	for ctx.Err() == nil {
-		err := w.watchLanes(ctx, d, known, added)
+		err := watch.run(ctx)
 		if ctx.Err() != nil {
 			return
 		}
@@ -65,53 +89,6 @@ func (w *Worker) openLanes(ctx context.Context, d *dispatcher, added chan<- *lan
 	}
 }
 
-// errWatchEnded is the ordinary end of a watch: the connection was lost, or is new.
-var errWatchEnded = errors.New("watch of lanes ended")
-
-func (w *Worker) watchLanes(ctx context.Context, d *dispatcher, known map[broker.Lane]bool, added chan<- *lane) error {
-	found, stop, err := w.b.WatchLanes(ctx, w.cfg.Queues)
-	if err != nil {
-		return err
-	}
-	defer stop()
-	for at := range found {
-		if known[at] {
-			continue
-		}
-		l, err := w.openLane(ctx, d, at)
-		if err != nil {
-			return err
-		}
-		select {
-		case added <- l:
-			known[at] = true
-			w.cfg.Logger.Debug("lane opened", "queue", at.Queue, "priority", string(at.Priority), "lease", l.lease.String())
-		case <-ctx.Done():
-			l.puller.Close(ctx)
-		}
-	}
-	return errWatchEnded
-}
-
-func (w *Worker) openLane(ctx context.Context, d *dispatcher, at broker.Lane) (*lane, error) {
-	lease, err := w.b.LaneLease(ctx, at)
-	if err != nil {
-		return nil, err
-	}
-	if lease < time.Duration(w.shortest.Load()) { // only this goroutine stores it
-		w.shortest.Store(int64(lease))
-		select {
-		case w.show <- struct{}{}:
-		default: // it will be looked at
-		}
-	}
-	l := &lane{Lane: at, rank: at.Priority.Rank(), lease: lease}
-	if l.puller, err = w.openPuller(d, l, l.generation); err != nil {
-		return nil, err
-	}
-	return l, nil
-}
-
 func (w *Worker) openPuller(d *dispatcher, l *lane, generation int) (puller, error) {
 	return w.b.OpenPuller(l.Lane,
 		func(delivery *broker.Delivery) {
@@ -120,8 +97,9 @@ func (w *Worker) openPuller(d *dispatcher, l *lane, generation int) (puller, err
 		func(end broker.PullEnd) { d.report(laneEvent{lane: l, generation: generation, end: end}) })
 }
 
-// reopenLane replaces the puller of a lane whose request hangs. What the old one
-// still brings comes to the dispatcher like any other delivery.
+// reopenLane replaces the puller of a lane whose request hangs, or is not wanted
+// any more. What the old one still brings comes to the dispatcher like any other
+// delivery.
 func (w *Worker) reopenLane(d *dispatcher, l *lane) {
 	fresh, err := w.openPuller(d, l, l.generation+1)
 	if err != nil {

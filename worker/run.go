@@ -34,17 +34,22 @@ const (
 //   - between a put-back write and its publish: admission republishes it.
 type run struct {
 	w       *Worker
-	lease   time.Duration
+	lane    *lane
 	log     *slog.Logger
 	fence   uint64        // revision of the running write: grows with every start
 	started chan struct{} // closed when the running write was tried
 	done    chan struct{} // closed when the run has had its last write
 	told    chan struct{} // the handler reported progress
+	hurry   chan struct{} // the lane's lease got shorter
 	cancel  context.CancelCauseFunc
 
 	mu       sync.Mutex
 	delivery *broker.Delivery
 	contact  time.Time // the last proof that the broker is in reach
+	// lease is what the broker grants from contact on. It becomes the lane's present
+	// one with the next sign of life: the broker may not know that one yet, or may
+	// have applied it to the last sign only after it was given.
+	lease    time.Duration
 	record   *broker.Record
 	progress *pelton.Progress
 	fenced   bool
@@ -63,7 +68,7 @@ func (r *run) serve(ctx context.Context, h Handler) (handlerEnded <-chan struct{
 	task := r.record.Task(r.record.StartedAt)
 	ctx, stop := context.WithTimeoutCause(ctx, r.record.Timeout, pelton.ErrTimeout)
 	defer stop()
-	locks := newLockSession(ctx, r.w, pelton.LockHolder{TaskID: task.ID, Kind: task.Kind, Worker: r.w.id, Fence: r.fence}, r.lease)
+	locks := newLockSession(ctx, r.w, pelton.LockHolder{TaskID: task.ID, Kind: task.Kind, Worker: r.w.id, Fence: r.fence}, r.lane.leaseNow())
 	results := make(chan result, 1)
 	ended := make(chan struct{})
 	go func() {
@@ -177,6 +182,8 @@ func (r *run) keep(ctx context.Context) {
 				return
 			}
 			beat.Reset(r.nextBeat())
+		case <-r.hurry:
+			beat.Reset(r.hurried())
 		case <-r.told:
 			progress.Reset(max(time.Millisecond, progressEvery-time.Since(written)))
 		case <-progress.C:
@@ -191,15 +198,16 @@ func (r *run) extend(ctx context.Context) bool {
 	r.mu.Lock()
 	delivery := r.delivery
 	late := r.late(time.Now())
+	lease := r.lease
 	r.mu.Unlock()
 	if !late {
-		sent := time.Now()
-		beating, cancel := context.WithTimeout(ctx, r.lease/3)
+		sent, next := time.Now(), r.lane.leaseNow()
+		beating, cancel := context.WithTimeout(ctx, min(lease, next)/3)
 		err := delivery.Extend(beating)
 		cancel()
 		r.mu.Lock()
 		if err == nil && sent.After(r.contact) {
-			r.contact = sent
+			r.contact, r.lease = sent, next
 		}
 		late = r.late(time.Now())
 		r.mu.Unlock()
@@ -217,7 +225,15 @@ func (r *run) extend(ctx context.Context) bool {
 func (r *run) nextBeat() time.Duration {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return max(r.lease/3-time.Since(r.contact), r.lease/20)
+	lease := min(r.lease, r.lane.leaseNow())
+	return max(lease/3-time.Since(r.contact), lease/20)
+}
+
+// hurried is nextBeat after the lane's lease got shorter: it may be overdue.
+func (r *run) hurried() time.Duration {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return max(r.lane.leaseNow()/3-time.Since(r.contact), 0)
 }
 
 // fenceOff ends the handler; from here on nothing is sent for this run.
@@ -247,7 +263,7 @@ func (r *run) report(p pelton.Progress) {
 // under the run ends it.
 func (r *run) saveProgress(ctx context.Context) {
 	// Heartbeats wait for it meanwhile.
-	ctx, cancel := context.WithTimeout(ctx, min(time.Second, r.lease/6))
+	ctx, cancel := context.WithTimeout(ctx, min(time.Second, r.lane.leaseNow()/6))
 	defer cancel()
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -134,6 +134,7 @@ func (w *Worker) dispatch(ctx context.Context) {
 	}
 	d := &dispatcher{
 		bounds: slots, maxWait: w.cfg.MaxWait, now: time.Now, log: w.cfg.Logger, giveBack: w.giveBack,
+		added: make(chan *lane), changed: make(chan laneChange),
 		events: make(chan laneEvent), freed: make(chan int, slots.total), stopped: make(chan struct{}),
 	}
 	d.start = func(l *lane, delivery *broker.Delivery) { //nolint:contextcheck // tasks outlive ctx by the grace
@@ -146,13 +147,12 @@ func (w *Worker) dispatch(ctx context.Context) {
 
 	reconnected, stop := w.b.Reconnected()
 	defer stop()
-	added := make(chan *lane)
 	var opening sync.WaitGroup
 	watching, stopWatching := context.WithCancel(ctx)
-	opening.Go(func() { w.openLanes(watching, d, added) })
+	opening.Go(func() { w.openLanes(watching, d) })
 	defer opening.Wait()
 	defer stopWatching() // a panic must not wait for it
-	d.run(ctx, added, reconnected)
+	d.run(ctx, reconnected)
 }
 
 // drain waits for running handlers, ends them when the grace is over, and tells

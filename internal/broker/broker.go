@@ -24,7 +24,7 @@ const DefaultLease = 30 * time.Second
 type Config struct {
 	// Namespace prefixes everything in the broker. Empty means DefaultNamespace.
 	Namespace string
-	// Lease is given to lanes that this process creates; a lane that exists keeps
+	// Lease is given to queues that this process creates; a queue that exists keeps
 	// its own. Zero means DefaultLease; less than a second is an error.
 	Lease time.Duration
 	// Replicas of streams and buckets that this process creates. Zero means 1.

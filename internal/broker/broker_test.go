@@ -2,6 +2,7 @@ package broker_test
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -266,20 +267,23 @@ func eventually(t *testing.T, what string, cond func() bool) {
 	}
 }
 
-func TestWatchLanes(t *testing.T) {
+func TestWatchQueues(t *testing.T) {
 	t.Parallel()
 	nc := brokertest.Start(t)
 	b := open(t, nc, broker.Config{})
 	if err := b.EnsureLane(t.Context(), "old", pelton.Low); err != nil {
 		t.Fatal(err)
 	}
-	lanes, stop, err := b.WatchLanes(t.Context(), []string{"old", "new"})
+	changes, stop, err := b.WatchQueues(t.Context(), []string{"old", "new"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer stop()
-	if got := receive(t, lanes, "existing lane"); got != (broker.Lane{Queue: "old", Priority: pelton.Low}) {
-		t.Errorf("got %v", got)
+	if got := receive(t, changes, "existing queue"); got.Name != "old" || !slices.Equal(got.Lanes, []pelton.Priority{pelton.Low}) {
+		t.Errorf("got %+v", got)
+	}
+	if got := receive(t, changes, "end of what was there"); got != nil {
+		t.Errorf("got %+v", got)
 	}
 	other := open(t, nc, broker.Config{}) // another process
 	for _, queue := range []string{"elsewhere", "new"} {
@@ -287,8 +291,14 @@ func TestWatchLanes(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if got := receive(t, lanes, "new lane"); got != (broker.Lane{Queue: "new", Priority: pelton.Critical}) {
-		t.Errorf("got %v", got)
+	if got := receive(t, changes, "new queue"); got.Name != "new" || !slices.Equal(got.Lanes, []pelton.Priority{pelton.Critical}) {
+		t.Errorf("got %+v", got)
+	}
+	if _, err := other.SetQueue(t.Context(), "old", false, func(c *broker.QueueConfig) error { c.Settings.MaxDepth = 3; return nil }); err != nil {
+		t.Fatal(err)
+	}
+	if got := receive(t, changes, "change"); got.Name != "old" || got.Settings.MaxDepth != 3 {
+		t.Errorf("got %+v", got)
 	}
 }
 

@@ -276,10 +276,14 @@ func offlineCalls(t *testing.T, b *Broker) map[string]func() error {
 		"presence": func() error { return b.ShowPresence(t.Context(), Presence{ID: "w"}, PresenceTTL) },
 		"probe":    func() error { return b.Probe(t.Context()) },
 		"dead":     func() error { return b.PublishDead(t.Context(), r) },
-		"lease":    func() error { _, err := b.LaneLease(t.Context(), Lane{"q", pelton.Low}); return err },
-		"watch":    func() error { _, _, err := b.Watch(t.Context(), r.ID); return err },
-		"lanes":    func() error { _, _, err := b.WatchLanes(t.Context(), []string{"q"}); return err },
-		"open":     func() error { _, err := Open(t.Context(), b.conn.nc, Config{}); return err },
+		"settle":   func() error { _, err := b.SettleLane(t.Context(), Lane{"q", pelton.Low}, true); return err },
+		"set": func() error {
+			_, err := b.SetQueue(t.Context(), "q", true, func(*QueueConfig) error { return nil })
+			return err
+		},
+		"watch": func() error { _, _, err := b.Watch(t.Context(), r.ID); return err },
+		"lanes": func() error { _, _, err := b.WatchQueues(t.Context(), []string{"q"}); return err },
+		"open":  func() error { _, err := Open(t.Context(), b.conn.nc, Config{}); return err },
 		"many": func() error {
 			return errors.Join(b.EnqueueMany(t.Context(), []*Record{aRecord("q", pelton.Low), aRecord("q", pelton.Low)})...)
 		},

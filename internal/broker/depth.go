@@ -27,17 +27,17 @@ func (b *Broker) Queues(ctx context.Context) ([]pelton.Queue, error) {
 	at := func(name string) *pelton.Queue {
 		q := queues[name]
 		if q == nil {
-			q = emptyQueue(name)
+			q = describeQueue(&QueueConfig{Name: name})
 			queues[name] = q
 		}
 		return q
 	}
-	listed, err := b.queueNames(ctx)
+	configs, err := b.queueConfigs(ctx)
 	if err != nil {
 		return nil, err
 	}
-	for _, name := range listed {
-		at(name)
+	for _, cfg := range configs {
+		queues[cfg.Name] = describeQueue(cfg)
 	}
 	infos, err := b.consumers(ctx, b.tasks(0))
 	if err != nil {
@@ -62,13 +62,14 @@ func (b *Broker) Queues(ctx context.Context) ([]pelton.Queue, error) {
 	}
 	all := make([]pelton.Queue, 0, len(queues))
 	for _, name := range slices.Sorted(maps.Keys(queues)) {
+		queues[name].Paused = allPaused(queues[name])
 		all = append(all, *queues[name])
 	}
 	return all, nil
 }
 
 // Queue tells what one queue holds, in constant time. pelton.ErrNotFound is a
-// queue that no task was ever sent to.
+// queue that no task was ever sent to and that has no settings.
 func (b *Broker) Queue(ctx context.Context, name string) (*pelton.Queue, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
@@ -78,12 +79,11 @@ func (b *Broker) Queue(ctx context.Context, name string) (*pelton.Queue, error) 
 	if err := pelton.ValidateQueue(name); err != nil {
 		return nil, err
 	}
-	if _, err := b.config.Get(ctx, queueKeyPrefix+name); errors.Is(err, jetstream.ErrKeyNotFound) {
-		return nil, fmt.Errorf("queue %s: %w", name, pelton.ErrNotFound)
-	} else if err != nil {
-		return nil, translate("queue "+name, err)
+	cfg, err := b.loadQueue(ctx, name)
+	if err != nil {
+		return nil, err
 	}
-	q := emptyQueue(name)
+	q := describeQueue(cfg)
 	for _, p := range pelton.Priorities() {
 		info, err := b.consumer(ctx, b.tasks(0), laneConsumer(name, p))
 		if err != nil {
@@ -107,21 +107,49 @@ func (b *Broker) Queue(ctx context.Context, name string) (*pelton.Queue, error) 
 			*into = info.NumPending
 		}
 	}
+	q.Paused = allPaused(q)
 	return q, nil
 }
 
-func emptyQueue(name string) *pelton.Queue {
-	q := &pelton.Queue{Name: name, Priorities: make(map[pelton.Priority]pelton.Depth, 4)}
+// describeQueue is what the entry of a queue says of it.
+func describeQueue(cfg *QueueConfig) *pelton.Queue {
+	q := &pelton.Queue{Name: cfg.Name, Settings: cfg.Settings, Priorities: make(map[pelton.Priority]pelton.Depth, 4)}
 	for _, p := range pelton.Priorities() {
-		q.Priorities[p] = pelton.Depth{}
+		q.Priorities[p] = pelton.Depth{Paused: cfg.IsPaused(p)}
 	}
 	return q
+}
+
+func allPaused(q *pelton.Queue) bool {
+	for _, depth := range q.Priorities {
+		if !depth.Paused {
+			return false
+		}
+	}
+	return true
+}
+
+// Ready counts the ready tasks of the given priorities of a queue.
+func (b *Broker) Ready(ctx context.Context, queue string, priorities []pelton.Priority) (uint64, error) {
+	var ready uint64
+	for _, p := range priorities {
+		info, err := b.consumer(ctx, b.tasks(0), laneConsumer(queue, p))
+		if err != nil {
+			return 0, err
+		}
+		if info != nil {
+			ready += info.NumPending
+		}
+	}
+	return ready, nil
 }
 
 // addDepth reads a lane's consumer: pending messages are ready, those handed out
 // and not acknowledged run.
 func (b *Broker) addDepth(ctx context.Context, q *pelton.Queue, p pelton.Priority, info *jetstream.ConsumerInfo) error {
-	depth := pelton.Depth{Ready: info.NumPending, Running: uint64(max(info.NumAckPending, 0)), Paused: info.Paused}
+	depth := pelton.Depth{Ready: info.NumPending, Running: uint64(max(info.NumAckPending, 0))}
+	// Also while the lane does not follow its queue's entry yet.
+	depth.Paused = q.Priorities[p].Paused || isPaused(info)
 	if info.NumPending > 0 {
 		oldest, err := b.get(ctx, b.tasks(0), getRequest{Seq: info.Delivered.Stream + 1, NextFor: b.ready(0, q.Name, p)}, true)
 		if err == nil {
@@ -165,16 +193,4 @@ func (b *Broker) consumer(ctx context.Context, stream, name string) (*jetstream.
 		return nil, translate("read consumer "+name, err)
 	}
 	return consumer.CachedInfo(), nil
-}
-
-// LaneLease is the lease that the lane was created with.
-func (b *Broker) LaneLease(ctx context.Context, lane Lane) (time.Duration, error) {
-	info, err := b.consumer(ctx, b.tasks(0), laneConsumer(lane.Queue, lane.Priority))
-	if err != nil {
-		return 0, err
-	}
-	if info == nil {
-		return 0, fmt.Errorf("lane %s/%s: %w", lane.Queue, lane.Priority, pelton.ErrNotFound)
-	}
-	return info.Config.AckWait, nil
 }

@@ -42,11 +42,11 @@ func TestFactLaneSettings(t *testing.T) {
 		cfg.MaxAckPending != -1 || cfg.MaxWaiting != 4096 || cfg.AckWait != 7*time.Second || cfg.InactiveThreshold != 0 {
 		t.Errorf("lane is %+v", cfg)
 	}
-	if lease, err := other.LaneLease(t.Context(), Lane{"q_1-x", pelton.High}); err != nil || lease != 7*time.Second {
-		t.Errorf("lease = %s, %v; want the 7 s it was made with", lease, err)
+	if lane, err := other.SettleLane(t.Context(), Lane{"q_1-x", pelton.High}, true); err != nil || lane.Lease != 7*time.Second || lane.Shorten {
+		t.Errorf("settled = %+v, %v; want the 7 s it was made with", lane, err)
 	}
-	if _, err := other.LaneLease(t.Context(), Lane{"q_1-x", pelton.Low}); !errors.Is(err, pelton.ErrNotFound) {
-		t.Errorf("lease of a lane that is not there = %v, want ErrNotFound", err)
+	if _, err := other.SettleLane(t.Context(), Lane{"q_1-x", pelton.Low}, true); !errors.Is(err, pelton.ErrNotFound) {
+		t.Errorf("a lane that is not there = %v, want ErrNotFound", err)
 	}
 }
 

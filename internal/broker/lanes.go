@@ -2,12 +2,13 @@ package broker
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -19,14 +20,6 @@ type Lane struct {
 	Queue    string
 	Priority pelton.Priority
 }
-
-// queueConfig is what the configuration bucket holds on a queue, under
-// queue.<name>: the priorities that were ever used. Workers watch it.
-type queueConfig struct {
-	Lanes []pelton.Priority `json:"lanes"`
-}
-
-const queueKeyPrefix = "queue."
 
 // EnsureLane makes sure that the lane's consumer exists and that workers learn
 // of it. Only the first call for a lane in a process asks the broker. A queue
@@ -51,18 +44,57 @@ func (b *Broker) EnsureLane(ctx context.Context, queue string, p pelton.Priority
 	if _, known := b.ensured.Load(name); known {
 		return nil
 	}
-	if err := b.checkQueueBound(ctx, queue); err != nil {
-		return err
-	}
-	// The consumer first: a lane that is listed can be pulled.
-	if err := b.createConsumer(ctx, b.tasks(0), b.lane(0, queue, p, b.cfg.Lease)); err != nil {
-		return err
-	}
-	if err := b.listLane(ctx, queue, p); err != nil {
+	if err := b.openLane(ctx, queue, p); err != nil {
 		return err
 	}
 	b.ensured.Store(name, struct{}{})
 	return nil
+}
+
+// openLane creates the lane's consumer as its queue's entry wants it, then lists
+// the lane there: one that is listed can be pulled. If the entry changed in
+// between, the lane that is now listed is settled, since whoever changed it may not
+// have seen it. Dying before that leaves it to the workers that open the lane.
+func (b *Broker) openLane(ctx context.Context, queue string, p pelton.Priority) error {
+	cfg, err := b.loadQueue(ctx, queue)
+	if errors.Is(err, pelton.ErrNotFound) {
+		err = b.checkQueueBound(ctx, queue)
+	}
+	if err != nil {
+		return err
+	}
+	if err := b.createConsumer(ctx, b.tasks(0), b.laneConfig(cfg, p)); err != nil {
+		return err
+	}
+	if slices.Contains(cfg.Lanes, p) {
+		return nil
+	}
+	_, err = b.changeQueue(ctx, queue, true, func(cfg *QueueConfig) error {
+		if !slices.Contains(cfg.Lanes, p) {
+			cfg.Lanes = append(cfg.Lanes, p)
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("list lane %s/%s: %w", queue, p, err)
+	}
+	_, err = b.SettleLane(ctx, Lane{queue, p}, false)
+	return err
+}
+
+// laneConfig is the lane's consumer as the entry wants it.
+func (b *Broker) laneConfig(cfg *QueueConfig, p pelton.Priority) jetstream.ConsumerConfig {
+	want := cfg.lane(p)
+	if want.lease == 0 {
+		want.lease = b.cfg.Lease
+	}
+	lane := b.lane(0, cfg.Name, p, want.lease)
+	lane.MaxAckPending = want.maxPending
+	if want.paused {
+		until := time.Now().Add(pauseFor)
+		lane.PauseUntil = &until
+	}
+	return lane
 }
 
 // EnsureScheduled makes sure that the queue's delayed tasks are counted.
@@ -99,13 +131,9 @@ func (b *Broker) createConsumer(ctx context.Context, stream string, cfg jetstrea
 	return translate("create consumer "+cfg.Durable, err)
 }
 
+// checkQueueBound refuses a new queue beyond the installation's bound.
 func (b *Broker) checkQueueBound(ctx context.Context, queue string) error {
-	if _, err := b.config.Get(ctx, queueKeyPrefix+queue); err == nil {
-		return nil
-	} else if !errors.Is(err, jetstream.ErrKeyNotFound) {
-		return translate("read queue "+queue, err)
-	}
-	queues, err := b.queueNames(ctx)
+	queues, err := b.queueConfigs(ctx)
 	if err != nil {
 		return err
 	}
@@ -117,14 +145,15 @@ func (b *Broker) checkQueueBound(ctx context.Context, queue string) error {
 	return nil
 }
 
-func (b *Broker) queueNames(ctx context.Context) ([]string, error) {
+// queueConfigs reads the entries of all queues, sorted by name.
+func (b *Broker) queueConfigs(ctx context.Context) ([]*QueueConfig, error) {
 	// Not ListKeysFiltered, which tells a broken listing from a whole one by nothing.
-	watcher, err := b.config.Watch(ctx, queueKeyPrefix+"*", jetstream.IgnoreDeletes(), jetstream.MetaOnly())
+	watcher, err := b.config.Watch(ctx, queueKeyPrefix+"*", jetstream.IgnoreDeletes())
 	if err != nil {
 		return nil, translate("list queues", err)
 	}
 	defer endWatch(watcher)
-	var queues []string
+	queues := map[string]*QueueConfig{}
 	for {
 		select {
 		case entry, ok := <-watcher.Updates():
@@ -132,10 +161,17 @@ func (b *Broker) queueNames(ctx context.Context) ([]string, error) {
 			case !ok:
 				return nil, fmt.Errorf("list queues: %w: the listing broke off", pelton.ErrUnavailable)
 			case entry == nil: // the end of what is there
-				slices.Sort(queues)
-				return slices.Compact(queues), nil
+				sorted := make([]*QueueConfig, 0, len(queues))
+				for _, name := range slices.Sorted(maps.Keys(queues)) {
+					sorted = append(sorted, queues[name])
+				}
+				return sorted, nil
 			default:
-				queues = append(queues, strings.TrimPrefix(entry.Key(), queueKeyPrefix))
+				name := strings.TrimPrefix(entry.Key(), queueKeyPrefix)
+				if queues[name], err = decodeQueue(name, entry.Value(), entry.Revision()); err != nil {
+					b.cfg.Logger.Error("configuration of a queue is unreadable", "queue", name, "error", err)
+					queues[name] = &QueueConfig{Name: name}
+				}
 			}
 		case <-ctx.Done():
 			return nil, fmt.Errorf("list queues: %w: %w", pelton.ErrUnavailable, context.Cause(ctx))
@@ -155,69 +191,29 @@ func endWatch(watcher jetstream.KeyWatcher) {
 	draining.Wait()
 }
 
-// listLane adds the lane to its queue's configuration by compare-and-swap.
-func (b *Broker) listLane(ctx context.Context, queue string, p pelton.Priority) error {
-	key := queueKeyPrefix + queue
-	for {
-		var cfg queueConfig
-		var revision uint64
-		entry, err := b.config.Get(ctx, key)
-		switch {
-		case errors.Is(err, jetstream.ErrKeyNotFound):
-		case err != nil:
-			return translate("read queue "+queue, err)
-		default:
-			revision = entry.Revision()
-			if err := json.Unmarshal(entry.Value(), &cfg); err != nil {
-				return fmt.Errorf("read queue %s: %w: %w", queue, ErrMalformed, err)
-			}
-		}
-		if slices.Contains(cfg.Lanes, p) {
-			return nil
-		}
-		cfg.Lanes = append(cfg.Lanes, p)
-		value, err := json.Marshal(cfg)
-		if err != nil {
-			return fmt.Errorf("list lane %s/%s: %w", queue, p, err)
-		}
-		if revision == 0 {
-			_, err = b.config.Create(ctx, key, value)
-		} else {
-			_, err = b.config.Update(ctx, key, value, revision)
-		}
-		if err == nil {
-			return nil
-		}
-		var api *jetstream.APIError
-		if !errors.Is(err, jetstream.ErrKeyExists) && (!errors.As(err, &api) || !wrongLast(api.ErrorCode)) {
-			return translate("list lane "+queue+"/"+string(p), err)
-		}
-		// Another process changed the queue: read it again. ctx bounds the loop.
-	}
-}
-
-// WatchLanes sends the lanes of the given queues, those that exist and those
-// that come, each once or more. The channel is closed after stop, when ctx ends,
-// and when the watch breaks down, as it does with the connection: watch again
-// then. stop waits for its end, for up to 5 s while the connection is lost.
-func (b *Broker) WatchLanes(ctx context.Context, queues []string) (lanes <-chan Lane, stop func(), err error) {
+// WatchQueues sends the entries of the given queues, nil being all: those that
+// exist, then a nil, then each that comes or changes. The channel is closed after
+// stop, when ctx ends, and when the watch breaks down, as it does with the
+// connection: watch again then. stop waits for its end, for up to 5 s while the
+// connection is lost.
+func (b *Broker) WatchQueues(ctx context.Context, queues []string) (changes <-chan *QueueConfig, stop func(), err error) {
 	if !b.conn.nc.IsConnected() {
-		return nil, nil, fmt.Errorf("watch lanes: %w: not connected", pelton.ErrUnavailable)
+		return nil, nil, fmt.Errorf("watch queues: %w: not connected", pelton.ErrUnavailable)
 	}
 	up, forgetUp := b.conn.reconnected() // from before the watch, so that no loss is missed
 	watcher, err := b.config.Watch(ctx, queueKeyPrefix+"*", jetstream.IgnoreDeletes())
 	if err != nil {
 		forgetUp()
-		return nil, nil, translate("watch lanes", err)
+		return nil, nil, translate("watch queues", err)
 	}
-	out := make(chan Lane)
+	out := make(chan *QueueConfig)
 	ctx, cancel := context.WithCancel(ctx)
 	var feeding sync.WaitGroup
 	feeding.Go(func() {
 		defer forgetUp()
 		defer endWatch(watcher)
 		defer close(out)
-		b.feedLanes(ctx, up, watcher.Updates(), queues, out)
+		b.feedQueues(ctx, up, watcher.Updates(), queues, out)
 	})
 	return out, func() {
 		cancel()
@@ -225,10 +221,10 @@ func (b *Broker) WatchLanes(ctx context.Context, queues []string) (lanes <-chan 
 	}, nil
 }
 
-// feedLanes ends with its ctx, with the updates, and when the connection is back
+// feedQueues ends with its ctx, with the updates, and when the connection is back
 // after it was lost: nats.go notices only after many seconds that the broker has
 // forgotten a watch.
-func (b *Broker) feedLanes(ctx context.Context, up <-chan struct{}, updates <-chan jetstream.KeyValueEntry, queues []string, out chan<- Lane) {
+func (b *Broker) feedQueues(ctx context.Context, up <-chan struct{}, updates <-chan jetstream.KeyValueEntry, queues []string, out chan<- *QueueConfig) {
 	for {
 		var entry jetstream.KeyValueEntry
 		select {
@@ -242,27 +238,23 @@ func (b *Broker) feedLanes(ctx context.Context, up <-chan struct{}, updates <-ch
 			}
 			entry = e
 		}
-		if entry == nil { // the end of what was there at the start
-			continue
-		}
-		queue := strings.TrimPrefix(entry.Key(), queueKeyPrefix)
-		if !slices.Contains(queues, queue) {
-			continue
-		}
-		var cfg queueConfig
-		if err := json.Unmarshal(entry.Value(), &cfg); err != nil {
-			b.cfg.Logger.Error("configuration of a queue is unreadable", "queue", queue, "error", err)
-			continue
-		}
-		for _, p := range cfg.Lanes {
-			if p == "" || p.Rank() < 0 {
+		var cfg *QueueConfig // nil for the end of what was there at the start
+		if entry != nil {
+			queue := strings.TrimPrefix(entry.Key(), queueKeyPrefix)
+			if queues != nil && !slices.Contains(queues, queue) {
 				continue
 			}
-			select {
-			case out <- Lane{queue, p}:
-			case <-ctx.Done():
-				return
+			var err error
+			if cfg, err = decodeQueue(queue, entry.Value(), entry.Revision()); err != nil {
+				b.cfg.Logger.Error("configuration of a queue is unreadable", "queue", queue, "error", err)
+				continue
 			}
+			cfg.Lanes = slices.DeleteFunc(cfg.Lanes, func(p pelton.Priority) bool { return p == "" || p.Rank() < 0 })
+		}
+		select {
+		case out <- cfg:
+		case <-ctx.Done():
+			return
 		}
 	}
 }

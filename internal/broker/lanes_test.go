@@ -3,7 +3,6 @@ package broker
 import (
 	"context"
 	"errors"
-	"fmt"
 	"strings"
 	"sync"
 	"testing"
@@ -47,8 +46,8 @@ func TestQueueBound(t *testing.T) {
 	other := openOn(t, b.conn.nc, Config{})
 	other.maxQueues = 2
 	must(t, other.EnsureLane(t.Context(), "a", pelton.Critical))
-	queues, err := b.queueNames(t.Context())
-	if err != nil || fmt.Sprint(queues) != "[a b]" {
+	queues, err := b.queueConfigs(t.Context())
+	if err != nil || len(queues) != 2 || queues[0].Name != "a" || queues[1].Name != "b" {
 		t.Errorf("queues %v, %v", queues, err)
 	}
 }
@@ -69,15 +68,11 @@ func TestLanesAtOnce(t *testing.T) {
 		}
 	}
 	opening.Wait()
-	lanes, stop, err := openOn(t, nc, Config{}).WatchLanes(t.Context(), []string{"q"})
+	changes, stop, err := openOn(t, nc, Config{}).WatchQueues(t.Context(), []string{"q"})
 	must(t, err)
 	defer stop()
-	seen := map[Lane]bool{}
-	for range pelton.Priorities() {
-		seen[wait(t, lanes, "lane")] = true
-	}
-	if len(seen) != len(pelton.Priorities()) {
-		t.Errorf("lanes %v", seen)
+	if cfg := wait(t, changes, "queue"); len(cfg.Lanes) != len(pelton.Priorities()) {
+		t.Errorf("lanes %v", cfg.Lanes)
 	}
 }
 
@@ -93,12 +88,12 @@ func TestOpeningALaneHonoursItsContext(t *testing.T) {
 	}
 }
 
-// watchClosed receives lanes until the channel is closed.
-func watchClosed(t *testing.T, lanes <-chan Lane) {
+// watchClosed receives until the channel is closed.
+func watchClosed(t *testing.T, changes <-chan *QueueConfig) {
 	t.Helper()
 	for range 100 {
 		select {
-		case _, ok := <-lanes:
+		case _, ok := <-changes:
 			if !ok {
 				return
 			}
@@ -110,7 +105,7 @@ func watchClosed(t *testing.T, lanes <-chan Lane) {
 }
 
 // After a restart of the server the watch ends, and another one sees all.
-func TestWatchLanesOverRestart(t *testing.T) {
+func TestWatchQueuesOverRestart(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	srv := brokertest.StartServer(t, brokertest.In(dir), brokertest.Listening)
@@ -120,46 +115,46 @@ func TestWatchLanesOverRestart(t *testing.T) {
 	t.Cleanup(nc.Close)
 	b := openOn(t, nc, Config{})
 	must(t, b.EnsureLane(t.Context(), "old", pelton.Low))
-	lanes, stop, err := b.WatchLanes(t.Context(), []string{"old", "new"})
+	changes, stop, err := b.WatchQueues(t.Context(), []string{"old", "new"})
 	must(t, err)
 	defer stop()
-	wait(t, lanes, "lane")
+	wait(t, changes, "queue")
 
 	brokertest.Stop(t, srv)
 	select {
-	case lane, ok := <-lanes:
-		if ok {
-			t.Fatalf("lane %v from a stopped server", lane)
+	case cfg, ok := <-changes:
+		if ok && cfg != nil {
+			t.Fatalf("queue %+v from a stopped server", cfg)
 		}
 	default:
 	}
 	brokertest.StartServer(t, brokertest.In(dir), func(cfg *embed.Config) { cfg.Listen = addr })
-	watchClosed(t, lanes)
+	watchClosed(t, changes)
 	reaches(t, "the connection to be back", nc.IsConnected)
 	must(t, b.EnsureLane(t.Context(), "new", pelton.High))
-	lanes, stopAgain, err := b.WatchLanes(t.Context(), []string{"old", "new"})
+	changes, stopAgain, err := b.WatchQueues(t.Context(), []string{"old", "new"})
 	must(t, err)
 	defer stopAgain()
-	seen := map[Lane]bool{wait(t, lanes, "lane"): true, wait(t, lanes, "lane"): true}
-	if !seen[Lane{"old", pelton.Low}] || !seen[Lane{"new", pelton.High}] {
-		t.Errorf("lanes %v after the restart", seen)
+	seen := map[string]bool{wait(t, changes, "queue").Name: true, wait(t, changes, "queue").Name: true}
+	if !seen["old"] || !seen["new"] {
+		t.Errorf("queues %v after the restart", seen)
 	}
 }
 
 // The server goes on and only the connection was lost: the same.
-func TestWatchLanesOverReconnection(t *testing.T) {
+func TestWatchQueuesOverReconnection(t *testing.T) {
 	t.Parallel()
 	b, p, _ := throughProxy(t)
-	lanes, stop, err := b.WatchLanes(t.Context(), []string{"q"})
+	changes, stop, err := b.WatchQueues(t.Context(), []string{"q"})
 	must(t, err)
 	defer stop()
 	p.cut()
 	reaches(t, "the connection to be known as lost", func() bool { return !b.conn.nc.IsConnected() })
 	p.heal()
-	watchClosed(t, lanes)
+	watchClosed(t, changes)
 }
 
-func TestWatchLanesEnds(t *testing.T) {
+func TestWatchQueuesEnds(t *testing.T) {
 	t.Parallel()
 	for name, end := range map[string]func(b *Broker, cancel, stop func()){
 		"by stop":             func(_ *Broker, _, stop func()) { stop() },
@@ -173,11 +168,11 @@ func TestWatchLanesEnds(t *testing.T) {
 			must(t, b.EnsureLane(t.Context(), "q", pelton.High))
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
-			lanes, stop, err := b.WatchLanes(ctx, []string{"q"})
+			changes, stop, err := b.WatchQueues(ctx, []string{"q"})
 			must(t, err)
-			wait(t, lanes, "lane") // and leaves others lying
+			wait(t, changes, "queue") // and leaves others lying
 			end(b, cancel, stop)
-			watchClosed(t, lanes)
+			watchClosed(t, changes)
 			stop()
 			stop() // again is fine
 		})

@@ -83,12 +83,13 @@ func (b *Broker) OpenPuller(lane Lane, deliver func(*Delivery), end func(PullEnd
 // is announced to end.
 func (p *Puller) Pull(batch int, wait time.Duration) error {
 	// no_wait with expires is a one-shot: wait for the first, take what is there,
-	// end (nats-server 2.15, consumer.go, processNextMsgRequest).
+	// end (nats-server 2.15, consumer.go, processNextMsgRequest). For one delivery a
+	// plain request does that too, and is not refused because others wait already.
 	body, err := json.Marshal(struct {
 		Batch   int           `json:"batch"`
 		NoWait  bool          `json:"no_wait"`
 		Expires time.Duration `json:"expires,omitempty"`
-	}{batch, true, wait})
+	}{batch, wait == 0 || batch > 1, wait})
 	if err != nil {
 		return fmt.Errorf("encode pull: %w", err)
 	}
