@@ -1,5 +1,6 @@
-// Package admin looks at an installation: its queues, what they hold, its dead
-// letters, which it can retry and delete, and whether the broker takes writes.
+// Package admin looks after an installation: its queues, what they hold, their
+// settings, which it can also pause and purge; its dead letters, which it can retry
+// and delete; and whether the broker takes writes.
 package admin
 
 import (
@@ -19,7 +20,7 @@ import (
 type Config struct {
 	// Namespace of the installation in NATS. Empty means "pelton".
 	Namespace string
-	// Lease given to lanes that this process is the first to use. Zero means 30 s.
+	// Lease given to queues that this process is the first to use. Zero means 30 s.
 	Lease time.Duration
 	// Replicas of what this client is the first to create. Zero means 1.
 	Replicas int
@@ -54,7 +55,7 @@ func (c *Client) Close() { c.b.Close() }
 func (c *Client) Queues(ctx context.Context) ([]pelton.Queue, error) { return c.b.Queues(ctx) }
 
 // Queue tells what one queue holds, in constant time. pelton.ErrNotFound is a
-// queue that no task was ever sent to, pelton.ErrInvalid a name that cannot be.
+// queue without tasks or settings, ever; pelton.ErrInvalid a name that cannot be.
 func (c *Client) Queue(ctx context.Context, name string) (*pelton.Queue, error) {
 	return c.b.Queue(ctx, name)
 }
