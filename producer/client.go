@@ -18,7 +18,7 @@ import (
 type Config struct {
 	// Namespace of the installation in NATS. Empty means "pelton".
 	Namespace string
-	// Lease given to lanes that this client is the first to use. Zero means 30 s.
+	// Lease given to queues that this client is the first to use. Zero means 30 s.
 	Lease time.Duration
 	// Replicas of what this client is the first to create. Zero means 1.
 	Replicas int
@@ -29,6 +29,7 @@ type Config struct {
 // Client enqueues tasks. It is safe for concurrent use.
 type Client struct {
 	b      *broker.Broker
+	queues *queues
 	now    func() time.Time
 	closed atomic.Bool
 }
@@ -43,14 +44,21 @@ func New(ctx context.Context, nc *nats.Conn, cfg Config) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open producer: %w", err)
 	}
-	return &Client{b: b, now: time.Now}, nil
+	q, err := watchQueues(ctx, b)
+	if err != nil {
+		b.Close()
+		return nil, fmt.Errorf("open producer: %w", err)
+	}
+	return &Client{b: b, queues: q, now: time.Now}, nil
 }
 
 // Close ends calls that are under way; their outcome is unknown. It does not
-// close the NATS connection. Later calls are pelton.ErrClosed.
+// close the NATS connection. While that is lost, it may take a second. Later calls are
+// pelton.ErrClosed.
 func (c *Client) Close() {
 	if !c.closed.Swap(true) {
 		c.b.Close()
+		c.queues.close()
 	}
 }
 
@@ -62,8 +70,9 @@ func (c *Client) check() error {
 }
 
 // Enqueue stores a task and returns it; once it has, the task survives the death
-// of every process. opts are applied to a copy of spec. Errors:
-// *pelton.ValidationError; pelton.ErrUnavailable, when nothing was stored;
+// of every process. opts are applied to a copy of spec; what neither says, the
+// settings of its queue do. Errors: *pelton.ValidationError; pelton.ErrOverloaded
+// and pelton.ErrUnavailable, when nothing was stored;
 // pelton.ErrUnknownOutcome, when the task may have been: Enqueue does not try
 // again, because that might enqueue it twice.
 func (c *Client) Enqueue(ctx context.Context, spec pelton.Spec, opts ...pelton.Option) (*pelton.Task, error) {
@@ -74,6 +83,9 @@ func (c *Client) Enqueue(ctx context.Context, spec pelton.Spec, opts ...pelton.O
 	r, err := c.record(spec)
 	if err != nil {
 		return nil, err
+	}
+	if err := c.queues.admit(ctx, r); err != nil {
+		return nil, fmt.Errorf("enqueue %s: %w", spec.Kind, err)
 	}
 	if err := c.b.Enqueue(ctx, r); err != nil {
 		return nil, fmt.Errorf("enqueue %s: %w", spec.Kind, err)
@@ -99,6 +111,9 @@ func (c *Client) EnqueueMany(ctx context.Context, specs []pelton.Spec) ([]pelton
 	position := make([]int, 0, len(specs))
 	for i, spec := range specs {
 		r, err := c.record(spec)
+		if err == nil {
+			err = c.queues.admit(ctx, r)
+		}
 		if err != nil {
 			items[i].Err = err
 			continue
@@ -118,6 +133,7 @@ func (c *Client) EnqueueMany(ctx context.Context, specs []pelton.Spec) ([]pelton
 // record is the first record of a new task.
 func (c *Client) record(spec pelton.Spec) (*broker.Record, error) {
 	now := c.now()
+	c.queues.fill(&spec)
 	spec, err := spec.Normalized(now)
 	if err != nil {
 		return nil, err

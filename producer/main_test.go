@@ -203,6 +203,16 @@ func (p *tap) mute(on bool) {
 	p.muted = on
 }
 
+// cut ends all connections; new ones are let through.
+func (p *tap) cut() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, conn := range p.conns {
+		_ = conn.Close()
+	}
+	p.conns = nil
+}
+
 func (p *tap) url() string { return "nats://" + p.listener.Addr().String() }
 
 var errBoom = errors.New("boom")
