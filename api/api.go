@@ -1,7 +1,7 @@
 // Package api is Pelton's HTTP API: tasks are posted, read, waited for and
-// cancelled, queues and locks are looked at, and dead letters are retried, over JSON. It
-// knows the vocabulary alone and is handed what it needs of the broker as small
-// interfaces.
+// cancelled, queues are looked at and set up, dead letters are retried, and locks
+// are looked at, over JSON. It knows the vocabulary alone and is handed what it
+// needs of the broker as small interfaces.
 //
 // Payloads and results pass through byte for byte, requests are read strictly
 // (an unknown field is an error that says where), and every error is an RFC 9457
@@ -28,6 +28,8 @@ const (
 	callTimeout = 5 * time.Second
 	// batchTimeout bounds EnqueueMany, which may have 1,000 tasks to store.
 	batchTimeout = 30 * time.Second
+	// settingsTimeout bounds a change of a queue, which its lanes have to follow.
+	settingsTimeout = 10 * time.Second
 	// maxWait is the longest that an answer is held for a task to end. A server
 	// that has a write timeout needs one above maxWait + 2·callTimeout.
 	maxWait = 60 * time.Second
@@ -65,6 +67,17 @@ type Queues interface {
 	Queues(ctx context.Context) ([]pelton.Queue, error)
 	// Queue is one queue, or ErrNotFound.
 	Queue(ctx context.Context, name string) (*pelton.Queue, error)
+	// PatchQueue applies a JSON merge patch to the settings of a queue, which is made
+	// if it does not exist. The error is a *pelton.ValidationError for settings that
+	// cannot be.
+	PatchQueue(ctx context.Context, name string, patch []byte) (*pelton.Queue, error)
+	// Pause and Resume are for one priority, or all of them for ""; ErrNotFound for
+	// a queue that does not exist.
+	Pause(ctx context.Context, name string, p pelton.Priority) (*pelton.Queue, error)
+	Resume(ctx context.Context, name string, p pelton.Priority) (*pelton.Queue, error)
+	// Purge cancels what waits, and bounds its time by itself. The error is a
+	// *pelton.ValidationError for a cursor that is none.
+	Purge(ctx context.Context, name string, p pelton.Priority, cursor string) (*pelton.Purged, error)
 }
 
 // Config is what New needs. Tasks, Queues, Dead and Locks are required.

@@ -198,6 +198,8 @@ func copyOf(task *pelton.Task) *pelton.Task {
 type fakeQueues struct {
 	queues []pelton.Queue
 	err    error
+	purged pelton.Purged
+	asked  []string // what was changed
 }
 
 func (f *fakeQueues) Queues(context.Context) ([]pelton.Queue, error) { return f.queues, f.err }
@@ -212,6 +214,45 @@ func (f *fakeQueues) Queue(_ context.Context, name string) (*pelton.Queue, error
 		return nil, f.err
 	}
 	return nil, fmt.Errorf("get queue %s: %w", name, pelton.ErrNotFound)
+}
+
+func (f *fakeQueues) PatchQueue(_ context.Context, name string, patch []byte) (*pelton.Queue, error) {
+	f.asked = append(f.asked, "patch "+name)
+	q := pelton.Queue{Name: name}
+	for _, known := range f.queues {
+		if known.Name == name {
+			q = known
+		}
+	}
+	var err error
+	if q.Settings, err = q.Settings.Merge(patch); err != nil {
+		return nil, err
+	}
+	if q.Settings.Rate != nil {
+		return nil, fmt.Errorf("rate: %w", pelton.ErrNotSupported)
+	}
+	return &q, f.err
+}
+
+func (f *fakeQueues) Pause(ctx context.Context, name string, p pelton.Priority) (*pelton.Queue, error) {
+	f.asked = append(f.asked, "pause "+name+" "+string(p))
+	return f.Queue(ctx, name)
+}
+
+func (f *fakeQueues) Resume(ctx context.Context, name string, p pelton.Priority) (*pelton.Queue, error) {
+	f.asked = append(f.asked, "resume "+name+" "+string(p))
+	return f.Queue(ctx, name)
+}
+
+func (f *fakeQueues) Purge(ctx context.Context, name string, p pelton.Priority, cursor string) (*pelton.Purged, error) {
+	f.asked = append(f.asked, "purge "+name+" "+string(p)+" "+cursor)
+	if cursor == "bad" {
+		return nil, &pelton.ValidationError{Fields: []pelton.FieldError{{Field: "cursor", Message: "is not one of an answer"}}}
+	}
+	if _, err := f.Queue(ctx, name); err != nil {
+		return nil, err
+	}
+	return &f.purged, nil
 }
 
 // serve is the API over fakes; change may set more of the Config.

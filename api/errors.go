@@ -28,6 +28,7 @@ func rules() []rule {
 		{err: pelton.ErrUnknownOutcome, kind: kindUnknownOutcome, retry: true, detail: "the broker did not confirm the write in time: it may or may not have been made"},
 		{err: pelton.ErrUnavailable, kind: kindUnavailable, retry: true, detail: "the broker cannot be reached or cannot accept writes; nothing was written"},
 		{err: pelton.ErrClosed, kind: kindUnavailable, retry: true, detail: "the server is shutting down; nothing was written"},
+		{err: pelton.ErrOverloaded, kind: kindOverloaded, retry: true},
 		{err: pelton.ErrNotSupported, kind: kindNotSupported},
 		{err: pelton.ErrInvalid, kind: kindInvalid},
 		{err: pelton.ErrNotFound, kind: kindNotFound},

@@ -123,6 +123,8 @@ func exampleProblem(k kind) *problem {
 		return fieldProblem(k, fieldError{"body", "line 1, column 24: the JSON ends too early"})
 	case kindNotFound:
 		return newProblem(k, "get task %s: %s", exampleTask(false).ID, pelton.ErrNotFound)
+	case kindOverloaded:
+		return newProblem(k, "enqueue email.send: queue default: %s: it holds 100000 ready tasks, and max_depth is 100000", pelton.ErrOverloaded)
 	case kindConflict:
 		return newProblem(k, "cancel task %s: %s: it is %s", exampleTask(false).ID, pelton.ErrConflict, pelton.Succeeded)
 	default:
@@ -138,7 +140,14 @@ func exampleQueue() *pelton.Queue {
 			pelton.Normal: {Ready: 40, Running: 7, OldestReady: 90 * time.Second},
 		},
 		Ready: 42, Running: 8, Scheduled: 3, Dead: 1,
+		Settings: pelton.QueueSettings{MaxRunning: map[pelton.Priority]int{pelton.Normal: 8}, Timeout: time.Minute},
 	}
 }
+
+func exampleSettingsPatch() json.RawMessage {
+	return json.RawMessage(`{"max_running":{"normal":8,"low":null},"timeout":"1m","lease":null}`)
+}
+
+func examplePurged() pelton.Purged { return pelton.Purged{Purged: 71_304, NextCursor: "r-9zk-c2s"} }
 
 func exampleQueues() queueList { return queueList{Items: []pelton.Queue{*exampleQueue()}} }

@@ -12,8 +12,9 @@ import (
 )
 
 const (
-	jsonMediaType    = "application/json"
-	openAPIMediaType = "application/openapi+json"
+	jsonMediaType       = "application/json"
+	openAPIMediaType    = "application/openapi+json"
+	mergePatchMediaType = "application/merge-patch+json"
 
 	opEnqueue      = "enqueueTask"
 	opEnqueueBatch = "enqueueTasks"
@@ -23,6 +24,10 @@ const (
 	opEvents       = "watchTask"
 	opListQueues   = "listQueues"
 	opGetQueue     = "getQueue"
+	opPatchQueue   = "setQueue"
+	opPauseQueue   = "pauseQueue"
+	opResumeQueue  = "resumeQueue"
+	opPurgeQueue   = "purgeQueue"
 	opListDead     = "listDeadLetters"
 	opGetDead      = "getDeadLetter"
 	opDeleteDead   = "deleteDeadLetter"
@@ -48,7 +53,7 @@ func (s *server) humaConfig() huma.Config {
 		Info: &huma.Info{
 			Title:       "Pelton",
 			Version:     s.Version,
-			Description: "A distributed task queue. Post tasks, read them back by id, wait for them, watch them, cancel them, retry them; look at the queues, the dead letters and the locks.",
+			Description: "A distributed task queue. Post tasks, read them back by id, wait for them, watch them, cancel them, retry them; look at the queues, set them up, pause and purge them; tend the dead letters and the locks.",
 			License:     &huma.License{Name: "Apache-2.0", Identifier: "Apache-2.0"},
 		},
 		Components: &huma.Components{Schemas: registry},
@@ -96,7 +101,7 @@ func (s *server) registerTasks(api huma.API) {
 		Responses: s.responses(
 			response{http.StatusAccepted, "The accepted task", "Task", exampleTask(false), []string{"Location"}},
 			response{http.StatusOK, "The task, which ended within wait", "Task", exampleTask(true), []string{"Location", "Preference-Applied"}},
-			kindInvalid, kindNotSupported, kindMalformed, kindMediaType, kindTooLarge, kindTimeout, kindForbidden, kindUnavailable, kindUnknownOutcome,
+			kindInvalid, kindNotSupported, kindMalformed, kindMediaType, kindTooLarge, kindTimeout, kindForbidden, kindOverloaded, kindUnavailable, kindUnknownOutcome,
 		),
 	}, s.enqueue)
 	register(s, api, huma.Operation{
@@ -135,25 +140,6 @@ func (s *server) registerTasks(api huma.API) {
 			kindInvalid, kindNotFound, kindConflict, kindForbidden, kindUnavailable, kindUnknownOutcome,
 		),
 	}, s.retry)
-}
-
-func (s *server) registerQueues(api huma.API) {
-	register(s, api, huma.Operation{
-		OperationID: opListQueues, Method: http.MethodGet, Path: pathQueues, Tags: []string{"queues"},
-		Summary: "List the queues",
-		Responses: s.responses(
-			response{http.StatusOK, "All queues", "QueueList", exampleQueues(), nil},
-			kindInvalid, kindUnavailable,
-		),
-	}, s.listQueues)
-	register(s, api, huma.Operation{
-		OperationID: opGetQueue, Method: http.MethodGet, Path: pathQueue, Tags: []string{"queues"},
-		Summary: "Read a queue",
-		Responses: s.responses(
-			response{http.StatusOK, "The queue", "Queue", exampleQueue(), nil},
-			kindInvalid, kindNotFound, kindUnavailable,
-		),
-	}, s.getQueue)
 }
 
 func (s *server) registerMeta(api huma.API) {
@@ -239,7 +225,7 @@ func problemResponse(kinds ...kind) *huma.Response {
 		if example := exampleProblem(k); example != nil {
 			doc.Examples[string(k)] = &huma.Example{Value: example}
 		}
-		if k == kindUnavailable || k == kindUnknownOutcome {
+		if k == kindUnavailable || k == kindUnknownOutcome || k == kindOverloaded {
 			out.Headers = responseHeaders([]string{"Retry-After"})
 		}
 	}
@@ -273,6 +259,8 @@ func finishDocument(doc *huma.OpenAPI) ([]byte, error) {
 	}
 	doc.Paths[pathTasks].Post.RequestBody = body("TaskRequest", exampleRequest())
 	doc.Paths[pathBatch].Post.RequestBody = body("BatchRequest", exampleBatchRequest())
+	doc.Paths[pathQueue].Patch.RequestBody = body("SettingsPatch", exampleSettingsPatch())
+	doc.Paths[pathQueue].Patch.RequestBody.Content[mergePatchMediaType] = doc.Paths[pathQueue].Patch.RequestBody.Content[jsonMediaType]
 	doc.Paths[pathDeadRetryMany].Post.RequestBody = body("DeadQuery", exampleDeadQuery())
 	doc.Paths[pathDeadPurge].Post.RequestBody = body("DeadQuery", exampleDeadQuery())
 	doc.Paths[pathDeadLetter].Delete.Responses[strconv.Itoa(http.StatusNoContent)].Content = nil // huma adds one

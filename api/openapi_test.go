@@ -71,7 +71,9 @@ func TestDocumentListsEveryRoute(t *testing.T) {
 		"DELETE /dead/{id}", "DELETE /locks/{name}",
 		"GET /dead", "GET /dead/{id}", "GET /healthz", "GET /locks", "GET /openapi.json", "GET /queues", "GET /queues/{queue}", "GET /readyz",
 		"GET /tasks/{id}", "GET /tasks/{id}/events",
+		"PATCH /queues/{queue}",
 		"POST /dead/purge", "POST /dead/retry", "POST /dead/{id}/retry",
+		"POST /queues/{queue}/pause", "POST /queues/{queue}/purge", "POST /queues/{queue}/resume",
 		"POST /tasks", "POST /tasks/batch", "POST /tasks/{id}/cancel", "POST /tasks/{id}/retry",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
@@ -186,7 +188,7 @@ func TestAnswersFitTheirSchemas(t *testing.T) {
 	tasks := newFakeTasks()
 	tasks.put(task)
 	h := serve(t, tasks, func(c *Config) {
-		c.Queues = &fakeQueues{queues: []pelton.Queue{*exampleQueue()}}
+		c.Queues = &fakeQueues{queues: []pelton.Queue{*exampleQueue()}, purged: examplePurged()}
 		c.Dead = &fakeDead{letters: []*pelton.Task{exampleDead()}, next: "34"}
 		c.Locks = &fakeLocks{locks: []pelton.Lock{*exampleLock()}, next: exampleLockList().NextCursor}
 	})
@@ -196,6 +198,10 @@ func TestAnswersFitTheirSchemas(t *testing.T) {
 		{http.MethodPost, "/tasks/batch", string(exampleBatchRequest()), "BatchAnswer"},
 		{http.MethodGet, "/queues", "", "QueueList"},
 		{http.MethodGet, "/queues/default", "", "Queue"},
+		{http.MethodPatch, "/queues/default", string(exampleSettingsPatch()), "Queue"},
+		{http.MethodPost, "/queues/default/pause?priority=low", "", "Queue"},
+		{http.MethodPost, "/queues/default/resume", "", "Queue"},
+		{http.MethodPost, "/queues/default/purge", "", "Purged"},
 		{http.MethodGet, "/healthz", "", "Health"},
 		{http.MethodGet, "/dead", "", "TaskList"},
 		{http.MethodGet, "/dead/" + exampleDead().ID.String(), "", "Task"},
@@ -227,7 +233,7 @@ func TestExamplesAreServed(t *testing.T) {
 	tasks := newFakeTasks()
 	tasks.put(exampleTask(true))
 	h := serve(t, tasks, func(c *Config) {
-		c.Queues = &fakeQueues{queues: []pelton.Queue{*exampleQueue()}}
+		c.Queues = &fakeQueues{queues: []pelton.Queue{*exampleQueue()}, purged: examplePurged()}
 		c.Dead = &fakeDead{letters: []*pelton.Task{exampleDead()}, next: "34"}
 		c.Locks = &fakeLocks{locks: []pelton.Lock{*exampleLock()}, next: exampleLockList().NextCursor}
 	})

@@ -24,6 +24,7 @@ const (
 	kindConflict       kind = "conflict"
 	kindMisdirected    kind = "misdirected"
 	kindRateLimited    kind = "rate-limited"
+	kindOverloaded     kind = "overloaded"
 	kindNotSupported   kind = "not-supported"
 	kindUnavailable    kind = "unavailable"
 	kindUnknownOutcome kind = "unknown-outcome"
@@ -58,6 +59,8 @@ func (k kind) describe() (status int, title string) {
 		return http.StatusMisdirectedRequest, "Misdirected request"
 	case kindRateLimited:
 		return http.StatusTooManyRequests, "Rate limited"
+	case kindOverloaded:
+		return http.StatusTooManyRequests, "Queue full"
 	case kindNotSupported:
 		return http.StatusUnprocessableEntity, "Not supported"
 	case kindUnavailable:

@@ -17,6 +17,9 @@ const (
 	pathEvents  = "/tasks/{id}/events"
 	pathQueues  = "/queues"
 	pathQueue   = "/queues/{queue}"
+	pathPause   = "/queues/{queue}/pause"
+	pathResume  = "/queues/{queue}/resume"
+	pathPurge   = "/queues/{queue}/purge"
 	pathHealth  = "/healthz"
 	pathReady   = "/readyz"
 	pathOpenAPI = "/openapi.json"
@@ -39,10 +42,6 @@ func planned() []string {
 		"POST /tasks/{id}/run",
 		"POST /tasks/cancel",
 		"POST /tasks/retry",
-		"PATCH /queues/{queue}",
-		"POST /queues/{queue}/pause",
-		"POST /queues/{queue}/resume",
-		"POST /queues/{queue}/purge",
 		"GET /schedules",
 		"GET /schedules/{name}",
 		"PUT /schedules/{name}",
@@ -82,6 +81,9 @@ func registerFallback(mux *http.ServeMux, doc *huma.OpenAPI) {
 		}
 		if item.Post != nil {
 			at(pattern).served = append(at(pattern).served, http.MethodPost)
+		}
+		if item.Patch != nil {
+			at(pattern).served = append(at(pattern).served, http.MethodPatch)
 		}
 		if item.Delete != nil {
 			at(pattern).served = append(at(pattern).served, http.MethodDelete)

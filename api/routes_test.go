@@ -39,7 +39,9 @@ func TestWrongPathsAndMethods(t *testing.T) {
 		"DELETE /tasks/x":        "GET, HEAD",
 		"GET /tasks/x/cancel":    "POST",
 		"POST /queues":           "GET, HEAD",
-		"DELETE /queues/default": "GET, HEAD",
+		"DELETE /queues/default": "GET, HEAD, PATCH",
+		"GET /queues/x/pause":    "POST",
+		"PATCH /queues":          "GET, HEAD",
 		"POST /healthz":          "GET, HEAD",
 	} {
 		method, path, _ := strings.Cut(call1, " ")

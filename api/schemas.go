@@ -16,21 +16,24 @@ const (
 // parsed by hand. Tests hold them against what is served.
 func schemas() map[string]*huma.Schema {
 	return map[string]*huma.Schema{
-		"TaskRequest":  taskRequestSchema(),
-		"BatchRequest": batchRequestSchema(),
-		"BatchAnswer":  batchAnswerSchema(),
-		"Task":         taskSchema(),
-		"Failure":      failureSchema(),
-		"Queue":        queueSchema(),
-		"QueueList":    object(properties{"items": array(ref("Queue"), "All queues.")}, "items"),
-		"Depth":        depthSchema(),
-		"TaskList":     taskListSchema(),
-		"DeadQuery":    deadQuerySchema(),
-		"BulkResult":   bulkResultSchema(),
-		"Lock":         lockSchema(),
-		"LockList":     lockListSchema(),
-		"Health":       object(properties{"status": text("ok or ready.")}, "status"),
-		"Problem":      problemSchema(),
+		"TaskRequest":   taskRequestSchema(),
+		"BatchRequest":  batchRequestSchema(),
+		"BatchAnswer":   batchAnswerSchema(),
+		"Task":          taskSchema(),
+		"Failure":       failureSchema(),
+		"Queue":         queueSchema(),
+		"QueueList":     object(properties{"items": array(ref("Queue"), "All queues.")}, "items"),
+		"Depth":         depthSchema(),
+		"Settings":      settingsSchema(),
+		"SettingsPatch": settingsPatchSchema(),
+		"Purged":        purgedSchema(),
+		"TaskList":      taskListSchema(),
+		"DeadQuery":     deadQuerySchema(),
+		"BulkResult":    bulkResultSchema(),
+		"Lock":          lockSchema(),
+		"LockList":      lockListSchema(),
+		"Health":        object(properties{"status": text("ok or ready.")}, "status"),
+		"Problem":       problemSchema(),
 	}
 }
 
@@ -193,7 +196,7 @@ func queueSchema() *huma.Schema {
 	return object(properties{
 		"name":       pattern(queuePattern, "The queue."),
 		"paused":     boolean("Whether no tasks are handed out."),
-		"settings":   {Type: huma.TypeObject, Description: "What was set for this queue."},
+		"settings":   ref("Settings"),
 		"priorities": byPriority,
 		"ready":      integer("Tasks that wait for a worker.", 0),
 		"running":    integer("Tasks that a worker holds.", 0),

@@ -88,6 +88,7 @@ func exitCode(err error) int {
 		{pelton.ErrFailed, exitTaskFailed},
 		{pelton.ErrCancelled, exitTaskGone},
 		{pelton.ErrExpired, exitTaskGone},
+		{pelton.ErrOverloaded, exitRateLimited},
 		{pelton.ErrInvalid, exitUsage},
 		{pelton.ErrNotSupported, exitUsage},
 		{pelton.ErrNotFound, exitNotFound},

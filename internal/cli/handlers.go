@@ -68,7 +68,7 @@ func (f *concurrencyFlags) register(flags *pflag.FlagSet) {
 	f.grace = durationValue(defaultGrace)
 	flags.Var(&f.grace, "grace", "how long running tasks may go on after the signal to stop")
 	f.lease = durationValue(defaultLease)
-	flags.Var(&f.lease, "lease", "how long the broker waits for a sign of life before it gives a task to another worker")
+	flags.Var(&f.lease, "lease", "how long the broker waits for a sign of life before it gives a task to another worker; of new queues, 'pelton queue set' changes it")
 }
 
 // registerBounds adds the flags by priority.

@@ -16,7 +16,8 @@ import (
 )
 
 func (a *app) queueCmd() *cobra.Command {
-	return group("queue", "Look at queues", a.queueListCmd(), a.queueGetCmd())
+	return group("queue", "Look at queues, set them up, pause and purge them",
+		a.queueListCmd(), a.queueGetCmd(), a.queuePauseCmd(), a.queueResumeCmd(), a.queuePurgeCmd(), a.queueSetCmd())
 }
 
 // queueAnswer is a queue as the server sent it.
@@ -105,14 +106,7 @@ func (a *app) queueGetCmd() *cobra.Command {
 		Short: "Show what a queue holds, by priority",
 		Args:  needArgs(1, 1, "the name of a queue"),
 		RunE: a.withClient(&where, func(cmd *cobra.Command, c *client, args []string) error {
-			if err := pelton.ValidateQueue(args[0]); err != nil {
-				return usagef("%s", plain(err))
-			}
-			body, err := c.do(cmd.Context(), request{method: http.MethodGet, path: []string{"queues", args[0]}})
-			if err != nil {
-				return err
-			}
-			q, err := parseQueue(body)
+			q, err := c.queue(cmd.Context(), http.MethodGet, args[0], "", nil, nil)
 			if err != nil {
 				return err
 			}
@@ -124,13 +118,33 @@ func (a *app) queueGetCmd() *cobra.Command {
 	return cmd
 }
 
+// queue makes a call that answers with a queue; verb may be empty.
+func (c *client) queue(ctx context.Context, method, name, verb string, query url.Values, body []byte) (*queueAnswer, error) {
+	if err := pelton.ValidateQueue(name); err != nil {
+		return nil, usagef("%s", plain(err))
+	}
+	path := []string{"queues", name}
+	if verb != "" {
+		path = append(path, verb)
+	}
+	answer, err := c.do(ctx, request{method: method, path: path, query: query, body: body})
+	if err != nil {
+		return nil, err
+	}
+	return parseQueue(answer)
+}
+
 func (a *app) printQueue(out *outputFlag, q *queueAnswer) error {
 	if out.value != formatTable {
 		return printJSON(a.stdout, out.value, q.raw)
 	}
-	err := fields(a.stdout, [][2]string{
+	settings, err := settingLines(q.raw)
+	if err != nil {
+		return err
+	}
+	err = fields(a.stdout, append([][2]string{
 		{"Queue", q.Name}, {"Paused", yesNo(q.Paused)}, {"Scheduled", count(q.Scheduled)}, {"Dead", count(q.Dead)},
-	})
+	}, settings...))
 	if err == nil {
 		_, err = fmt.Fprintln(a.stdout)
 	}
