@@ -107,6 +107,12 @@ func (v *server) launch() {
 		"--nats-token", token, "--data", filepath.Join(v.s.dir, "data"), "--lease", v.s.lease.String())
 }
 
+func (v *server) process() *process {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.p
+}
+
 // ready waits until a server serves.
 func (v *server) ready() {
 	v.s.Helper()
