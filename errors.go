@@ -17,11 +17,15 @@ var (
 	ErrNotFound = errors.New("not found")
 	// ErrConflict is a call that the task's present state forbids.
 	ErrConflict = errors.New("conflict")
+	// ErrInFlight is a call whose idempotency key an earlier one holds that is still
+	// being carried out. It comes with ErrConflict; trying again gives its task.
+	ErrInFlight = errors.New("an earlier request with this idempotency key is still being carried out")
 	// ErrUnavailable is a broker that cannot be reached or cannot accept writes.
 	// Nothing was written; trying again is safe.
 	ErrUnavailable = errors.New("broker unavailable")
 	// ErrUnknownOutcome is a write that was sent and never answered: the task may
-	// or may not have been enqueued. Trying again may enqueue it twice.
+	// or may not have been enqueued. Trying again may enqueue it twice, unless it
+	// has an idempotency key.
 	ErrUnknownOutcome = errors.New("outcome unknown")
 	// ErrOverloaded is a queue that holds as many ready tasks as its max_depth
 	// allows. Nothing was written; try again later.

@@ -58,3 +58,11 @@ func WithLabels(labels map[string]string) Option {
 		s.Labels = merged
 	}
 }
+
+// WithUnique allows at most one task of the kind with u.Key that is not over.
+func WithUnique(u Unique) Option { return func(s *Spec) { s.Unique = &u } }
+
+// WithIdempotencyKey makes repeating the same Enqueue safe for 24 hours: it is
+// answered with the task of the first one. The key is for one request with all
+// its fields; another request with it is refused.
+func WithIdempotencyKey(key string) Option { return func(s *Spec) { s.IdempotencyKey = key } }

@@ -15,6 +15,7 @@ const (
 	DefaultMaxCrashes  = 3                   // deliveries that may die with their worker before a task is poison
 	MaxPayload         = 256 << 10           // bytes, of a payload and of a result
 	MaxBatch           = 1000                // tasks in one batch
+	IdempotencyTTL     = 24 * time.Hour      // how long an idempotency key is remembered
 )
 
 // Spec is what a producer asks for. Only Kind is required; the zero value of
@@ -32,6 +33,13 @@ type Spec struct {
 	Backoff     Backoff         // between attempts, where the handler does not say otherwise
 	Retention   time.Duration   // of the finished task, DefaultRetention
 	Labels      map[string]string
+	Unique      *Unique // nil: any number of tasks like this one
+
+	// IdempotencyKey makes repeating the request safe for IdempotencyTTL. Empty
+	// means none. IdempotencyScope keeps the keys of callers apart who must not meet;
+	// the HTTP API sets it.
+	IdempotencyKey   string
+	IdempotencyScope string
 }
 
 // Failure is one attempt that did not end well.
@@ -76,6 +84,7 @@ type Task struct {
 	Progress    *Progress
 	Error       *Failure  // the last one
 	Errors      []Failure // the last MaxErrors, oldest first
+	Unique      *Unique   // as it was asked for, with its defaults
 	Labels      map[string]string
 }
 
@@ -106,6 +115,7 @@ type taskJSON struct {
 	Progress    *Progress         `json:"progress,omitempty"`
 	Error       *Failure          `json:"error,omitempty"`
 	Errors      []Failure         `json:"errors,omitempty"`
+	Unique      *Unique           `json:"unique,omitempty"`
 	Labels      map[string]string `json:"labels,omitempty"`
 	Payload     json.RawMessage   `json:"payload,omitempty"`
 	Result      json.RawMessage   `json:"result,omitempty"`
@@ -119,7 +129,7 @@ func (t *Task) AppendJSON(dst []byte) ([]byte, error) {
 		ID: t.ID, Kind: t.Kind, Queue: t.Queue, Priority: t.Priority, State: t.State,
 		Attempt: t.Attempt, MaxAttempts: t.MaxAttempts, Crashes: t.Crashes, Revision: t.Revision,
 		CreatedAt: t.CreatedAt, RunAt: t.RunAt, ExpiresAt: t.ExpiresAt, StartedAt: t.StartedAt, FinishedAt: t.FinishedAt,
-		Worker: t.Worker, Progress: t.Progress, Error: t.Error, Errors: t.Errors, Labels: t.Labels, Backoff: t.Backoff,
+		Worker: t.Worker, Progress: t.Progress, Error: t.Error, Errors: t.Errors, Unique: t.Unique, Labels: t.Labels, Backoff: t.Backoff,
 	}
 	if t.Timeout > 0 {
 		form.Timeout = FormatDuration(t.Timeout)
@@ -158,7 +168,7 @@ func (t *Task) UnmarshalJSON(data []byte) error {
 		Payload: form.Payload, Result: form.Result,
 		Attempt: form.Attempt, MaxAttempts: form.MaxAttempts, Crashes: form.Crashes, Revision: form.Revision,
 		CreatedAt: form.CreatedAt, RunAt: form.RunAt, ExpiresAt: form.ExpiresAt, StartedAt: form.StartedAt, FinishedAt: form.FinishedAt,
-		Worker: form.Worker, Progress: form.Progress, Error: form.Error, Errors: form.Errors, Labels: form.Labels, Backoff: form.Backoff,
+		Worker: form.Worker, Progress: form.Progress, Error: form.Error, Errors: form.Errors, Unique: form.Unique, Labels: form.Labels, Backoff: form.Backoff,
 	}
 	var err error
 	if form.Timeout != "" {
@@ -182,8 +192,13 @@ func (t *Task) Err() error {
 	return &TaskError{ID: t.ID, State: t.State, Failure: t.Error}
 }
 
-// Enqueued is one item's answer of EnqueueMany: a task, or why there is none.
+// Enqueued is what became of one spec: a task, or why there is none.
 type Enqueued struct {
 	Task *Task
 	Err  error
+	// Existing says that no task was enqueued: Task holds the unique key.
+	Existing bool
+	// Replayed says that Task was answered to an earlier request with the same
+	// idempotency key.
+	Replayed bool
 }

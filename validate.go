@@ -104,6 +104,7 @@ func (s Spec) Normalized(now time.Time) (Spec, error) {
 	}
 	s.normalizeTimes(now, fail)
 	s.normalizeBounds(fail)
+	s.normalizeKeys(fail)
 	if len(bad) > 0 {
 		return Spec{}, &ValidationError{Fields: bad}
 	}

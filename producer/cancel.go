@@ -45,6 +45,7 @@ func (c *Client) Cancel(ctx context.Context, id pelton.ID) (*pelton.Task, error)
 			}
 			failpoint.At(failpoint.CancelRecorded)
 		}
+		c.releaseKey(context.WithoutCancel(ctx), r)
 		return r.Task(c.now()), c.finishCancel(context.WithoutCancel(ctx), r, was)
 	}
 }
@@ -70,4 +71,12 @@ func (c *Client) finishCancel(ctx context.Context, r *broker.Record, was pelton.
 		}
 	}
 	return nil
+}
+
+// releaseKey gives the unique key of a cancelled task back. Should that fail, the
+// next task with the key reads that this one is over.
+func (c *Client) releaseKey(ctx context.Context, r *broker.Record) {
+	if err := c.b.ReleaseKey(ctx, r); err != nil {
+		c.log.Debug("unique key not released", "task_id", r.ID.String(), "error", err)
+	}
 }

@@ -30,6 +30,7 @@ type Config struct {
 type Client struct {
 	b      *broker.Broker
 	queues *queues
+	log    *slog.Logger
 	now    func() time.Time
 	closed atomic.Bool
 }
@@ -49,7 +50,11 @@ func New(ctx context.Context, nc *nats.Conn, cfg Config) (*Client, error) {
 		b.Close()
 		return nil, fmt.Errorf("open producer: %w", err)
 	}
-	return &Client{b: b, queues: q, now: time.Now}, nil
+	log := cfg.Logger
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	return &Client{b: b, queues: q, log: log, now: time.Now}, nil
 }
 
 // Close ends calls that are under way; their outcome is unknown. It does not
@@ -71,32 +76,35 @@ func (c *Client) check() error {
 
 // Enqueue stores a task and returns it; once it has, the task survives the death
 // of every process. opts are applied to a copy of spec; what neither says, the
-// settings of its queue do. Errors: *pelton.ValidationError; pelton.ErrOverloaded
-// and pelton.ErrUnavailable, when nothing was stored;
-// pelton.ErrUnknownOutcome, when the task may have been: Enqueue does not try
-// again, because that might enqueue it twice.
+// settings of its queue do. Errors: *pelton.ValidationError; a *pelton.UniqueError
+// when another task holds the unique key; pelton.ErrOverloaded and
+// pelton.ErrUnavailable, when nothing was stored; pelton.ErrUnknownOutcome, when the
+// task may have been: Enqueue does not try again, because that might enqueue it
+// twice.
+//
+// With an idempotency key trying again is safe, and Enqueue does so until it knows
+// what became of the task, ctx ends, or 30 s are over. The answer may then be the
+// task of an earlier call with the same key, as it now stands.
 func (c *Client) Enqueue(ctx context.Context, spec pelton.Spec, opts ...pelton.Option) (*pelton.Task, error) {
 	if err := c.check(); err != nil {
 		return nil, err
 	}
 	spec.Apply(opts...)
-	r, err := c.record(spec)
+	req, err := c.prepare(ctx, spec)
 	if err != nil {
 		return nil, err
 	}
-	if err := c.queues.admit(ctx, r); err != nil {
-		return nil, fmt.Errorf("enqueue %s: %w", spec.Kind, err)
+	if req.idem.Key != "" {
+		return c.insist(ctx, req)
 	}
-	if err := c.b.Enqueue(ctx, r); err != nil {
-		return nil, fmt.Errorf("enqueue %s: %w", spec.Kind, err)
-	}
-	return r.Task(c.now()), nil
+	out, err := c.submit(ctx, req)
+	return out.Task, err
 }
 
-// EnqueueMany enqueues each spec as Enqueue does, in a pipeline: many times
-// faster than one by one. It is not atomic. The answer has one item for each
-// spec, in order; the error is for a call that could not be tried at all, or for
-// more than pelton.MaxBatch specs.
+// EnqueueMany enqueues each spec as Submit does; those without keys in a pipeline,
+// many times faster than one by one. It is not atomic. The answer has one item for
+// each spec, in order, and each finds what those before it did; the error is for a
+// call that could not be tried at all, or for more than pelton.MaxBatch specs.
 func (c *Client) EnqueueMany(ctx context.Context, specs []pelton.Spec) ([]pelton.Enqueued, error) {
 	if err := c.check(); err != nil {
 		return nil, err
@@ -107,49 +115,68 @@ func (c *Client) EnqueueMany(ctx context.Context, specs []pelton.Spec) ([]pelton
 		}}}
 	}
 	items := make([]pelton.Enqueued, len(specs))
-	records := make([]*broker.Record, 0, len(specs))
-	position := make([]int, 0, len(specs))
+	run := plainRun{c: c, items: items} // of items without keys, which go together
 	for i, spec := range specs {
-		r, err := c.record(spec)
-		if err == nil {
-			err = c.queues.admit(ctx, r)
+		req, err := c.prepare(ctx, spec)
+		if err == nil && req.plain() {
+			err = c.queues.admit(ctx, req.record)
 		}
-		if err != nil {
+		switch {
+		case err != nil:
 			items[i].Err = err
-			continue
-		}
-		records, position = append(records, r), append(position, i)
-	}
-	for j, err := range c.b.EnqueueMany(ctx, records) {
-		if err != nil {
-			items[position[j]].Err = err
-		} else {
-			items[position[j]].Task = records[j].Task(c.now())
+		case req.plain():
+			run.add(i, req.record)
+		default:
+			run.flush(ctx)
+			if items[i], err = c.submit(ctx, req); err != nil {
+				items[i].Err = err
+			}
 		}
 	}
+	run.flush(ctx)
 	return items, nil
 }
 
-// record is the first record of a new task.
-func (c *Client) record(spec pelton.Spec) (*broker.Record, error) {
-	now := c.now()
-	c.queues.fill(&spec)
-	spec, err := spec.Normalized(now)
-	if err != nil {
-		return nil, err
+// plainRun collects tasks that are enqueued together.
+type plainRun struct {
+	c        *Client
+	items    []pelton.Enqueued
+	records  []*broker.Record
+	position []int
+}
+
+func (p *plainRun) add(i int, r *broker.Record) {
+	p.records, p.position = append(p.records, r), append(p.position, i)
+}
+
+func (p *plainRun) flush(ctx context.Context) {
+	if len(p.records) == 0 {
+		return
 	}
+	for j, err := range p.c.b.EnqueueMany(ctx, p.records) {
+		if err != nil {
+			p.items[p.position[j]].Err = err
+		} else {
+			p.items[p.position[j]].Task = p.records[j].Task(p.c.now())
+		}
+	}
+	p.records, p.position = nil, nil
+}
+
+// newRecord is the first record of a new task; spec is normalized.
+func newRecord(spec pelton.Spec, now time.Time) *broker.Record {
 	r := &broker.Record{
 		Meta: broker.Meta{
 			ID: pelton.NewID(now, 0), Kind: spec.Kind, Queue: spec.Queue, Priority: spec.Priority,
 			MaxAttempts: spec.MaxAttempts, Timeout: spec.Timeout, Retention: spec.Retention, Backoff: spec.Backoff,
 			CreatedAt: now.UTC().Truncate(time.Millisecond), ExpiresAt: spec.ExpiresAt, Labels: spec.Labels,
 		},
-		State: pelton.Queued, Payload: spec.Payload,
+		State: pelton.Queued, Payload: spec.Payload, Unique: spec.Unique,
 	}
 	if !spec.RunAt.IsZero() {
 		r.State, r.RunAt = pelton.Scheduled, spec.RunAt
 	}
-	return r, nil
+	return r
 }
 
 // Get reads a task. pelton.ErrNotFound means that it never was, or that its

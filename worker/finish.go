@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"time"
@@ -90,7 +91,21 @@ func (r *run) conclude(state pelton.State, now time.Time, f *pelton.Failure) err
 		failpoint.At(failpoint.FailBuried)
 	}
 	r.ack()
+	r.releaseKey()
 	return nil
+}
+
+// releaseKey gives the unique key of a task back that is over. Should that fail,
+// the next task with the key reads that this one is over. Other tasks pay nothing.
+func (r *run) releaseKey() {
+	if r.record.Unique == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(r.w.hard, 2*time.Second)
+	defer cancel()
+	if err := r.w.b.ReleaseKey(ctx, r.record); err != nil {
+		r.log.Debug("unique key not released", "error", err)
+	}
 }
 
 // putBack writes that the task waits until at, publishes its next epoch to the

@@ -69,6 +69,7 @@ type Broker struct {
 	// A process that runs while an operator adds replicas must be restarted.
 	replicas  map[string]int
 	maxQueues int
+	keyGrace  time.Duration // see unique.go
 
 	ensured sync.Map      // lanes and counters known to exist: consumer name → struct{}
 	opening chan struct{} // held by whoever opens a lane
@@ -95,7 +96,7 @@ func Open(ctx context.Context, nc *nats.Conn, cfg Config) (*Broker, error) {
 	}
 	b := &Broker{
 		names: names{cfg.Namespace}, cfg: cfg, js: js,
-		replicas: make(map[string]int), opening: make(chan struct{}, 1), maxQueues: maxQueuesR1,
+		replicas: make(map[string]int), opening: make(chan struct{}, 1), maxQueues: maxQueuesR1, keyGrace: keyGrace,
 	}
 	for _, want := range b.streams(cfg.Replicas) {
 		if err := b.openStream(ctx, want); err != nil {

@@ -89,6 +89,18 @@ type Record struct {
 	Progress *pelton.Progress
 	Errors   []pelton.Failure
 
+	// Unique is the unique key under which the task was enqueued; see unique.go.
+	Unique *pelton.Unique
+	// KeyRevision is that of the key's lock when the task took it.
+	KeyRevision uint64
+	// KeySpent says that the key was free before the task was put back, so that it
+	// does not hold it again.
+	KeySpent bool
+	// Replaced says that the task was cancelled in favour of another with its key.
+	Replaced bool
+	// KeepUntil is until when the record is kept at least, whatever its retention.
+	KeepUntil time.Time
+
 	// Revision is the record's revision in the bucket, 0 before it was created.
 	// It is not part of the stored bytes.
 	Revision uint64
@@ -114,6 +126,12 @@ type recordMeta struct {
 	DeferredAt time.Time        `json:"deferred_at,omitzero"`
 	Progress   *pelton.Progress `json:"progress,omitempty"`
 	Errors     []pelton.Failure `json:"errors,omitempty"`
+
+	Unique      *pelton.Unique `json:"unique,omitempty"`
+	KeyRevision uint64         `json:"key_revision,omitempty"`
+	KeySpent    bool           `json:"key_spent,omitempty"`
+	Replaced    bool           `json:"replaced,omitempty"`
+	KeepUntil   time.Time      `json:"keep_until,omitzero"`
 }
 
 // Envelope is the message that carries the record's task at its present epoch.
@@ -133,7 +151,7 @@ func (r *Record) Task(now time.Time) *pelton.Task {
 		Attempt: r.Attempt, MaxAttempts: r.MaxAttempts, Crashes: r.Crashes,
 		Timeout: r.Timeout, Retention: r.Retention, Backoff: r.Backoff, Revision: r.Revision,
 		CreatedAt: r.CreatedAt, RunAt: r.RunAt, ExpiresAt: r.ExpiresAt, StartedAt: r.StartedAt, FinishedAt: r.FinishedAt,
-		Worker: r.Owner, Progress: r.Progress, Errors: r.Errors, Labels: r.Labels,
+		Worker: r.Owner, Progress: r.Progress, Errors: r.Errors, Unique: r.Unique, Labels: r.Labels,
 	}
 	if r.waitsForTime() && !r.RunAt.After(now) {
 		t.State = pelton.Queued
@@ -204,6 +222,7 @@ func encodeRecord(r *Record) ([]byte, error) {
 		RunAt: r.RunAt, StartedAt: r.StartedAt, FinishedAt: r.FinishedAt,
 		Attempt: r.Attempt, Ended: r.Ended, Crashes: r.Crashes, Owner: r.Owner, Carrier: r.Carrier, Released: r.Released, Dropped: r.LetterDropped,
 		Deferrals: r.Deferrals, DeferredAt: r.DeferredAt, Progress: progress, Errors: r.Errors,
+		Unique: r.Unique, KeyRevision: r.KeyRevision, KeySpent: r.KeySpent, Replaced: r.Replaced, KeepUntil: r.KeepUntil,
 	}, len(r.Payload)+len(r.Result), r.Payload, r.Result)
 }
 
@@ -226,6 +245,7 @@ func decodeRecord(data []byte, revision uint64) (*Record, error) {
 		Meta: m.Meta, State: m.State, RunAt: m.RunAt, StartedAt: m.StartedAt, FinishedAt: m.FinishedAt,
 		Attempt: m.Attempt, Ended: m.Ended, Crashes: m.Crashes, Owner: m.Owner, Carrier: m.Carrier, Released: m.Released, LetterDropped: m.Dropped,
 		Deferrals: m.Deferrals, DeferredAt: m.DeferredAt, Progress: m.Progress, Errors: m.Errors, Revision: revision,
+		Unique: m.Unique, KeyRevision: m.KeyRevision, KeySpent: m.KeySpent, Replaced: m.Replaced, KeepUntil: m.KeepUntil,
 	}
 	if m.PayloadLen > 0 {
 		r.Payload = body[:m.PayloadLen:m.PayloadLen]

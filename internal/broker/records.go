@@ -13,7 +13,8 @@ import (
 )
 
 // recordWrite is the write that stores r against its revision. A terminal record
-// carries a TTL: its retention, or that of its dead letter.
+// carries a TTL: its retention, or that of its dead letter, or longer if a key
+// needs it.
 func (b *Broker) recordWrite(r *Record) (write, error) {
 	data, err := encodeRecord(r)
 	if err != nil {
@@ -25,6 +26,9 @@ func (b *Broker) recordWrite(r *Record) (write, error) {
 		w.ttl = max(pelton.FailedRetention, r.Retention)
 	case r.State.Terminal():
 		w.ttl = max(r.Retention, time.Second)
+	}
+	if w.ttl > 0 && !r.KeepUntil.IsZero() {
+		w.ttl = max(w.ttl, r.KeepUntil.Sub(r.FinishedAt))
 	}
 	return w, nil
 }

@@ -17,6 +17,7 @@ const requeueTimeout = 10 * time.Second
 // first attempt. Id, payload and error history stay; attempts and crashes start
 // anew, and an expires_at that has passed is dropped: the task is wanted now.
 func (r *Record) restart(now time.Time) {
+	r.KeySpent = r.Unique != nil && !r.wantsKey()
 	r.State = pelton.Queued
 	r.Epoch++
 	r.Result, r.Progress = nil, nil
@@ -24,6 +25,7 @@ func (r *Record) restart(now time.Time) {
 	r.Attempt, r.Ended, r.Crashes = 0, 0, 0
 	r.Owner, r.Carrier, r.Released, r.LetterDropped = "", 0, false, false
 	r.Deferrals, r.DeferredAt = 0, time.Time{}
+	r.Replaced = false
 	if !r.ExpiresAt.After(now) {
 		r.ExpiresAt = time.Time{}
 	}
@@ -37,15 +39,17 @@ func (r *Record) requeued() bool {
 
 // Requeue puts a task that is over back into its lane under the next epoch, and
 // deletes its dead letter. A task whose record is gone is made anew from its dead
-// letter. pelton.ErrConflict means that the task is not over; it comes with the
-// record. Errors otherwise: pelton.ErrNotFound; pelton.ErrUnavailable, when
-// nothing was written; pelton.ErrUnknownOutcome.
+// letter. pelton.ErrConflict means that the task is not over or, as a
+// *pelton.UniqueError, that another holds its unique key; it comes with the record.
+// Errors otherwise: pelton.ErrNotFound; pelton.ErrUnavailable, when nothing was
+// written; pelton.ErrUnknownOutcome.
 //
-// Crash windows: after the record and before the message, a queued record without
-// a message is left; after the message, a letter that outlives its task's failure.
-// Repeating the call finishes both, and the sweep the first: a second copy of the
-// message is dropped at admission by the carrier rule. So a task that was requeued
-// and has not started is no conflict.
+// Crash windows: after the unique key and before the record, a lock of a task that
+// is over, which others take (unique.go); after the record and before the message, a
+// queued record without a message; after the message, a letter that outlives its
+// task's failure. Repeating the call finishes all, and the sweep the second: another
+// copy of the message is dropped at admission by the carrier rule. So a task that
+// was requeued and has not started is no conflict.
 func (b *Broker) Requeue(ctx context.Context, id pelton.ID) (*Record, error) {
 	ctx, cancel := context.WithTimeout(ctx, requeueTimeout)
 	defer cancel()
@@ -74,11 +78,17 @@ func (b *Broker) RequeueDead(ctx context.Context, letter *Record) (*Record, erro
 func (b *Broker) requeue(ctx context.Context, id pelton.ID, letter *Record) (*Record, error) {
 	for {
 		r, err := b.LoadRecord(ctx, id)
-		store := b.SaveRecord
 		switch {
 		case errors.Is(err, pelton.ErrNotFound) && letter != nil:
 			fresh := *letter
-			r, store = &fresh, b.CreateRecord
+			r = &fresh
+			// Read before the key is taken: whoever takes it from us makes it stale.
+			if r.Revision, err = b.vacancy(ctx, id); errors.Is(err, ErrStale) {
+				continue
+			}
+			if err != nil {
+				return nil, fmt.Errorf("requeue: %w", err)
+			}
 		case err != nil:
 			return nil, fmt.Errorf("requeue: %w", err)
 		case r.requeued():
@@ -92,15 +102,20 @@ func (b *Broker) requeue(ctx context.Context, id pelton.ID, letter *Record) (*Re
 		if err := b.EnsureLane(ctx, r.Queue, r.Priority); err != nil {
 			return nil, fmt.Errorf("requeue task %s: %w", id, err)
 		}
+		if r.wantsKey() {
+			if err := b.takeKey(ctx, r, r.Epoch+1); err != nil {
+				return r, fmt.Errorf("requeue task %s: %w", id, err)
+			}
+		}
 		r.restart(time.Now())
-		err = store(ctx, r)
+		err = b.SaveRecord(ctx, r)
 		switch {
 		case err == nil:
 			failpoint.At(failpoint.RequeueRecorded)
 			return r, b.finishRequeue(context.WithoutCancel(ctx), r, letter)
 		case ctx.Err() != nil:
 			return nil, fmt.Errorf("requeue: %w", err)
-		case errors.Is(err, ErrStale), errors.Is(err, pelton.ErrConflict), errors.Is(err, pelton.ErrUnknownOutcome):
+		case errors.Is(err, ErrStale), errors.Is(err, pelton.ErrUnknownOutcome):
 			// Look at what it is now.
 		default:
 			return nil, fmt.Errorf("requeue: %w", err)
