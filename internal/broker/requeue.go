@@ -25,7 +25,7 @@ func (r *Record) restart(now time.Time) {
 	r.Attempt, r.Ended, r.Crashes = 0, 0, 0
 	r.Owner, r.Carrier, r.Released, r.LetterDropped = "", 0, false, false
 	r.Deferrals, r.DeferredAt = 0, time.Time{}
-	r.Replaced = false
+	r.Replaced = r.Replaced && r.KeySpent // what does not take its key again has no window either
 	if !r.ExpiresAt.After(now) {
 		r.ExpiresAt = time.Time{}
 	}

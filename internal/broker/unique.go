@@ -16,16 +16,19 @@ import (
 // it. The lock says who may become the holder, the holder's record whether it
 // still is one:
 //
-//   - A lock moves by compare-and-swap alone, and a task takes it before the write
-//     that makes the task wait: the first record, or the one of a requeue.
-//   - It is taken from another task only when that task's record says that it does
-//     not hold the key, at the epoch that the lock names. From then on only a
-//     requeue could make it a holder again, and that takes the lock first.
-//   - If the record is not yet at that epoch, or not there at all, whoever took the
-//     lock is between its two writes, or died there. Nobody can tell which, so
-//     after a grace the record is fenced: written in place, as it is, or as a
-//     delete marker. Every write that would make the task a holder expects the
-//     revision before that, so it fails, however late it comes.
+//   - A lock moves by compare-and-swap alone. A task that is about to wait under its
+//     key reads its record, then writes the lock, then writes the record at the
+//     revision that it read; the first record of a task expects none at all.
+//   - The lock is taken from another task only when that task's record says that it
+//     does not hold the key, at the epoch that the lock names. From then on only a
+//     requeue could make it a holder again, and that writes the lock before.
+//   - If the record is not yet at that epoch, or not there at all, whoever wrote the
+//     lock is between its two writes, or died there. Nobody can tell which, so after
+//     a grace the record is fenced: written in place, as it is, or as a delete marker.
+//     If the record had been read before, the write that would make the task a holder
+//     fails, however late it comes. If it is read after, the lock is written after
+//     that, and whoever fenced loses the compare-and-swap of the lock. So a lock that
+//     names the own task already is written again, not relied upon.
 //
 // So no two tasks ever hold a key, however long a process stalls between two
 // writes; clocks only decide when to look, and how long a window is. The release
@@ -64,9 +67,12 @@ const (
 // standing decides about a lock; holder is nil if there is no record.
 func (l *uniqueLock) standing(holder *Record, now time.Time) keyStanding {
 	switch {
-	case !l.FreeAt.IsZero() && now.Before(l.FreeAt), holder != nil && holder.holdsKey(now):
+	case holder != nil && holder.holdsKey(now):
 		return keyHeld
 	case !l.FreeAt.IsZero():
+		if now.Before(l.FreeAt) && (holder == nil || !holder.Replaced) {
+			return keyHeld
+		}
 		return keyFree
 	case holder == nil, holder.Epoch < l.Epoch:
 		return keyUnsettled
@@ -187,8 +193,7 @@ func (b *Broker) takeKey(ctx context.Context, r *Record, epoch uint32) error {
 		if !errors.Is(err, ErrStale) && !errors.Is(err, pelton.ErrUnknownOutcome) {
 			return fmt.Errorf("take unique key: %w", err)
 		}
-		var taken bool
-		if expect, taken, err = b.vacate(ctx, subject, r, epoch, &seen); err != nil || taken {
+		if expect, err = b.vacate(ctx, subject, r.ID, &seen); err != nil {
 			return err
 		}
 	}
@@ -209,47 +214,43 @@ func (s *sighting) first(seq uint64, now time.Time) time.Duration {
 	return now.Sub(s.at)
 }
 
-// vacate waits until a lock can be taken, and answers the revision to expect, or
-// that the task has it already.
-func (b *Broker) vacate(ctx context.Context, subject string, r *Record, epoch uint32, seen *sighting) (expect uint64, taken bool, err error) {
+// vacate waits until the task can take a lock, and answers the revision to expect.
+func (b *Broker) vacate(ctx context.Context, subject string, id pelton.ID, seen *sighting) (expect uint64, err error) {
 	for {
 		var lock uniqueLock
 		seq, at, found, err := b.loadLock(ctx, subject, &lock)
 		switch {
 		case err != nil:
-			return 0, false, fmt.Errorf("take unique key: %w", err)
+			return 0, fmt.Errorf("take unique key: %w", err)
 		case !found:
-			return seq, false, nil
-		case lock.ID == r.ID && lock.Epoch == epoch && lock.FreeAt.IsZero():
-			r.KeyRevision = seq
-			return seq, true, nil
-		case lock.ID == r.ID:
-			return seq, false, nil // of an earlier life
+			return seq, nil
+		case lock.ID == id: // of an earlier life, or of a try to come into this one
+			return seq, nil
 		}
 		holder, err := b.LoadRecord(ctx, lock.ID)
 		if err != nil && !errors.Is(err, pelton.ErrNotFound) {
-			return 0, false, fmt.Errorf("look at the holder of a unique key: %w", err)
+			return 0, fmt.Errorf("look at the holder of a unique key: %w", err)
 		}
 		now := time.Now()
 		switch lock.standing(holder, now) {
 		case keyFree:
-			return seq, false, nil
+			return seq, nil
 		case keyHeld:
-			return 0, false, &keyConflict{lock, holder}
+			return 0, &keyConflict{lock, holder}
 		case keyUnsettled:
 			if now.Sub(at) < b.keyGrace && seen.first(seq, now) < b.keyGrace {
 				if err := pause(ctx, keyPause); err != nil {
-					return 0, false, err
+					return 0, err
 				}
 				continue
 			}
 			fenced, err := b.fence(ctx, lock.ID, holder)
 			if err != nil {
-				return 0, false, fmt.Errorf("take unique key from task %s: %w", lock.ID, err)
+				return 0, fmt.Errorf("take unique key from task %s: %w", lock.ID, err)
 			}
 			if fenced {
 				b.cfg.Logger.Warn("unique key taken from a task that never came into its queue", "task_id", lock.ID.String(), "kind", lock.Kind)
-				return seq, false, nil
+				return seq, nil
 			}
 		}
 	}
