@@ -39,10 +39,12 @@ const (
 // vocabulary; an unreachable broker is ErrUnavailable at once, without waiting
 // for ctx.
 type Tasks interface {
-	// Enqueue stores one task. The error is a *pelton.ValidationError for a spec
-	// that cannot be accepted.
-	Enqueue(ctx context.Context, spec pelton.Spec, opts ...pelton.Option) (*pelton.Task, error)
-	// EnqueueMany stores each spec on its own and answers one Enqueued per spec,
+	// Submit stores one task, or finds the one that stands for it. The error is a
+	// *pelton.ValidationError for a spec that cannot be accepted, ErrConflict for a
+	// unique key that is held, and ErrInFlight for an idempotency key whose first
+	// request is under way.
+	Submit(ctx context.Context, spec pelton.Spec, opts ...pelton.Option) (pelton.Enqueued, error)
+	// EnqueueMany is Submit for each spec on its own and answers one Enqueued per spec,
 	// in order. The error is for when nothing could be tried.
 	EnqueueMany(ctx context.Context, specs []pelton.Spec) ([]pelton.Enqueued, error)
 	// Get reads one task.

@@ -25,6 +25,7 @@ type fakeTasks struct {
 	err     error             // answered by every call when set
 	manyErr error             // answered by EnqueueMany as a whole when set
 	changes chan *pelton.Task // what Watch gives
+	outcome pelton.Enqueued   // what Submit says besides the task
 
 	mu    sync.Mutex
 	specs []pelton.Spec // what was accepted, in order
@@ -36,7 +37,7 @@ func newFakeTasks() *fakeTasks {
 	return &fakeTasks{tasks: make(map[pelton.ID]*pelton.Task), ended: make(map[pelton.ID]chan struct{})}
 }
 
-func (f *fakeTasks) Enqueue(_ context.Context, spec pelton.Spec, opts ...pelton.Option) (*pelton.Task, error) {
+func (f *fakeTasks) enqueue(_ context.Context, spec pelton.Spec, opts ...pelton.Option) (*pelton.Task, error) {
 	if f.err != nil {
 		return nil, f.err
 	}
@@ -49,7 +50,7 @@ func (f *fakeTasks) Enqueue(_ context.Context, spec pelton.Spec, opts ...pelton.
 	task := &pelton.Task{
 		ID: pelton.NewID(now, 0), Kind: n.Kind, Queue: n.Queue, Priority: n.Priority, State: pelton.Queued, Payload: n.Payload,
 		MaxAttempts: n.MaxAttempts, Timeout: n.Timeout, Retention: n.Retention, Revision: 1, CreatedAt: now.UTC(),
-		RunAt: n.RunAt, ExpiresAt: n.ExpiresAt, Labels: n.Labels,
+		RunAt: n.RunAt, ExpiresAt: n.ExpiresAt, Unique: n.Unique, Labels: n.Labels,
 	}
 	if !n.RunAt.IsZero() {
 		task.State = pelton.Scheduled
@@ -61,13 +62,20 @@ func (f *fakeTasks) Enqueue(_ context.Context, spec pelton.Spec, opts ...pelton.
 	return copyOf(task), nil
 }
 
+func (f *fakeTasks) Submit(ctx context.Context, spec pelton.Spec, opts ...pelton.Option) (pelton.Enqueued, error) {
+	task, err := f.enqueue(ctx, spec, opts...)
+	return pelton.Enqueued{Task: task, Existing: f.outcome.Existing, Replayed: f.outcome.Replayed}, err
+}
+
 func (f *fakeTasks) EnqueueMany(ctx context.Context, specs []pelton.Spec) ([]pelton.Enqueued, error) {
 	if f.manyErr != nil {
 		return nil, f.manyErr
 	}
 	results := make([]pelton.Enqueued, len(specs))
 	for i, spec := range specs {
-		results[i].Task, results[i].Err = f.Enqueue(ctx, spec)
+		var err error
+		results[i], err = f.Submit(ctx, spec)
+		results[i].Err = err
 	}
 	return results, nil
 }

@@ -80,7 +80,7 @@ type batchInput struct {
 
 // Resolve reads the body.
 func (in *batchInput) Resolve(ctx huma.Context) []error {
-	if in.err = refuseIdempotencyKey(ctx); in.err == nil {
+	if in.err = noIdempotencyKey(ctx); in.err == nil {
 		in.body, in.err = readBody(ctx, maxBatchBody)
 	}
 	return nil
@@ -122,7 +122,7 @@ func (s *server) enqueueItems(ctx context.Context, items []batchItem) ([]pelton.
 			results[i].Err = item.err
 			continue
 		}
-		specs, places = append(specs, item.spec), append(places, i)
+		specs, places = append(specs, s.underKey(item.spec, item.spec.IdempotencyKey)), append(places, i)
 	}
 	if len(specs) == 0 {
 		return results, nil
@@ -145,7 +145,11 @@ func (s *server) enqueueItems(ctx context.Context, items []batchItem) ([]pelton.
 
 func (s *server) appendItem(ctx context.Context, dst []byte, i int, result pelton.Enqueued) ([]byte, error) {
 	if result.Err == nil {
-		dst = fmt.Appendf(dst, `{"status":%d,"task":`, http.StatusAccepted)
+		dst = fmt.Appendf(dst, `{"status":%d,`, statusOf(result))
+		if result.Replayed {
+			dst = append(dst, `"idempotent_replayed":true,`...)
+		}
+		dst = append(dst, `"task":`...)
 		dst, err := result.Task.AppendJSON(dst)
 		if err != nil {
 			return nil, fmt.Errorf("write task %s: %w", result.Task.ID, err)

@@ -21,7 +21,7 @@ func TestBatchAnswersInOrder(t *testing.T) {
 		{"kind":"third","max_attempts":1.5},
 		4,
 		{"kind":"fifth","payload":"`+strings.Repeat("x", pelton.MaxPayload)+`"},
-		{"kind":"sixth","idempotency_key":"k"},
+		{"kind":"sixth","idempotency_key":7},
 		{"kind":"seventh"}]}`)
 	if w.Code != http.StatusOK {
 		t.Fatalf("status = %d: %s", w.Code, w.Body)
@@ -46,7 +46,7 @@ func TestBatchAnswersInOrder(t *testing.T) {
 		"422 422 invalid body.tasks[2].max_attempts",
 		"422 422 invalid body.tasks[3]",
 		"413 413 too-large body.tasks[4].payload",
-		"422 422 not-supported body.tasks[5].idempotency_key",
+		"422 422 invalid body.tasks[5].idempotency_key",
 		"202 seventh",
 	}
 	if diff := cmp.Diff(want, lines); diff != "" {

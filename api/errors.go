@@ -32,6 +32,7 @@ func rules() []rule {
 		{err: pelton.ErrNotSupported, kind: kindNotSupported},
 		{err: pelton.ErrInvalid, kind: kindInvalid},
 		{err: pelton.ErrNotFound, kind: kindNotFound},
+		{err: pelton.ErrInFlight, kind: kindInFlight, retry: true, detail: "an earlier request with this Idempotency-Key is still being carried out"},
 		{err: pelton.ErrConflict, kind: kindConflict},
 		{err: context.DeadlineExceeded, kind: kindUnavailable, retry: true, detail: "the broker did not answer in time"},
 		{err: context.Canceled, kind: kindUnavailable, retry: true, detail: "the request was given up"},
@@ -64,6 +65,10 @@ func (s *server) problem(ctx context.Context, operation, at string, err error) *
 		p := newProblem(r.kind, "%s", detail)
 		if r.retry {
 			p = p.withHeader("Retry-After", retryAfter)
+		}
+		var held *pelton.UniqueError
+		if errors.As(err, &held) {
+			p.TaskID = held.Holder.String()
 		}
 		return p
 	}

@@ -87,11 +87,11 @@ func exampleBulkResult() pelton.BulkResult {
 }
 
 func exampleRequest() json.RawMessage {
-	return json.RawMessage(`{"kind":"email.send","payload":{"to":"a@b.c"},"priority":"high","delay":"90s","timeout":"30s","labels":{"tenant":"acme"}}`)
+	return json.RawMessage(`{"kind":"email.send","payload":{"to":"a@b.c"},"priority":"high","delay":"90s","timeout":"30s","unique":{"key":"user-42","on_conflict":"existing"},"labels":{"tenant":"acme"}}`)
 }
 
 func exampleBatchRequest() json.RawMessage {
-	return json.RawMessage(`{"tasks":[{"kind":"email.send","payload":{"to":"a@b.c"}},{"kind":"report.build","delay":"1h","run_at":"2126-12-01T08:00:00Z"}]}`)
+	return json.RawMessage(`{"tasks":[{"kind":"email.send","payload":{"to":"a@b.c"},"idempotency_key":"order-4711"},{"kind":"report.build","delay":"1h","run_at":"2126-12-01T08:00:00Z"}]}`)
 }
 
 // batchAnswerItem is the form of what appendItem writes.
@@ -130,6 +130,14 @@ func exampleProblem(k kind) *problem {
 	default:
 		return nil
 	}
+}
+
+// exampleHeld is a task that was refused because another holds its unique key.
+func exampleHeld() *problem {
+	held := &pelton.UniqueError{Kind: "email.send", Key: "user-42", Holder: exampleTask(false).ID, State: pelton.Running}
+	p := newProblem(kindConflict, "%s", held)
+	p.TaskID = held.Holder.String()
+	return p
 }
 
 func exampleQueue() *pelton.Queue {

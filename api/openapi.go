@@ -96,12 +96,12 @@ func (s *server) registerTasks(api huma.API) {
 	register(s, api, huma.Operation{
 		OperationID: opEnqueue, Method: http.MethodPost, Path: pathTasks, Tags: []string{"tasks"},
 		Summary:       "Enqueue a task",
-		Description:   "202 means that the task is stored. With wait, 200 is the finished task if it ended in time, else 202 the task as it then stood.",
+		Description:   "202 means that the task is stored. With wait, 200 is the finished task if it ended in time, else 202 the task as it then stood. With unique.on_conflict existing, 200 is the task that holds the key. A repeat of a request with Idempotency-Key is answered with its task and Idempotent-Replayed: true.",
 		DefaultStatus: http.StatusAccepted,
 		Responses: s.responses(
-			response{http.StatusAccepted, "The accepted task", "Task", exampleTask(false), []string{"Location"}},
-			response{http.StatusOK, "The task, which ended within wait", "Task", exampleTask(true), []string{"Location", "Preference-Applied"}},
-			kindInvalid, kindNotSupported, kindMalformed, kindMediaType, kindTooLarge, kindTimeout, kindForbidden, kindOverloaded, kindUnavailable, kindUnknownOutcome,
+			response{http.StatusAccepted, "The accepted task", "Task", exampleTask(false), []string{"Location", "Idempotent-Replayed"}},
+			response{http.StatusOK, "The task, which ended within wait, or which holds the unique key", "Task", exampleTask(true), []string{"Location", "Preference-Applied", "Idempotent-Replayed"}},
+			kindInvalid, kindNotSupported, kindConflict, kindInFlight, kindMalformed, kindMediaType, kindTooLarge, kindTimeout, kindForbidden, kindOverloaded, kindUnavailable, kindUnknownOutcome,
 		),
 	}, s.enqueue)
 	register(s, api, huma.Operation{
@@ -134,7 +134,7 @@ func (s *server) registerTasks(api huma.API) {
 	register(s, api, huma.Operation{
 		OperationID: opRetry, Method: http.MethodPost, Path: pathRetry, Tags: []string{"tasks"},
 		Summary:     "Run a task again that is over",
-		Description: "However it ended, it goes back into its queue with its id, payload and error history; its attempts start anew. Repeating the call before the task has started is no error; a task that is not over is 409.",
+		Description: "However it ended, it goes back into its queue with its id, payload and error history; its attempts start anew. Repeating the call before the task has started is no error; a task that is not over is 409, and so is one whose unique key another task holds.",
 		Responses: s.responses(
 			response{http.StatusOK, "The queued task", "Task", exampleRetried(), nil},
 			kindInvalid, kindNotFound, kindConflict, kindForbidden, kindUnavailable, kindUnknownOutcome,
@@ -225,7 +225,7 @@ func problemResponse(kinds ...kind) *huma.Response {
 		if example := exampleProblem(k); example != nil {
 			doc.Examples[string(k)] = &huma.Example{Value: example}
 		}
-		if k == kindUnavailable || k == kindUnknownOutcome || k == kindOverloaded {
+		if k == kindUnavailable || k == kindUnknownOutcome || k == kindInFlight || k == kindOverloaded {
 			out.Headers = responseHeaders([]string{"Retry-After"})
 		}
 	}
@@ -237,10 +237,11 @@ func problemResponse(kinds ...kind) *huma.Response {
 
 func responseHeaders(names []string) map[string]*huma.Header {
 	text := map[string]string{
-		"Location":           "The path of the task.",
-		"ETag":               "Changes with the task.",
-		"Preference-Applied": "The preference of Prefer that was followed: wait=SECONDS.",
-		"Retry-After":        "Seconds after which trying again makes sense.",
+		"Location":            "The path of the task.",
+		"ETag":                "Changes with the task.",
+		"Idempotent-Replayed": "true if the task is that of an earlier request with the Idempotency-Key.",
+		"Preference-Applied":  "The preference of Prefer that was followed: wait=SECONDS.",
+		"Retry-After":         "Seconds after which trying again makes sense.",
 	}
 	out := make(map[string]*huma.Header, len(names))
 	for _, name := range names {
@@ -264,6 +265,9 @@ func finishDocument(doc *huma.OpenAPI) ([]byte, error) {
 	doc.Paths[pathDeadRetryMany].Post.RequestBody = body("DeadQuery", exampleDeadQuery())
 	doc.Paths[pathDeadPurge].Post.RequestBody = body("DeadQuery", exampleDeadQuery())
 	doc.Paths[pathDeadLetter].Delete.Responses[strconv.Itoa(http.StatusNoContent)].Content = nil // huma adds one
+
+	conflict := doc.Paths[pathTasks].Post.Responses[strconv.Itoa(http.StatusConflict)]
+	conflict.Content[problemMediaType].Examples[string(kindConflict)] = &huma.Example{Value: exampleHeld()}
 
 	// huma registers its own error type with every operation; no answer has it.
 	delete(doc.Components.Schemas.Map(), "ErrorModel")

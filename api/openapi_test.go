@@ -324,5 +324,6 @@ func fullTask() *pelton.Task {
 	task.Error, task.Errors = &failure, []pelton.Failure{failure}
 	task.RunAt, task.ExpiresAt = exampleTime(), exampleTime().Add(time.Hour)
 	task.Backoff = pelton.Backoff{Initial: 5 * time.Second, Max: 10 * time.Minute, Factor: 1.5}
+	task.Unique = &pelton.Unique{Key: "user-42", Until: pelton.UntilStarted, Window: time.Hour, OnConflict: pelton.ConflictReject}
 	return task
 }

@@ -22,6 +22,7 @@ const (
 	kindNotAllowed     kind = "method-not-allowed"
 	kindTimeout        kind = "request-timeout"
 	kindConflict       kind = "conflict"
+	kindInFlight       kind = "in-flight"
 	kindMisdirected    kind = "misdirected"
 	kindRateLimited    kind = "rate-limited"
 	kindOverloaded     kind = "overloaded"
@@ -55,6 +56,8 @@ func (k kind) describe() (status int, title string) {
 		return http.StatusRequestTimeout, "Request timeout"
 	case kindConflict:
 		return http.StatusConflict, "Conflict"
+	case kindInFlight:
+		return http.StatusConflict, "Still in flight"
 	case kindMisdirected:
 		return http.StatusMisdirectedRequest, "Misdirected request"
 	case kindRateLimited:
@@ -88,6 +91,7 @@ type problem struct {
 	Status int          `json:"status"`
 	Detail string       `json:"detail,omitempty"`
 	Errors []fieldError `json:"errors,omitempty"`
+	TaskID string       `json:"task_id,omitempty"` // of the task that holds the unique key
 
 	header http.Header
 }

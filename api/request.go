@@ -114,11 +114,13 @@ func (p *taskParser) member(name string, value jsontext.Value) {
 		p.spec.Backoff = p.backoff(name, value)
 	case "labels":
 		p.spec.Labels = p.labels(name, value)
-	case "unique", "concurrency_key", "rate_key":
+	case "unique":
+		p.spec.Unique = p.unique(name, value)
+	case "concurrency_key", "rate_key":
 		p.notSupported(name)
 	default:
 		if name == "idempotency_key" && p.inBatch {
-			p.notSupported(name)
+			p.spec.IdempotencyKey = p.text(name, value)
 			return
 		}
 		p.fail(name, "is not a known field")
@@ -259,6 +261,37 @@ func (p *taskParser) labels(field string, value jsontext.Value) map[string]strin
 		p.fail(field, "%s", err)
 	}
 	return labels
+}
+
+func (p *taskParser) unique(field string, value jsontext.Value) *pelton.Unique {
+	if value.Kind() != jsontext.KindBeginObject {
+		p.fail(field, "must be an object, not %s", describe(value))
+		return nil
+	}
+	u := new(pelton.Unique)
+	given := len(p.errs)
+	err := eachMember(value, func(name string, value jsontext.Value) {
+		at := field + "." + name
+		switch name {
+		case "key":
+			u.Key = p.text(at, value)
+		case "until":
+			u.Until = pelton.UniqueUntil(p.text(at, value))
+		case "window":
+			u.Window = p.positiveDuration(at, value)
+		case "on_conflict":
+			u.OnConflict = pelton.OnConflict(p.text(at, value))
+		default:
+			p.fail(at, "is not a known field")
+		}
+	})
+	switch {
+	case err != nil:
+		p.fail(field, "%s", err)
+	case u.Key == "" && len(p.errs) == given:
+		p.fail(field+".key", "is required")
+	}
+	return u
 }
 
 // describe names a value's type for a message.

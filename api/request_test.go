@@ -155,7 +155,18 @@ func TestBadRequestsEnqueueNothing(t *testing.T) {
 		{"labels as array", `{"kind":"a","labels":[]}`, 422, kindInvalid, "body.labels", "must be an object of strings, not an array"},
 		{"label as number", `{"kind":"a","labels":{"x":1}}`, 422, kindInvalid, "body.labels.x", "must be a string"},
 		{"label with control", `{"kind":"a","labels":{"x":"\u0007"}}`, 422, kindInvalid, "body.labels.x", "control character U+0007"},
-		{"unique", `{"kind":"a","unique":{"key":"k"}}`, 422, kindNotSupported, "body.unique", "not supported"},
+		{"unique text", `{"kind":"a","unique":"k"}`, 422, kindInvalid, "body.unique", "must be an object"},
+		{"unique null", `{"kind":"a","unique":null}`, 422, kindInvalid, "body.unique", "must be an object, not null"},
+		{"unique without key", `{"kind":"a","unique":{}}`, 422, kindInvalid, "body.unique.key", "is required"},
+		{"unique empty key", `{"kind":"a","unique":{"key":""}}`, 422, kindInvalid, "body.unique.key", "must not be empty"},
+		{"unique number", `{"kind":"a","unique":{"key":7}}`, 422, kindInvalid, "body.unique.key", "must be a string, not a number"},
+		{"unique control", `{"kind":"a","unique":{"key":"a\u0001"}}`, 422, kindInvalid, "body.unique.key", "control character"},
+		{"unique until", `{"kind":"a","unique":{"key":"k","until":"later"}}`, 422, kindInvalid, "body.unique.until", "none of finished, started"},
+		{"unique until empty", `{"kind":"a","unique":{"key":"k","until":""}}`, 422, kindInvalid, "body.unique.until", "must not be empty"},
+		{"unique on_conflict", `{"kind":"a","unique":{"key":"k","on_conflict":"Reject"}}`, 422, kindInvalid, "body.unique.on_conflict", "none of reject, existing, replace"},
+		{"unique window", `{"kind":"a","unique":{"key":"k","window":"1ms"}}`, 422, kindInvalid, "body.unique.window", "is not between"},
+		{"unique no window", `{"kind":"a","unique":{"key":"k","window":"0s"}}`, 422, kindInvalid, "body.unique.window", "more than zero"},
+		{"unique unknown", `{"kind":"a","unique":{"key":"k","scope":"x"}}`, 422, kindInvalid, "body.unique.scope", "not a known field"},
 		{"concurrency_key", `{"kind":"a","concurrency_key":"k"}`, 422, kindNotSupported, "body.concurrency_key", "not supported"},
 		{"rate_key", `{"kind":"a","rate_key":"k"}`, 422, kindNotSupported, "body.rate_key", "not supported"},
 		{"large payload", `{"kind":"a","payload":"` + strings.Repeat("x", pelton.MaxPayload-1) + `"}`, 413, kindTooLarge, "body.payload", "262145 bytes"},
@@ -190,7 +201,7 @@ func TestAllMistakesAreNamedAtOnce(t *testing.T) {
 	for _, e := range p.Errors {
 		got = append(got, e.Location)
 	}
-	want := []string{"body.max_attempts", "body.que", "body.labels.x", "body.kind", "body.queue"}
+	want := []string{"body.max_attempts", "body.que", "body.unique.key", "body.labels.x", "body.kind", "body.queue"}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("locations (-want +got):\n%s", diff)
 	}
@@ -230,23 +241,6 @@ func TestMediaTypes(t *testing.T) {
 	}
 	w := call(t, serve(t, newFakeTasks(), nil), http.MethodPost, "/tasks", `{"kind":"a"}`, "Content-Encoding", "gzip")
 	wantProblem(t, w, 415, kindMediaType)
-}
-
-func TestIdempotencyKeyIsNotSupported(t *testing.T) {
-	t.Parallel()
-	tasks := newFakeTasks()
-	h := serve(t, tasks, nil)
-	for path, body := range map[string]string{"/tasks": `{"kind":"a"}`, "/tasks/batch": `{"tasks":[{"kind":"a"}]}`} {
-		for _, key := range []string{"k", ""} {
-			p := wantProblem(t, call(t, h, http.MethodPost, path, body, "Idempotency-Key", key), 422, kindNotSupported)
-			if p.Errors[0].Location != "header.Idempotency-Key" {
-				t.Errorf("errors = %+v", p.Errors)
-			}
-		}
-	}
-	if got := tasks.accepted(); len(got) > 0 {
-		t.Errorf("enqueued %+v", got)
-	}
 }
 
 // TestDepthCountsContainers holds the byte scan against the decoder.

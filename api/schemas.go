@@ -132,18 +132,42 @@ func taskRequestSchema() *huma.Schema {
 		"retention":    withDefault(duration("How long the finished task can be read. Failed tasks are kept for 30 days.", "24h"), pelton.FormatDuration(pelton.DefaultRetention)),
 		"backoff":      backoffSchema(),
 		"labels":       labels(),
+		"unique":       closed(uniqueSchema()),
 	}, "kind"))
 }
 
+func uniqueSchema() *huma.Schema {
+	until := enum("When the task gives its key back.", pelton.UniqueUntils()...)
+	until.Default = string(pelton.UntilFinished)
+	conflict := enum("What becomes of the request if another task holds the key: 409, 200 with that task, or, if it has not started, that is cancelled.", pelton.OnConflicts()...)
+	conflict.Default = string(pelton.ConflictReject)
+	return object(properties{
+		"key":         key("At most one task of the kind holds it."),
+		"until":       until,
+		"window":      duration("The key is held for at least that long after the task was accepted.", "10m"),
+		"on_conflict": conflict,
+	}, "key")
+}
+
+func key(description string) *huma.Schema {
+	longest := 256
+	return &huma.Schema{Type: huma.TypeString, MaxLength: &longest, Description: description}
+}
+
 func batchRequestSchema() *huma.Schema {
-	tasks := array(ref("TaskRequest"), "The tasks.")
+	item := taskRequestSchema()
+	item.Properties["idempotency_key"] = key("As the header Idempotency-Key of a single request.")
+	tasks := array(item, "The tasks.")
 	least, most := 1, pelton.MaxBatch
 	tasks.MinItems, tasks.MaxItems = &least, &most
 	return closed(object(properties{"tasks": tasks}, "tasks"))
 }
 
 func batchAnswerSchema() *huma.Schema {
-	accepted := object(properties{"status": integer("202", 200), "task": ref("Task")}, "status", "task")
+	accepted := object(properties{
+		"status": integer("202, or 200 for a task that holds the unique key", 200), "task": ref("Task"),
+		"idempotent_replayed": boolean("The task is that of an earlier request with the idempotency key; absent when not."),
+	}, "status", "task")
 	refused := object(properties{"status": integer("As of a single request.", 400), "problem": ref("Problem")}, "status", "problem")
 	item := &huma.Schema{OneOf: []*huma.Schema{accepted, refused}}
 	return object(properties{"items": array(item, "One answer per task, in order.")}, "items")
@@ -176,6 +200,7 @@ func taskSchema() *huma.Schema {
 		}, "done", "total"),
 		"error":  ref("Failure"),
 		"errors": array(ref("Failure"), "The last ten, oldest first."),
+		"unique": uniqueSchema(),
 		"labels": labels(),
 	}, "id", "kind", "queue", "priority", "state", "attempt", "max_attempts", "crashes", "revision")
 }
@@ -224,5 +249,6 @@ func problemSchema() *huma.Schema {
 			"location": text("Where: body.queue, body.tasks[3].kind, query.wait, path.id."),
 			"message":  text("What is wrong there."),
 		}, "location", "message"), "Everything that is wrong with the input."),
+		"task_id": text("Of a conflict: the task that holds the unique key."),
 	}, "type", "title", "status")
 }

@@ -7,7 +7,6 @@ import (
 	"strings"
 
 	"github.com/danielgtaylor/huma/v2"
-	"github.com/danielgtaylor/huma/v2/adapters/humago"
 	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/peltonq/pelton"
@@ -22,6 +21,7 @@ type answer struct {
 	Location     string `header:"Location" hidden:"true"`
 	ETag         string `header:"ETag" hidden:"true"`
 	Applied      string `header:"Preference-Applied" hidden:"true"`
+	Replayed     string `header:"Idempotent-Replayed" hidden:"true"`
 	Body         []byte
 }
 
@@ -41,6 +41,7 @@ func taskAnswer(status int, task *pelton.Task) (*answer, error) {
 type enqueueInput struct {
 	Wait   string `query:"wait" doc:"Hold the answer until the task has ended, at most this long (clamped to 60s): a duration or whole seconds." example:"20s"`
 	Prefer string `header:"Prefer" doc:"wait=SECONDS is the same as the query wait, which goes first (RFC 7240)." example:"wait=20"`
+	Key    string `header:"Idempotency-Key" doc:"Makes repeating the request safe for 24 hours: the same request is answered with the same task, another one with the key is 422. At most 256 bytes." example:"order-4711"`
 
 	body []byte
 	err  error
@@ -49,17 +50,8 @@ type enqueueInput struct {
 // Resolve reads the body.
 func (in *enqueueInput) Resolve(ctx huma.Context) []error {
 	in.Prefer = headerList(ctx, "Prefer")
-	if in.err = refuseIdempotencyKey(ctx); in.err == nil {
+	if in.Key, in.err = idempotencyKey(ctx); in.err == nil {
 		in.body, in.err = readBody(ctx, maxTaskBody)
-	}
-	return nil
-}
-
-// refuseIdempotencyKey refuses a promise that is not kept yet.
-func refuseIdempotencyKey(ctx huma.Context) error {
-	const name = "Idempotency-Key"
-	if r, _ := humago.Unwrap(ctx); len(r.Header.Values(name)) > 0 {
-		return fieldProblem(kindNotSupported, fieldError{"header." + name, "is not supported by this version"})
 	}
 	return nil
 }
@@ -76,13 +68,13 @@ func (s *server) enqueue(ctx context.Context, in *enqueueInput) (*answer, error)
 	if err != nil {
 		return nil, err
 	}
-	task, err := s.enqueueOne(ctx, spec)
+	accepted, err := s.enqueueOne(ctx, s.underKey(spec, in.Key))
 	if err != nil {
-		return nil, err
+		return nil, atHeader(err)
 	}
 
 	// From here on the task is accepted: nothing may turn the answer into an error.
-	status, applied := http.StatusAccepted, ""
+	task, status, applied := accepted.Task, statusOf(accepted), ""
 	if task = s.hold(ctx, task, wait.d); wait.d > 0 && task.State.Terminal() {
 		status, applied = http.StatusOK, wait.applied
 	}
@@ -91,14 +83,26 @@ func (s *server) enqueue(ctx context.Context, in *enqueueInput) (*answer, error)
 		return nil, err
 	}
 	out.Location, out.Applied = "/tasks/"+task.ID.String(), applied
+	if accepted.Replayed {
+		out.Replayed = "true"
+	}
 	return out, nil
 }
 
-func (s *server) enqueueOne(ctx context.Context, spec pelton.Spec) (*pelton.Task, error) {
+// statusOf is 202 for a task that was enqueued, by this request or the one that it
+// repeats, and 200 for one that holds the unique key.
+func statusOf(accepted pelton.Enqueued) int {
+	if accepted.Existing {
+		return http.StatusOK
+	}
+	return http.StatusAccepted
+}
+
+func (s *server) enqueueOne(ctx context.Context, spec pelton.Spec) (pelton.Enqueued, error) {
 	ctx, cancel := detached(ctx, callTimeout)
 	defer cancel()
-	task, err := s.Tasks.Enqueue(ctx, spec)
-	return task, unlessKnown(err)
+	accepted, err := s.Tasks.Submit(ctx, spec)
+	return accepted, unlessKnown(err)
 }
 
 // getInput is the request of GET /tasks/{id}.

@@ -262,9 +262,9 @@ func (d deadlines) note(ctx context.Context, call string) {
 	}
 }
 
-func (d deadlines) Enqueue(ctx context.Context, spec pelton.Spec, opts ...pelton.Option) (*pelton.Task, error) {
+func (d deadlines) Submit(ctx context.Context, spec pelton.Spec, opts ...pelton.Option) (pelton.Enqueued, error) {
 	d.note(ctx, "enqueue")
-	return d.fakeTasks.Enqueue(ctx, spec, opts...)
+	return d.fakeTasks.Submit(ctx, spec, opts...)
 }
 
 func (d deadlines) EnqueueMany(ctx context.Context, specs []pelton.Spec) ([]pelton.Enqueued, error) {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/goleak"
 
 	"github.com/peltonq/pelton"
@@ -94,6 +95,20 @@ func below(t *testing.T, nc *nats.Conn) *broker.Broker {
 	}
 	t.Cleanup(b.Close)
 	return b
+}
+
+// lastSeq is the number of writes that a stream has had.
+func lastSeq(t *testing.T, nc *nats.Conn, stream string) uint64 {
+	t.Helper()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := js.Stream(t.Context(), stream)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s.CachedInfo().State.LastSeq
 }
 
 func scheduled(t *testing.T, b *broker.Broker) uint64 {

@@ -94,13 +94,13 @@ func (b *Broker) claimKey(ctx context.Context, r *Record, idem Idempotency) (c *
 		lock:    idempotencyLock{ID: r.ID, Fingerprint: idem.Fingerprint, At: now.UTC()},
 	}
 	for {
-		err := b.writeClaim(ctx, c)
-		if err == nil {
+		wrote := b.writeClaim(ctx, c)
+		if wrote == nil {
 			c.minted = true
 			return c, nil, nil
 		}
-		if !errors.Is(err, ErrStale) && !errors.Is(err, pelton.ErrUnknownOutcome) {
-			return nil, nil, err
+		if !errors.Is(wrote, ErrStale) && !errors.Is(wrote, pelton.ErrUnknownOutcome) {
+			return nil, nil, wrote
 		}
 		var (
 			lock  idempotencyLock
@@ -108,6 +108,9 @@ func (b *Broker) claimKey(ctx context.Context, r *Record, idem Idempotency) (c *
 			at    time.Time
 		)
 		if c.revision, at, found, err = b.loadLock(ctx, c.subject, &lock); err != nil {
+			if errors.Is(wrote, pelton.ErrUnknownOutcome) {
+				err = errors.Join(wrote, err)
+			}
 			return nil, nil, err
 		}
 		if found {
@@ -162,15 +165,24 @@ func (b *Broker) writeClaim(ctx context.Context, c *claim) error {
 }
 
 // abandon gives the key back after nothing was enqueued, if nobody else can have
-// gone on in this request's place. What stays behind ends with its TTL.
-func (b *Broker) abandon(ctx context.Context, c *claim) {
+// gone on in this request's place. It returns cause, why that was. Should the broker
+// be out of reach, the key stays taken: that is an unknown outcome, which a repeat
+// settles.
+func (b *Broker) abandon(ctx context.Context, c *claim, cause error) error {
 	if c == nil || !c.minted {
-		return
+		return cause
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
 	defer cancel()
-	if _, err := b.do(ctx, b.unlockWrite(c.subject, c.revision)); err != nil && !errors.Is(err, ErrStale) {
+	_, err := b.do(ctx, b.unlockWrite(c.subject, c.revision))
+	switch {
+	case err == nil, errors.Is(err, ErrStale):
+		return cause
+	case errors.Is(cause, pelton.ErrUnavailable):
+		return fmt.Errorf("%w: the idempotency key is still taken: %w", pelton.ErrUnknownOutcome, cause)
+	default:
 		b.cfg.Logger.Debug("idempotency key of a refused request stays behind", "error", err)
+		return cause
 	}
 }
 

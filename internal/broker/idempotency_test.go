@@ -193,7 +193,9 @@ func TestIdempotentRequestStalls(t *testing.T) {
 		t.Errorf("stalled = %+v, %v", out, err)
 	}
 	// It must not give back a key that it does not have alone any more.
-	b.abandon(ctx, claim)
+	if err := b.abandon(ctx, claim, errMismatch()); !errors.Is(err, pelton.ErrInvalid) {
+		t.Errorf("abandon = %v, want the cause", err)
+	}
 	if out, err := b.EnqueueOnce(ctx, aRecord("q", pelton.Normal), idem); err != nil || out.Record.ID != first.ID {
 		t.Errorf("after the stalled request gave up: %+v, %v", out, err)
 	}

@@ -107,20 +107,17 @@ func (e *onceEnqueue) unique(ctx context.Context) (Once, error) {
 		case err == nil:
 			return Once{}, nil
 		case !errors.As(err, &conflict):
-			e.b.abandon(ctx, e.claim)
-			return Once{}, fmt.Errorf("enqueue task %s: %w", e.r.ID, err)
+			return Once{}, e.b.abandon(ctx, e.claim, fmt.Errorf("enqueue task %s: %w", e.r.ID, err))
 		case conflict.holder == nil: // only its window is left
 		case e.r.Unique.OnConflict == pelton.ConflictExisting:
 			return e.existing(ctx, conflict)
 		case e.r.Unique.OnConflict == pelton.ConflictReplace && conflict.holder.replaceable():
 			if err := e.b.replace(ctx, conflict.holder); err != nil {
-				e.b.abandon(ctx, e.claim)
-				return Once{}, err
+				return Once{}, e.b.abandon(ctx, e.claim, err)
 			}
 			continue
 		}
-		e.b.abandon(ctx, e.claim)
-		return Once{}, fmt.Errorf("enqueue: %w", conflict)
+		return Once{}, e.b.abandon(ctx, e.claim, fmt.Errorf("enqueue: %w", conflict))
 	}
 }
 
@@ -159,8 +156,7 @@ func (e *onceEnqueue) create(ctx context.Context) (made *Record, err error) {
 	case errors.Is(err, pelton.ErrUnknownOutcome):
 		return nil, err
 	case !errors.Is(err, ErrStale):
-		e.rollBack(ctx)
-		return nil, err
+		return nil, e.rollBack(ctx, err)
 	}
 	made, err = e.b.LoadRecord(ctx, e.r.ID)
 	if errors.Is(err, pelton.ErrNotFound) {
@@ -172,15 +168,15 @@ func (e *onceEnqueue) create(ctx context.Context) (made *Record, err error) {
 	return made, err
 }
 
-// rollBack gives the keys back of a task whose record was refused. With an
+// rollBack gives the keys back of a task whose record was refused for cause. With an
 // idempotency key the id may be known to others, who may yet create the record: then
 // the unique key is left to whoever finds no record.
-func (e *onceEnqueue) rollBack(ctx context.Context) {
+func (e *onceEnqueue) rollBack(ctx context.Context, cause error) error {
 	if e.claim != nil {
-		e.b.abandon(ctx, e.claim)
-		return
+		return e.b.abandon(ctx, e.claim, cause)
 	}
 	e.unlock(ctx)
+	return cause
 }
 
 // unlock deletes the lock of the unique key of a task that will never have a record.

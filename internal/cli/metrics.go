@@ -14,26 +14,27 @@ type countedTasks struct {
 	metrics *metrics.Metrics
 }
 
-// Enqueue counts and enqueues a task.
-func (c countedTasks) Enqueue(ctx context.Context, spec pelton.Spec, opts ...pelton.Option) (*pelton.Task, error) {
-	task, err := c.Client.Enqueue(ctx, spec, opts...)
-	c.count(task, err)
-	return task, err
+// Submit counts and enqueues a task.
+func (c countedTasks) Submit(ctx context.Context, spec pelton.Spec, opts ...pelton.Option) (pelton.Enqueued, error) {
+	out, err := c.Client.Submit(ctx, spec, opts...)
+	c.count(out, err)
+	return out, err
 }
 
 // EnqueueMany counts and enqueues each task.
 func (c countedTasks) EnqueueMany(ctx context.Context, specs []pelton.Spec) ([]pelton.Enqueued, error) {
 	items, err := c.Client.EnqueueMany(ctx, specs)
 	for _, item := range items {
-		c.count(item.Task, item.Err)
+		c.count(item, item.Err)
 	}
 	return items, err
 }
 
-func (c countedTasks) count(task *pelton.Task, err error) {
-	if err != nil {
+func (c countedTasks) count(out pelton.Enqueued, err error) {
+	switch {
+	case err != nil:
 		c.metrics.Refused()
-		return
+	case !out.Existing && !out.Replayed:
+		c.metrics.Enqueued(out.Task)
 	}
-	c.metrics.Enqueued(task)
 }
