@@ -127,7 +127,7 @@ func (e *onceEnqueue) existing(ctx context.Context, conflict *keyConflict) (Once
 	if e.claim != nil {
 		e.claim.lock.ID, e.claim.lock.Bound = conflict.holder.ID, true
 		if err := e.b.writeClaim(ctx, e.claim); err != nil {
-			return Once{}, e.lostClaim(err)
+			return Once{}, e.lostClaim(ctx, err)
 		}
 	}
 	return Once{Record: conflict.holder, Existing: true}, nil
@@ -135,11 +135,11 @@ func (e *onceEnqueue) existing(ctx context.Context, conflict *keyConflict) (Once
 
 // lostClaim is an idempotency key's lock that could not be written: if another
 // request goes on in this one's place, that is the one to ask.
-func (e *onceEnqueue) lostClaim(err error) error {
+func (e *onceEnqueue) lostClaim(ctx context.Context, err error) error {
 	if errors.Is(err, ErrStale) {
 		return fmt.Errorf("%w: %w", pelton.ErrConflict, pelton.ErrInFlight)
 	}
-	return err
+	return e.b.abandon(ctx, e.claim, err)
 }
 
 // errBurnt is an id whose record was fenced: it will never have one.
@@ -201,7 +201,7 @@ func (e *onceEnqueue) renew(ctx context.Context) error {
 	}
 	e.claim.lock.ID = e.r.ID
 	if err := e.b.writeClaim(ctx, e.claim); err != nil {
-		return e.lostClaim(err)
+		return e.lostClaim(ctx, err)
 	}
 	return nil
 }

@@ -91,6 +91,7 @@ type request struct {
 	method  string
 	path    []string // unescaped segments
 	query   url.Values
+	header  http.Header
 	body    []byte
 	timeout time.Duration // zero means requestTimeout
 	once    bool          // sending it twice does it twice
@@ -139,6 +140,9 @@ func (c *client) newRequest(ctx context.Context, r request) (*http.Request, erro
 	req, err := http.NewRequestWithContext(ctx, r.method, target.String(), bytes.NewReader(r.body))
 	if err != nil {
 		return nil, fmt.Errorf("%s %s: %w", r.method, target.Redacted(), err)
+	}
+	if r.header != nil {
+		req.Header = r.header.Clone()
 	}
 	req.Header.Set("Accept", "application/json")
 	req.Header.Set("User-Agent", "pelton/"+readBuild().Version)

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 
 	"github.com/peltonq/pelton"
 )
@@ -28,6 +29,7 @@ type lineReader struct {
 	in       *bufio.Reader
 	number   int
 	defaults []field // what a line gets that does not have it
+	key      string  // its idempotency key is this and its number; empty for none
 	held     *taskLine
 }
 
@@ -97,7 +99,11 @@ func (r *lineReader) next() (*taskLine, error) {
 		if len(text) == 0 {
 			continue
 		}
-		body, err := withDefaults(text, r.defaults)
+		defaults := r.defaults
+		if r.key != "" {
+			defaults = append(slices.Clip(defaults), field{"idempotency_key", fmt.Sprintf("%s:%d", r.key, r.number)})
+		}
+		body, err := withDefaults(text, defaults)
 		return &taskLine{number: r.number, body: body, err: err}, nil
 	}
 }

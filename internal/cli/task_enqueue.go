@@ -31,6 +31,12 @@ type enqueueFlags struct {
 	labels      []string
 	jsonl       bool
 
+	uniqueKey      string
+	uniqueUntil    enumValue
+	uniqueWindow   durationValue
+	onConflict     enumValue
+	idempotencyKey string
+
 	wait    durationValue
 	waitSet bool
 }
@@ -44,6 +50,14 @@ func (a *app) taskEnqueueCmd() *cobra.Command {
 		f.priority.allowed = append(f.priority.allowed, string(p))
 	}
 	f.priority.value = string(pelton.Normal)
+	for _, u := range pelton.UniqueUntils() {
+		f.uniqueUntil.allowed = append(f.uniqueUntil.allowed, string(u))
+	}
+	f.uniqueUntil.value = string(pelton.UntilFinished)
+	for _, c := range pelton.OnConflicts() {
+		f.onConflict.allowed = append(f.onConflict.allowed, string(c))
+	}
+	f.onConflict.value = string(pelton.ConflictReject)
 	cmd := &cobra.Command{
 		Use:   "enqueue KIND [PAYLOAD|@FILE|-]",
 		Short: "Enqueue a task, or many",
@@ -55,10 +69,16 @@ With --jsonl every line of the input is one task, an object as in POST /tasks:
 it and the flags are what a line without these fields gets. A bad line is
 reported by its number and the others are enqueued.
 
+With --unique at most one task of the kind with that key is unfinished; a second
+one is refused, or what --on-conflict says. With --idempotency-key the same
+command can be repeated safely for 24 hours: it answers with the same task. With
+--jsonl each line gets the key KEY:LINE, so the same file can be sent again.
+
 With --wait the command waits until the task has ended.
 
-Exit codes: 0 accepted, 2 refused, 9 only some of several; with --wait also
-10 failed, 11 cancelled or expired, 6 not ended in time.`,
+Exit codes: 0 accepted, 2 refused, 5 another task holds the unique key, 9 only
+some of several; with --wait also 10 failed, 11 cancelled or expired, 6 not ended
+in time.`,
 		Example: `  pelton task enqueue demo.echo '{"hello":"world"}' --wait
   pelton task enqueue report.build @report.json --priority high --delay 10m
   pelton task enqueue - --jsonl < tasks.jsonl`,
@@ -89,9 +109,14 @@ Exit codes: 0 accepted, 2 refused, 9 only some of several; with --wait also
 	flags.BoolVar(&f.jsonl, "jsonl", false, "one task per line of the input")
 	flags.Var(&f.wait, "wait", "wait until it has ended; --wait=`DURATION` says how long at most (without: 1m)")
 	flags.Lookup("wait").NoOptDefVal = "1m"
-	notYet(flags, "idempotency-key", "enqueue once for this `key`, however often it is repeated")
-	notYet(flags, "unique", "refuse a second unfinished task with this `key`")
+	flags.StringVar(&f.idempotencyKey, "idempotency-key", "", "enqueue once for this `key`, however often it is repeated within 24 hours")
+	flags.StringVar(&f.uniqueKey, "unique", "", "refuse a second unfinished task of the kind with this `key`")
+	flags.Var(&f.uniqueUntil, "unique-until", "when the task gives its unique key back: "+f.uniqueUntil.choices())
+	flags.Var(&f.uniqueWindow, "unique-window", "hold the unique key for at least that long, such as 10m")
+	flags.Var(&f.onConflict, "on-conflict", "what to do if another task holds the unique key: "+f.onConflict.choices())
 	completeEnum(cmd, "priority", &f.priority)
+	completeEnum(cmd, "unique-until", &f.uniqueUntil)
+	completeEnum(cmd, "on-conflict", &f.onConflict)
 	f.where.register(flags)
 	f.out.register(cmd)
 	return cmd
@@ -147,6 +172,11 @@ func (f *enqueueFlags) fields(given func(flag string) bool) ([]field, error) {
 		labels[name] = value
 	}
 	add("label", "labels", labels)
+	unique, err := f.unique(given)
+	if err != nil {
+		return nil, err
+	}
+	add("unique", "unique", unique)
 	return list, nil
 }
 
@@ -177,6 +207,32 @@ func parseBackoff(text string) (map[string]any, error) {
 	return parts, nil
 }
 
+// unique is what the flags of the unique key say; nothing without one.
+func (f *enqueueFlags) unique(given func(flag string) bool) (*pelton.Unique, error) {
+	if given("idempotency-key") && f.idempotencyKey == "" {
+		return nil, usagef("--idempotency-key must not be empty")
+	}
+	if !given("unique") {
+		for _, flag := range []string{"unique-until", "unique-window", "on-conflict"} {
+			if given(flag) {
+				return nil, usagef("--%s needs --unique", flag)
+			}
+		}
+		return nil, nil //nolint:nilnil // documented
+	}
+	if f.uniqueKey == "" {
+		return nil, usagef("--unique must not be empty")
+	}
+	u := &pelton.Unique{Key: f.uniqueKey, Window: f.uniqueWindow.duration()}
+	if given("unique-until") {
+		u.Until = pelton.UniqueUntil(f.uniqueUntil.value)
+	}
+	if given("on-conflict") {
+		u.OnConflict = pelton.OnConflict(f.onConflict.value)
+	}
+	return u, nil
+}
+
 // enqueueOne enqueues one task, and waits for it when that is wanted.
 func (a *app) enqueueOne(ctx context.Context, c *client, f *enqueueFlags, fields []field, args []string) error {
 	kind := args[0]
@@ -194,7 +250,11 @@ func (a *app) enqueueOne(ctx context.Context, c *client, f *enqueueFlags, fields
 	if err != nil {
 		return err
 	}
-	task, err := c.task(ctx, request{method: http.MethodPost, path: []string{"tasks"}, body: body, once: true})
+	r := request{method: http.MethodPost, path: []string{"tasks"}, body: body, once: true}
+	if f.idempotencyKey != "" {
+		r.once, r.header = false, http.Header{"Idempotency-Key": {f.idempotencyKey}}
+	}
+	task, err := c.task(ctx, r)
 	if err != nil {
 		return err
 	}

@@ -35,6 +35,7 @@ func (a *app) enqueueLines(ctx context.Context, c *client, f *enqueueFlags, defa
 	defer func() { _ = in.Close() }() // only read
 
 	b := &bulk{app: a, c: c, lines: newLineReader(in, defaults), list: a.taskList(&f.out)}
+	b.lines.key = f.idempotencyKey
 	failed := b.run(ctx)
 	if err := b.list.close(); err != nil {
 		return err
@@ -120,7 +121,7 @@ func (b *bulk) post(ctx context.Context, sent []taskLine) error {
 	body = append(body, `]}`...)
 
 	answer, err := b.c.do(ctx, request{
-		method: http.MethodPost, path: []string{"tasks", "batch"}, body: body, timeout: batchTimeout, once: true,
+		method: http.MethodPost, path: []string{"tasks", "batch"}, body: body, timeout: batchTimeout, once: b.lines.key == "",
 	})
 	first, last := sent[0].number, sent[len(sent)-1].number
 	switch {

@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/peltonq/pelton"
 )
 
 // mostCell is how much of a payload, result or error a table shows, in bytes.
@@ -41,6 +43,7 @@ func (a *app) printTask(out *outputFlag, t *taskAnswer) error {
 		{"Finished", instant(t.FinishedAt)},
 		{"Worker", t.Worker},
 		{"Labels", labelText(t.Labels)},
+		{"Unique", uniqueText(t.Unique)},
 	}
 	if t.Crashes > 0 {
 		pairs = append(pairs, [2]string{"Crashes", strconv.Itoa(t.Crashes)})
@@ -75,6 +78,18 @@ func value(raw []byte) string {
 		return string(raw)
 	}
 	return fmt.Sprintf("%s (%d bytes; -o json shows all)", clip(string(raw), mostCell), len(raw))
+}
+
+// uniqueText is a unique key and for how long it is held.
+func uniqueText(u *pelton.Unique) string {
+	switch {
+	case u == nil:
+		return ""
+	case u.Window > 0:
+		return fmt.Sprintf("%s (until %s, window %s)", u.Key, u.Until, pelton.FormatDuration(u.Window))
+	default:
+		return fmt.Sprintf("%s (until %s)", u.Key, u.Until)
+	}
 }
 
 func labelText(labels map[string]string) string {
