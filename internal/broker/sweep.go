@@ -28,18 +28,19 @@ type Swept struct {
 	Letters int // failed tasks without a dead letter
 	Orphans int // waiting tasks without a message
 	Lost    int // running tasks of a worker that is gone, without a message
+	Keys    int // locks of unique keys that nobody holds
 }
 
 // Repaired is the number of repairs.
-func (s Swept) Repaired() int { return s.Overdue + s.Letters + s.Orphans + s.Lost }
+func (s Swept) Repaired() int { return s.Overdue + s.Letters + s.Orphans + s.Lost + s.Keys }
 
 // Plus adds the counts of two steps.
 func (s Swept) Plus(o Swept) Swept {
-	return Swept{s.Looked + o.Looked, s.Overdue + o.Overdue, s.Letters + o.Letters, s.Orphans + o.Orphans, s.Lost + o.Lost}
+	return Swept{s.Looked + o.Looked, s.Overdue + o.Overdue, s.Letters + o.Letters, s.Orphans + o.Orphans, s.Lost + o.Lost, s.Keys + o.Keys}
 }
 
 // Sweeper repairs what a crash between two writes left behind and redelivery does
-// not: it goes round the schedules and the records, a few at a time. Any number of
+// not: it goes round the schedules, the records and the unique keys, a few at a time. Any number of
 // processes may sweep at once: every repair is a compare-and-swap, or a message
 // whose second copy is dropped at admission. A Sweeper is not safe for concurrent
 // use.
@@ -48,14 +49,15 @@ type Sweeper struct {
 	now       func() time.Time
 	schedules uint64 // next sequence to look at
 	records   uint64
+	keys      uint64
 }
 
-// NewSweeper starts a round at the oldest schedule and record.
+// NewSweeper starts a round at the oldest schedule, record and key.
 func (b *Broker) NewSweeper() *Sweeper {
-	return &Sweeper{b: b, now: time.Now, schedules: 1, records: 1}
+	return &Sweeper{b: b, now: time.Now, schedules: 1, records: 1, keys: 1}
 }
 
-// Step looks at up to budget schedules and as many records, from where the last
+// Step looks at up to budget schedules, as many records and as many keys, from where the last
 // step ended, and starts a new round at the end. Its cost is one read for each and
 // one or two more for each task that waits.
 func (s *Sweeper) Step(ctx context.Context, budget int) (Swept, error) {
@@ -63,6 +65,7 @@ func (s *Sweeper) Step(ctx context.Context, budget int) (Swept, error) {
 	err := errors.Join(
 		s.round(ctx, budget, s.b.tasks(0), s.b.ns+".t.0.s.>", &s.schedules, &swept, s.schedule),
 		s.round(ctx, budget, bucketStream(s.b.state(0)), "$KV."+s.b.state(0)+".>", &s.records, &swept, s.record),
+		s.round(ctx, budget, bucketStream(s.b.locks()), "$KV."+s.b.locks()+".unique.>", &s.keys, &swept, s.key),
 	)
 	return swept, err
 }

@@ -208,6 +208,17 @@ func (m *keyModel) lostRequeue(rt *rapid.T) {
 	}
 }
 
+// sweepKeys lets the sweep look at everything as if it were old.
+func (m *keyModel) sweepKeys(rt *rapid.T) {
+	s := m.b.NewSweeper()
+	s.now = func() time.Time { return time.Now().Add(time.Hour) }
+	var swept Swept
+	next := uint64(1)
+	if err := s.round(m.t.Context(), 1000, bucketStream(m.b.locks()), m.b.uniqueKey(m.kind, "k"), &next, &swept, s.key); err != nil {
+		rt.Fatal(err)
+	}
+}
+
 // check holds records and lock against the model.
 func (m *keyModel) check(rt *rapid.T) {
 	holding := 0
@@ -244,7 +255,8 @@ func TestKeyIsFreeExactlyWhenItShouldBe(t *testing.T) {
 		m := &keyModel{t: t, b: b, kind: fmt.Sprintf("test.kind.%d", n), tasks: map[pelton.ID]*modelTask{}}
 		rt.Repeat(map[string]func(*rapid.T){
 			"enqueue": m.enqueue, "enqueue again": m.enqueue, "lost enqueue": m.lostEnqueue, "start": m.start, "put back": m.putBack, "end": m.end,
-			"end too": m.end, "late release": m.lateRelease, "requeue": m.requeue, "lost requeue": m.lostRequeue, "": m.check,
+			"end too": m.end, "late release": m.lateRelease, "requeue": m.requeue, "lost requeue": m.lostRequeue,
+			"sweep": m.sweepKeys, "": m.check,
 		})
 	})
 }
