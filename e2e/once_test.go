@@ -68,7 +68,9 @@ func TestAPIServerKilledUnderIdempotencyKeys(t *testing.T) {
 		}
 		tasks[n] = task.ID
 	}
-	api := func() *server { return serve(t, "--addr", "127.0.0.1:0", "--nats", broker.nats, "--nats-token", "secret") }
+	api := func() *server {
+		return serve(t, "--addr", "127.0.0.1:0", "--nats", broker.nats, "--nats-token", "secret")
+	}
 	for range 5 {
 		s := api()
 		var posting sync.WaitGroup

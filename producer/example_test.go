@@ -84,6 +84,47 @@ func Example() {
 	// sent-to-ada@example.org
 }
 
+// A unique key keeps a second task of the kind out while the first is unfinished, an
+// idempotency key makes repeating a request safe.
+func ExampleClient_Enqueue_keys() {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	nc, end, err := connect(ctx)
+	if err != nil {
+		log.Print(err)
+		return
+	}
+	defer end()
+	client, err := producer.New(ctx, nc, producer.Config{})
+	if err != nil {
+		log.Print(err)
+		return
+	}
+	defer client.Close()
+
+	report := pelton.Spec{Kind: "report.build", Payload: []byte(`{"customer":42}`)}
+	first, err := client.Enqueue(ctx, report, pelton.WithUnique(pelton.Unique{Key: "customer-42"}))
+	if err != nil {
+		log.Print(err)
+		return
+	}
+	_, err = client.Enqueue(ctx, report, pelton.WithUnique(pelton.Unique{Key: "customer-42"}))
+	var held *pelton.UniqueError
+	fmt.Println("refused:", errors.As(err, &held) && held.Holder == first.ID)
+
+	mail := pelton.Spec{Kind: "email.send", Payload: []byte(`{"to":"ada@example.org"}`)}
+	one, err := client.Enqueue(ctx, mail, pelton.WithIdempotencyKey("order-4711"))
+	if err != nil {
+		log.Print(err)
+		return
+	}
+	again, err := client.Enqueue(ctx, mail, pelton.WithIdempotencyKey("order-4711"))
+	fmt.Println("one task:", err == nil && again.ID == one.ID)
+	// Output:
+	// refused: true
+	// one task: true
+}
+
 // work serves the queue emails until stop is called.
 func work(ctx context.Context, nc *nats.Conn, register func(*worker.Mux)) (stop func()) {
 	mux := worker.NewMux()

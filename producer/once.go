@@ -42,13 +42,15 @@ func (c *Client) Submit(ctx context.Context, spec pelton.Spec, opts ...pelton.Op
 type request struct {
 	record *broker.Record // the first one of the task
 	idem   broker.Idempotency
-	// replay is the record of an earlier request's task when the spec would not pass
-	// any more.
-	replay *broker.Record
+	// replay is the answer to an earlier request, of which this is a repeat that would
+	// not pass any more.
+	replay broker.Once
 }
 
 // plain reports whether nothing is to be looked up for the request.
-func (r *request) plain() bool { return r.replay == nil && r.idem.Key == "" && r.record.Unique == nil }
+func (r *request) plain() bool {
+	return r.replay.Record == nil && r.idem.Key == "" && r.record.Unique == nil
+}
 
 // prepare checks a spec and makes its first record. A spec whose time has passed
 // since may repeat a request that was in time.
@@ -92,8 +94,8 @@ func (c *Client) submit(ctx context.Context, req request) (pelton.Enqueued, erro
 	var err error
 	once := broker.Once{Record: req.record}
 	switch {
-	case req.replay != nil:
-		once = broker.Once{Record: req.replay, Replayed: true}
+	case req.replay.Record != nil:
+		once = req.replay
 	case req.plain():
 		if err = c.queues.admit(ctx, req.record); err == nil {
 			err = c.b.Enqueue(ctx, req.record)
@@ -138,7 +140,8 @@ func (c *Client) insist(ctx context.Context, req request) (*pelton.Task, error) 
 		}
 		unknown = unknown || errors.Is(err, pelton.ErrUnknownOutcome)
 		nothing := errors.Is(err, pelton.ErrUnavailable) || errors.Is(err, pelton.ErrClosed) // was done by this try
-		if !errors.Is(err, pelton.ErrInFlight) && !(unknown && (nothing || errors.Is(err, pelton.ErrUnknownOutcome))) {
+		again := errors.Is(err, pelton.ErrInFlight) || unknown && (nothing || errors.Is(err, pelton.ErrUnknownOutcome))
+		if !again {
 			return nil, err
 		}
 		if !c.closed.Load() && pause(ctx, wait) {

@@ -1,7 +1,6 @@
 package worker
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"time"
@@ -98,12 +97,7 @@ func (r *run) conclude(state pelton.State, now time.Time, f *pelton.Failure) err
 // releaseKey gives the unique key of a task back that is over. Should that fail,
 // the next task with the key reads that this one is over. Other tasks pay nothing.
 func (r *run) releaseKey() {
-	if r.record.Unique == nil {
-		return
-	}
-	ctx, cancel := context.WithTimeout(r.w.hard, 2*time.Second)
-	defer cancel()
-	if err := r.w.b.ReleaseKey(ctx, r.record); err != nil {
+	if err := r.w.b.ReleaseKey(r.w.hard, r.record); err != nil {
 		r.log.Debug("unique key not released", "error", err)
 	}
 }

@@ -59,16 +59,17 @@ func (l *idempotencyLock) ttl(now time.Time) time.Duration {
 
 // Recall finds the task that an idempotency key stands for, without taking the key.
 // pelton.ErrNotFound also means that the key stands for another request.
-func (b *Broker) Recall(ctx context.Context, idem Idempotency) (*Record, error) {
+func (b *Broker) Recall(ctx context.Context, idem Idempotency) (Once, error) {
 	var lock idempotencyLock
 	_, _, found, err := b.loadLock(ctx, b.idempotencyKey(idem), &lock)
 	if err == nil && (!found || lock.Fingerprint != idem.Fingerprint) {
 		err = pelton.ErrNotFound
 	}
 	if err != nil {
-		return nil, fmt.Errorf("recall: %w", err)
+		return Once{}, fmt.Errorf("recall: %w", err)
 	}
-	return b.LoadRecord(ctx, lock.ID)
+	r, err := b.LoadRecord(ctx, lock.ID)
+	return Once{Record: r, Existing: lock.Bound, Replayed: true}, err
 }
 
 func (b *Broker) idempotencyKey(idem Idempotency) string {
@@ -84,7 +85,7 @@ type claim struct {
 }
 
 // claimKey takes the idempotency key for r, or finds the task that it stands for:
-// then replay is its record. A request that goes on in another's place takes its
+// then replay is its record, and the claim's lock as it was found. A request that goes on in another's place takes its
 // id over into r. Errors: a *pelton.ValidationError for another request's key;
 // pelton.ErrInFlight; pelton.ErrConflict for a task that is not there any more.
 func (b *Broker) claimKey(ctx context.Context, r *Record, idem Idempotency) (c *claim, replay *Record, err error) {
@@ -131,7 +132,7 @@ func (b *Broker) join(ctx context.Context, r *Record, c *claim, lock idempotency
 	switch {
 	case err == nil:
 		b.finishEnqueue(ctx, c, task, young && !own)
-		return nil, task, nil
+		return c, task, nil
 	case !errors.Is(err, pelton.ErrNotFound):
 		return nil, nil, err
 	case lock.Bound:

@@ -272,7 +272,7 @@ func TestIdempotencyKeyOfAnExistingTask(t *testing.T) {
 	}
 	over := end(t, b, holder.ID, pelton.Succeeded, true)
 	out, err = b.EnqueueOnce(ctx, aUnique(u), idem)
-	if err != nil || !out.Replayed || out.Record.ID != holder.ID || out.Record.State != pelton.Succeeded {
+	if err != nil || !out.Replayed || !out.Existing || out.Record.ID != holder.ID || out.Record.State != pelton.Succeeded {
 		t.Errorf("repeat = %+v, %v", out, err)
 	}
 	if n := messages(t, b, holder.ID); n != 1 {
@@ -316,7 +316,7 @@ func TestTimeOfAnIdempotencyKey(t *testing.T) {
 		t.Errorf("the lock lives for %s, the record for %s", lock, record)
 	}
 
-	if got, err := b.Recall(ctx, idem); err != nil || got.ID != r.ID {
+	if got, err := b.Recall(ctx, idem); err != nil || got.Record.ID != r.ID || !got.Replayed || got.Existing {
 		t.Errorf("Recall = %+v, %v", got, err)
 	}
 	idem.Fingerprint = "else"

@@ -51,7 +51,7 @@ func (b *Broker) EnqueueOnce(ctx context.Context, r *Record, idem Idempotency) (
 			return Once{}, fmt.Errorf("enqueue task %s: %w", r.ID, err)
 		}
 		if replay != nil {
-			return Once{Record: replay, Replayed: true}, nil
+			return Once{Record: replay, Existing: claim.lock.Bound, Replayed: true}, nil
 		}
 		e.claim = claim
 	}

@@ -14,8 +14,11 @@ import (
 // for keys that never come back. A task that is not over is left to its end.
 func (s *Sweeper) key(ctx context.Context, msg *stored, swept *Swept) error {
 	var lock uniqueLock
-	if msg.deleted() || s.now().Sub(msg.time) < sweepAge || json.Unmarshal(msg.data, &lock) != nil {
+	if msg.deleted() || s.now().Sub(msg.time) < sweepAge {
 		return nil
+	}
+	if err := json.Unmarshal(msg.data, &lock); err != nil {
+		return nil //nolint:nilerr // not a lock of ours
 	}
 	holder, err := s.b.LoadRecord(ctx, lock.ID)
 	switch {
