@@ -182,6 +182,7 @@ func fingerprint(spec, normal pelton.Spec) (string, error) {
 		Timeout     time.Duration     `json:"timeout"`
 		MaxAttempts int               `json:"max_attempts"`
 		Retention   time.Duration     `json:"retention"`
+		Backoff     pelton.Backoff    `json:"backoff,omitzero"`
 		Labels      map[string]string `json:"labels,omitempty"`
 		Unique      *pelton.Unique    `json:"unique,omitempty"`
 		Payload     []byte            `json:"payload"`
@@ -189,7 +190,7 @@ func fingerprint(spec, normal pelton.Spec) (string, error) {
 		Kind: normal.Kind, Queue: normal.Queue, Priority: normal.Priority,
 		Delay: spec.Delay, RunAt: spec.RunAt.UTC(), ExpiresAt: spec.ExpiresAt.UTC(),
 		Timeout: normal.Timeout, MaxAttempts: normal.MaxAttempts, Retention: normal.Retention,
-		Labels: normal.Labels, Unique: normal.Unique, Payload: payload[:],
+		Backoff: normal.Backoff, Labels: normal.Labels, Unique: normal.Unique, Payload: payload[:],
 	})
 	if err != nil {
 		return "", fmt.Errorf("fingerprint of a request: %w", err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -83,7 +84,7 @@ func TestUniqueFromEnqueueToEnd(t *testing.T) {
 		}
 		return nil, nil
 	}))
-	serve(t, nc, mux, worker.Config{})
+	serve(t, nc, mux, worker.Config{Concurrency: 1})
 	fail <- false
 	wait(t, client, third.ID)
 	if _, err := client.Retry(t.Context(), second.ID); err != nil {
@@ -100,11 +101,47 @@ func TestUniqueFromEnqueueToEnd(t *testing.T) {
 	if got := wait(t, client, fourth.ID); got.State != pelton.Failed {
 		t.Errorf("task = %+v", got)
 	}
-	fifth := enqueue(t, client, "a", unique("k"), pelton.WithExpiresAt(time.Now().Add(time.Second)), pelton.WithDelay(999*time.Millisecond))
+	blocker := enqueue(t, client, "a") // takes the only slot until the next has expired
+	expires := time.Now().Add(300 * time.Millisecond)
+	fifth := enqueue(t, client, "a", unique("k"), pelton.WithExpiresAt(expires))
+	held(t, client, "a", "k", fifth.ID)
+	eventually(t, "its time to pass", func() bool { return time.Now().After(expires) })
+	fail <- false
+	wait(t, client, blocker.ID)
 	if got := wait(t, client, fifth.ID); got.State != pelton.Expired {
-		fail <- false // it started in its last millisecond
+		t.Errorf("task = %+v", got)
 	}
 	enqueue(t, client, "a", unique("k"), pelton.WithDelay(time.Hour))
+}
+
+// A key that is held until its task starts is free while it runs, and while it waits
+// for its retry.
+func TestUniqueUntilStarted(t *testing.T) {
+	t.Parallel()
+	nc := brokertest.Start(t)
+	client := open(t, nc)
+	started, ends := make(chan struct{}), make(chan struct{})
+	mux := worker.NewMux()
+	mux.Handle("a", handler(func(context.Context, *pelton.Task) (json.RawMessage, error) {
+		started <- struct{}{}
+		<-ends
+		return nil, pelton.RetryAfter(time.Hour, errBoom)
+	}))
+	untilStarted := func(u *pelton.Unique) { u.Until = pelton.UntilStarted }
+	first := enqueue(t, client, "a", unique("k", untilStarted))
+	held(t, client, "a", "k", first.ID)
+	serve(t, nc, mux, worker.Config{Concurrency: 1})
+	<-started
+	second := enqueue(t, client, "a", unique("k", untilStarted))
+	held(t, client, "a", "k", second.ID)
+	ends <- struct{}{}
+	<-started
+	if got := get(t, client, first.ID); got.State != pelton.Retrying {
+		t.Errorf("first task is %s", got.State)
+	}
+	third := enqueue(t, client, "a", unique("k"), pelton.WithDelay(time.Hour))
+	held(t, client, "a", "k", third.ID)
+	ends <- struct{}{}
 }
 
 // The lock of a key is gone with its task, so that keys that never come back cost
@@ -217,25 +254,34 @@ func TestIdempotencyKey(t *testing.T) {
 		t.Errorf("other scope = %+v, %v", other, err)
 	}
 
-	for name, change := range map[string]pelton.Option{
-		"kind":         func(s *pelton.Spec) { s.Kind = "b" },
-		"payload":      func(s *pelton.Spec) { s.Payload = json.RawMessage(`{"n":1}`) },
-		"no payload":   func(s *pelton.Spec) { s.Payload = nil },
-		"queue":        pelton.WithQueue("q"),
-		"priority":     pelton.WithPriority(pelton.Low),
-		"delay":        pelton.WithDelay(time.Minute),
-		"run_at":       pelton.WithRunAt(time.Now().Add(time.Hour)),
-		"expires_at":   pelton.WithExpiresAt(time.Time{}),
-		"timeout":      pelton.WithTimeout(time.Second),
-		"max_attempts": pelton.WithMaxAttempts(1),
-		"retention":    pelton.WithRetention(time.Hour),
-		"labels":       pelton.WithLabels(map[string]string{"z": "3"}),
-		"unique":       unique("u"),
-	} {
+	// Each field counts; one that is missing here has to be in the fingerprint too.
+	changes := map[string]pelton.Option{
+		"Kind":        func(s *pelton.Spec) { s.Kind = "b" },
+		"Payload":     func(s *pelton.Spec) { s.Payload = json.RawMessage(`{"n":1}`) },
+		"Queue":       pelton.WithQueue("q"),
+		"Priority":    pelton.WithPriority(pelton.Low),
+		"Delay":       pelton.WithDelay(time.Minute),
+		"RunAt":       pelton.WithRunAt(time.Now().Add(time.Hour)),
+		"ExpiresAt":   pelton.WithExpiresAt(time.Time{}),
+		"Timeout":     pelton.WithTimeout(time.Second),
+		"MaxAttempts": pelton.WithMaxAttempts(1),
+		"Backoff":     pelton.WithBackoff(pelton.Backoff{Initial: time.Minute}),
+		"Retention":   pelton.WithRetention(time.Hour),
+		"Labels":      pelton.WithLabels(map[string]string{"z": "3"}),
+		"Unique":      unique("u"),
+	}
+	for _, field := range reflect.VisibleFields(reflect.TypeFor[pelton.Spec]()) {
+		if field.Name == "IdempotencyKey" || field.Name == "IdempotencyScope" {
+			continue
+		}
+		change, known := changes[field.Name]
+		if !known {
+			t.Fatalf("no test for the field %s", field.Name)
+		}
 		_, err := client.Enqueue(t.Context(), spec, key, change)
 		var invalid *pelton.ValidationError
 		if !errors.As(err, &invalid) || invalid.Fields[0].Field != "idempotency_key" {
-			t.Errorf("other %s: %v, want a ValidationError", name, err)
+			t.Errorf("other %s: %v, want a ValidationError", field.Name, err)
 		}
 	}
 }
@@ -251,7 +297,7 @@ func TestIdempotencyKeyOfAnInvalidRequest(t *testing.T) {
 			t.Fatalf("invalid request: %v", err)
 		}
 	}
-	spec := pelton.Spec{Kind: "a", ExpiresAt: time.Now().Add(300 * time.Millisecond)}
+	spec := pelton.Spec{Kind: "a", ExpiresAt: time.Now().Add(2 * time.Second)}
 	first, err := client.Enqueue(t.Context(), spec, key)
 	if err != nil {
 		t.Fatal(err)

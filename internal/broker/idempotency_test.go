@@ -132,8 +132,18 @@ func TestIdempotentRequestsTogether(t *testing.T) {
 	for range 4 {
 		brokers = append(brokers, openOn(t, brokertest.Connect(t, srv), Config{}))
 	}
-	for _, grace := range []time.Duration{time.Hour, 0} { // without one they go on in each other's place
-		idem := aRequest(grace.String())
+	for n := range 20 {
+		grace := time.Hour
+		if n%2 == 1 { // without one they go on in each other's place
+			grace = 0
+		}
+		request := func() *Record {
+			if n%4 < 2 {
+				return aRecord("q", pelton.Normal)
+			}
+			return aUnique(pelton.Unique{Key: strconv.Itoa(n)})
+		}
+		idem := aRequest(strconv.Itoa(n))
 		var asking sync.WaitGroup
 		outs, errs := make([]Once, 64), make([]error, 64)
 		for _, b := range brokers {
@@ -141,7 +151,7 @@ func TestIdempotentRequestsTogether(t *testing.T) {
 		}
 		for i := range outs {
 			asking.Go(func() {
-				outs[i], errs[i] = brokers[i%4].EnqueueOnce(t.Context(), aRecord("q", pelton.Normal), idem)
+				outs[i], errs[i] = brokers[i%4].EnqueueOnce(t.Context(), request(), idem)
 			})
 		}
 		asking.Wait()
@@ -165,7 +175,7 @@ func TestIdempotentRequestsTogether(t *testing.T) {
 		if made != 1 {
 			t.Errorf("%d requests made a task", made)
 		}
-		if out, err := brokers[0].EnqueueOnce(t.Context(), aRecord("q", pelton.Normal), idem); err != nil || out.Record.ID != id {
+		if out, err := brokers[0].EnqueueOnce(t.Context(), request(), idem); err != nil || out.Record.ID != id {
 			t.Errorf("later: %+v, %v", out, err)
 		}
 	}

@@ -166,7 +166,7 @@ func (e *keyConflict) Unwrap() error { return e.public() }
 func (e *keyConflict) public() *pelton.UniqueError {
 	out := &pelton.UniqueError{Kind: e.lock.Kind, Key: e.lock.Key, Holder: e.lock.ID}
 	if e.holder != nil {
-		out.State = e.holder.State
+		out.State = e.holder.Task(time.Now()).State
 	}
 	return out
 }
