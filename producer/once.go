@@ -117,12 +117,9 @@ func (c *Client) once(ctx context.Context, req request) (broker.Once, error) {
 		return c.b.EnqueueOnce(ctx, req.record, req.idem)
 	}
 	if req.idem.Key != "" && errors.Is(full, pelton.ErrOverloaded) {
-		r, err := c.b.Recall(ctx, req.idem)
-		if err == nil {
-			return broker.Once{Record: r, Replayed: true}, nil
-		}
+		once, err := c.b.Recall(ctx, req.idem)
 		if !errors.Is(err, pelton.ErrNotFound) {
-			return broker.Once{}, err
+			return once, err
 		}
 	}
 	return broker.Once{}, full

@@ -16,7 +16,7 @@ func aRequest(key string) Idempotency {
 }
 
 // messages counts what the stream holds of a task.
-func messages(t *testing.T, b *Broker, id pelton.ID) (n int) {
+func messagesOf(t *testing.T, b *Broker, id pelton.ID) (n int) {
 	t.Helper()
 	for _, e := range readyOf(t, b) {
 		if e.ID == id {
@@ -117,7 +117,7 @@ func TestIdempotencyCrashWindows(t *testing.T) {
 			mismatched(t, b, idem)
 			out, err = b.EnqueueOnce(ctx, request(), idem)
 			check("at last", replayed, out, err)
-			if n := messages(t, b, first.ID); n != tc.messages {
+			if n := messagesOf(t, b, first.ID); n != tc.messages {
 				t.Errorf("%d messages, want %d", n, tc.messages)
 			}
 		})
@@ -285,7 +285,7 @@ func TestIdempotencyKeyOfAnExistingTask(t *testing.T) {
 	if err != nil || !out.Replayed || !out.Existing || out.Record.ID != holder.ID || out.Record.State != pelton.Succeeded {
 		t.Errorf("repeat = %+v, %v", out, err)
 	}
-	if n := messages(t, b, holder.ID); n != 1 {
+	if n := messagesOf(t, b, holder.ID); n != 1 {
 		t.Errorf("%d messages, want 1", n)
 	}
 	// That task's record need not outlive the key.

@@ -160,6 +160,9 @@ func (b *Broker) purgeMessage(ctx context.Context, msg *stored) (cancelled bool,
 		err = b.SaveRecord(ctx, r)
 		switch {
 		case err == nil:
+			if keyErr := b.ReleaseKey(ctx, r); keyErr != nil { // the record says that it is free
+				b.cfg.Logger.Debug("unique key not released", "task_id", r.ID.String(), "error", keyErr)
+			}
 			return true, b.dropPurged(ctx, msg)
 		case ctx.Err() != nil, !errors.Is(err, ErrStale) && !errors.Is(err, pelton.ErrUnknownOutcome):
 			return false, err
