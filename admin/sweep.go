@@ -54,3 +54,7 @@ func (c *Client) Sweep(ctx context.Context, log *slog.Logger, show func(SweepSte
 		}
 	}
 }
+
+// RestoreLanes gives every lane that lost its consumer a new one. Call it when the
+// broker has come up after a power cut.
+func (c *Client) RestoreLanes(ctx context.Context) error { return c.b.RestoreLanes(ctx) }

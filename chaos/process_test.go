@@ -103,8 +103,14 @@ func (v *server) launch() {
 	v.killed = false
 	var env []string
 	v.point, env = v.s.environment(v.s.serverPoints, v.point)
-	v.p = v.s.launch(fmt.Sprintf("server.%d", v.life), env, v.s.bin.pelton, "serve", "--addr", v.http, "--nats-listen", v.nats,
-		"--nats-token", token, "--data", filepath.Join(v.s.dir, "data"), "--lease", v.s.lease.String())
+	data := v.s.data
+	if data == "" {
+		data = filepath.Join(v.s.dir, "data")
+	}
+	args := append([]string{
+		"serve", "--addr", v.http, "--nats-listen", v.nats, "--nats-token", token, "--data", data, "--lease", v.s.lease.String(),
+	}, v.s.serve...)
+	v.p = v.s.launch(fmt.Sprintf("server.%d", v.life), env, v.s.bin.pelton, args...)
 }
 
 func (v *server) process() *process {
@@ -162,6 +168,13 @@ func (v *server) terminate() {
 }
 
 func (v *server) end(sig syscall.Signal) *process {
+	p := v.strike(sig)
+	<-p.done
+	return p
+}
+
+// strike is end without waiting for it.
+func (v *server) strike(sig syscall.Signal) *process {
 	v.mu.Lock()
 	v.killed = true
 	p := v.p
@@ -169,7 +182,6 @@ func (v *server) end(sig syscall.Signal) *process {
 	if err := p.signal(sig); err != nil {
 		v.s.Error(err)
 	}
-	<-p.done
 	return p
 }
 

@@ -51,6 +51,8 @@ type order struct {
 	wait    time.Duration // after a failed attempt
 	delay   time.Duration
 	at      time.Time
+	// priority of the task; empty is the default.
+	priority pelton.Priority
 }
 
 // producer enqueues over HTTP, reads and cancels, and writes down what it was told.
@@ -89,6 +91,9 @@ func (p *producer) enqueue(o order) (id pelton.ID, accepted bool) {
 	}
 	if !o.at.IsZero() {
 		body["run_at"] = o.at.UTC()
+	}
+	if o.priority != "" {
+		body["priority"] = o.priority
 	}
 	text, err := json.Marshal(body)
 	if err != nil {

@@ -33,6 +33,8 @@ type profile struct {
 	kills       int           // of a kill loop
 	cut         time.Duration // how long the network is cut in each mode, beyond the lease
 	drain       time.Duration // what the broker may take to work off the rest
+	data        string        // data folder of the server; empty is one in the suite's own
+	serve       []string      // further flags of the server
 }
 
 func theProfile() profile {

@@ -32,6 +32,8 @@ type serving struct {
 	web   *web
 	// brokerURL is where the broker is, for people; empty when it has no port.
 	brokerURL string
+	// embed is the broker in this process; nil if it is elsewhere.
+	embed *embed.Server
 }
 
 // serve runs the server until ctx ends. The parts start in this order and stop in
@@ -86,7 +88,7 @@ func (s *serving) embedded(ctx context.Context) (err error) {
 		defer cancel()
 		err = errors.Join(err, broker.Shutdown(ctx))
 	}()
-	s.brokerURL = broker.ClientURL()
+	s.brokerURL, s.embed = broker.ClientURL(), broker
 	l, err := newLink(s.log, func(opts ...nats.Option) (*nats.Conn, error) { return broker.Connect(opts...) })
 	if err != nil {
 		return err
@@ -112,6 +114,11 @@ func (s *serving) run(ctx context.Context, l *link) error {
 	}
 	defer tasks.Close()
 	defer queues.Close()
+	if s.embed != nil {
+		if err := s.settle(ctx, l, queues); err != nil {
+			return err
+		}
+	}
 
 	ready := newReadiness(queues.Probe, s.log, func() { s.announce(ctx) })
 	m := metrics.New(readBuild().Version)
@@ -152,6 +159,22 @@ func (s *serving) run(ctx context.Context, l *link) error {
 	err = parts.Wait()
 	s.log.InfoContext(ctx, "stopped")
 	return err
+}
+
+// settle makes an installation in this process durable before it takes tasks, and
+// mends what a power cut may have taken from it.
+func (s *serving) settle(ctx context.Context, l *link, queues *admin.Client) error {
+	if s.embed.UncleanStart() {
+		err := l.retry(ctx, 0, func(ctx context.Context) error {
+			ctx, cancel := context.WithTimeout(ctx, openTimeout)
+			defer cancel()
+			return queues.RestoreLanes(ctx)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return s.embed.Persist()
 }
 
 func (s *serving) open(ctx context.Context, nc *nats.Conn) (*producer.Client, *admin.Client, error) {

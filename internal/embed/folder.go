@@ -35,7 +35,7 @@ type folder struct {
 
 // openFolder creates dir if need be, closes it to other users and locks it.
 func openFolder(dir string) (*folder, error) {
-	if err := os.MkdirAll(dir, folderMode); err != nil {
+	if err := makeDurable(dir); err != nil {
 		return nil, fmt.Errorf("create data folder %s: %w", dir, err)
 	}
 	lock := flock.New(filepath.Join(dir, lockName))
@@ -64,7 +64,7 @@ func (f *folder) prepare() error {
 	if err := f.restrict(); err != nil {
 		return err
 	}
-	if err := f.writePID(); err != nil {
+	if err := errors.Join(f.writePID(), syncPath(f.dir)); err != nil {
 		return fmt.Errorf("write to data folder %s: %w", f.dir, err)
 	}
 	return nil
