@@ -99,26 +99,37 @@ func TestPowerLoss(t *testing.T) {
 	}
 }
 
-// The same with an interval that never comes loses tasks, and the checker says so:
-// the disk forgets, and nothing else keeps the tasks.
-func TestPowerLossWithoutSync(t *testing.T) {
+// With an interval, what is older than it is on the disk. An interval that never
+// comes loses every task, and the checker says so: the disk forgets, and nothing
+// else keeps the tasks.
+func TestPowerLossWithInterval(t *testing.T) {
 	t.Parallel()
-	p := theProfile()
-	d := newPowered(t)
-	p.data, p.serve, p.drain = d.data(), []string{"--sync", "1h"}, time.Second
-	s := newSuite(t, p)
-	for range 30 {
-		s.producer.must(order{kind: "chaos.quick", delay: 3 * time.Second})
-	}
-	s.losePower(d, 0)
-	s.healed()
-	lost := 0
-	for _, v := range s.examine().Violations {
-		if v.Rule == "lost" {
-			lost++
-		}
-	}
-	if lost != 30 {
-		t.Errorf("%d of 30 tasks were lost", lost)
+	const tasks = 30
+	for sync, want := range map[string]int{"100ms": 0, "1h": tasks} {
+		t.Run(sync, func(t *testing.T) {
+			t.Parallel()
+			p := theProfile()
+			d := newPowered(t)
+			p.data, p.serve, p.workers = d.data(), []string{"--sync", sync}, 1
+			if want > 0 {
+				p.drain = time.Second // nothing is left to wait for
+			}
+			s := newSuite(t, p)
+			for range tasks {
+				s.producer.must(order{kind: "chaos.quick", delay: 3 * time.Second})
+			}
+			s.pause(500 * time.Millisecond)
+			s.losePower(d, 0)
+			s.healed()
+			lost := 0
+			for _, v := range s.examine().Violations {
+				if v.Rule == "lost" {
+					lost++
+				}
+			}
+			if lost != want {
+				t.Errorf("%d of %d tasks were lost, want %d", lost, tasks, want)
+			}
+		})
 	}
 }

@@ -3,7 +3,9 @@ package powerfs
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"log"
 	"os"
 	"syscall"
 
@@ -29,9 +31,10 @@ func (d *Disk) Mount(dir string) (*Mount, error) {
 	_ = dev.Close()
 	m := &Mount{dir: dir, life: d.boot(), served: make(chan struct{})}
 	root := &node{disk: d, life: m.life, file: d.root}
-	raw := fusefs.NewNodeFS(root, &fusefs.Options{})
+	quiet := log.New(io.Discard, "", 0) // answers that nobody waits for any more are no news
+	raw := fusefs.NewNodeFS(root, &fusefs.Options{Logger: quiet})
 	m.server, err = fuse.NewServer(raw, dir, &fuse.MountOptions{
-		FsName: "powerfs", Name: "powerfs", DirectMountStrict: true, DisableXAttrs: true,
+		FsName: "powerfs", Name: "powerfs", DirectMountStrict: true, DisableXAttrs: true, Logger: quiet,
 	})
 	switch {
 	case errors.Is(err, fs.ErrPermission):
