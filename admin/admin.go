@@ -65,5 +65,10 @@ func (c *Client) Queue(ctx context.Context, name string) (*pelton.Queue, error) 
 func (c *Client) Idle(ctx context.Context) (bool, error) { return c.b.Idle(ctx) }
 
 // Probe writes to every stream and bucket of the installation; nil means that
-// all of them took it.
+// all of them took it and that there is room for tasks.
 func (c *Client) Probe(ctx context.Context) error { return c.b.Probe(ctx) }
+
+// TellFull tells every process of the installation whether the broker's disk is too
+// full for new tasks: Enqueue and Retry are refused with pelton.ErrUnavailable for
+// 3 s, or until the opposite is told. Whoever knows the disk repeats it.
+func (c *Client) TellFull(full bool) error { return c.b.TellFull(full) }

@@ -65,6 +65,7 @@ type Broker struct {
 	conn   *conn
 	js     jetstream.JetStream
 	config jetstream.KeyValue
+	room   room
 	// replicas of each stream when it was opened; a single one is its own leader.
 	// A process that runs while an operator adds replicas must be restarted.
 	replicas  map[string]int
@@ -112,11 +113,18 @@ func Open(ctx context.Context, nc *nats.Conn, cfg Config) (*Broker, error) {
 	if b.conn, err = newConn(nc); err != nil {
 		return nil, err
 	}
+	if err := b.room.listen(nc, b.diskSignal()); err != nil {
+		b.conn.close()
+		return nil, err
+	}
 	return b, nil
 }
 
 // Close ends open calls. The NATS connection stays open: it is the caller's.
-func (b *Broker) Close() { b.conn.close() }
+func (b *Broker) Close() {
+	b.room.close()
+	b.conn.close()
+}
 
 // Namespace is the installation's name in the broker.
 func (b *Broker) Namespace() string { return b.ns }

@@ -119,8 +119,12 @@ func (b *Broker) Present(ctx context.Context, id string) (bool, error) {
 
 // Probe writes to every stream at once: a stream's info can look healthy while
 // its writes are stuck, so health is a write. The error names every stream that
-// did not take it within 5 s. What is written goes away by itself.
+// did not take it within 5 s. What is written goes away by itself. A disk that is
+// too full for new tasks is an error, too.
 func (b *Broker) Probe(ctx context.Context) error {
+	if err := b.room.check(); err != nil {
+		return fmt.Errorf("probe: %w", err)
+	}
 	probes := []write{
 		{subject: b.taskProbe(0), expect: anyRevision, ttl: probeTTL},
 		{subject: b.deadProbe(), expect: anyRevision},

@@ -95,9 +95,13 @@ func (b *Broker) Publish(ctx context.Context, r *Record) error {
 //
 // Crash windows: after the record and before the message, a record without a
 // message is left; nobody was told that the task was accepted. A refused message
-// drops the record again. pelton.ErrUnknownOutcome means that the task may have
-// been enqueued.
+// drops the record again; if that fails too, the sweep finds the record and
+// publishes the message. pelton.ErrUnknownOutcome means that the task may have
+// been enqueued, or will be.
 func (b *Broker) Enqueue(ctx context.Context, r *Record) error {
+	if err := b.room.check(); err != nil {
+		return err
+	}
 	if err := b.ensure(ctx, r); err != nil {
 		return err
 	}
@@ -112,6 +116,7 @@ func (b *Broker) Enqueue(ctx context.Context, r *Record) error {
 	if err != nil && !errors.Is(err, pelton.ErrUnknownOutcome) {
 		if dropErr := b.DropRecord(ctx, r); dropErr != nil {
 			b.cfg.Logger.Warn("record of a refused task stays behind", "task_id", r.ID.String(), "error", dropErr)
+			err = fmt.Errorf("%w: %w", pelton.ErrUnknownOutcome, err)
 		}
 	}
 	return err
@@ -129,6 +134,12 @@ func (b *Broker) ensure(ctx context.Context, r *Record) error {
 // in order. It is not atomic: every record is a task of its own.
 func (b *Broker) EnqueueMany(ctx context.Context, records []*Record) []error {
 	errs := make([]error, len(records))
+	if err := b.room.check(); err != nil {
+		for i := range errs {
+			errs[i] = err
+		}
+		return errs
+	}
 	ok := func(i int) bool { return errs[i] == nil }
 	type place struct {
 		Lane
@@ -164,6 +175,7 @@ func (b *Broker) EnqueueMany(ctx context.Context, records []*Record) []error {
 	}, func(i int, _ uint64, err error) {
 		if err != nil {
 			b.cfg.Logger.Warn("record of a refused task stays behind", "task_id", records[i].ID.String(), "error", err)
+			errs[i] = fmt.Errorf("%w: %w", pelton.ErrUnknownOutcome, errs[i])
 		}
 	})
 	for i, r := range records {

@@ -99,7 +99,11 @@ func (b *Broker) requeue(ctx context.Context, id pelton.ID, letter *Record) (*Re
 		case !r.State.Terminal():
 			return r, fmt.Errorf("requeue task %s: %w: it is %s", id, pelton.ErrConflict, r.State)
 		}
-		if err := b.EnsureLane(ctx, r.Queue, r.Priority); err != nil {
+		err = b.room.check()
+		if err == nil {
+			err = b.EnsureLane(ctx, r.Queue, r.Priority)
+		}
+		if err != nil {
 			return nil, fmt.Errorf("requeue task %s: %w", id, err)
 		}
 		if r.wantsKey() {

@@ -80,6 +80,7 @@ func (n names) deadProbe() string { return n.ns + ".d._.probe" }
 func (n names) cancelSignal(id pelton.ID) string { return fmt.Sprintf("%s.c.%s", n.ns, id) }
 func (n names) cancelSignals() string            { return n.ns + ".c.*" }
 func (n names) workerSignal(id string) string    { return n.ns + ".w." + id }
+func (n names) diskSignal() string               { return n.ns + ".disk" }
 func (n names) event(id pelton.ID) string        { return fmt.Sprintf("%s.e.%s", n.ns, id) }
 
 func laneConsumer(queue string, p pelton.Priority) string { return "r_" + queue + "_" + string(p) }

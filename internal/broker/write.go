@@ -63,6 +63,10 @@ func (b *Broker) do(ctx context.Context, w write) (seq uint64, err error) {
 	return outcome(reply, err)
 }
 
+// errAccountFull is JSAccountResourcesExceededErr of the server's errors.json: the
+// account's limit of storage. Its code is 400, but it passes.
+const errAccountFull jetstream.ErrorCode = 10002
+
 // wrongLast reports the two codes of a lost compare-and-swap: the second is for
 // a write that met another one under way.
 func wrongLast(code jetstream.ErrorCode) bool {
@@ -93,7 +97,7 @@ func outcome(reply *nats.Msg, err error) (uint64, error) {
 		return 0, fmt.Errorf("%w: acknowledgement without a sequence", pelton.ErrUnknownOutcome)
 	case wrongLast(ack.Error.ErrorCode):
 		return 0, ErrStale
-	case ack.Error.Code >= 500:
+	case ack.Error.Code >= 500, ack.Error.ErrorCode == errAccountFull:
 		return 0, fmt.Errorf("%w: %w", pelton.ErrUnavailable, ack.Error)
 	default:
 		return 0, fmt.Errorf("broker refused the write: %w", ack.Error)

@@ -143,6 +143,12 @@ func (s *serving) run(ctx context.Context, l *link) error {
 		queues.Sweep(running, s.log, func(step admin.SweepStep) { m.Swept(step.Looked, step.Repaired, step.Took) })
 		return nil
 	})
+	if s.embed != nil {
+		parts.Go(func() error {
+			s.watchDisk(running, queues)
+			return nil
+		})
+	}
 	if s.mux != nil {
 		parts.Go(func() error { return runWorker(running, l, s.mux, s.slots, m, 0) })
 	}
@@ -175,6 +181,35 @@ func (s *serving) settle(ctx context.Context, l *link, queues *admin.Client) err
 		}
 	}
 	return s.embed.Persist()
+}
+
+const (
+	diskLook  = 100 * time.Millisecond
+	diskAgain = time.Second // between two words of a full disk
+)
+
+// watchDisk tells the installation when the disk of the broker in this process
+// becomes too full for new tasks, repeats it, and tells when it is over.
+func (s *serving) watchDisk(ctx context.Context, queues *admin.Client) {
+	ticker := time.NewTicker(diskLook)
+	defer ticker.Stop()
+	var told bool // that it is full
+	var at time.Time
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		full := s.embed.Full()
+		if full == told && (!full || time.Since(at) < diskAgain) {
+			continue
+		}
+		if err := queues.TellFull(full); err != nil {
+			continue // again at the next look
+		}
+		told, at = full, time.Now()
+	}
 }
 
 func (s *serving) open(ctx context.Context, nc *nats.Conn) (*producer.Client, *admin.Client, error) {

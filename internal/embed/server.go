@@ -7,9 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
+	"net"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -25,11 +28,18 @@ var ErrClosed = errors.New("embedded broker is shut down")
 
 // Server is a running broker. Shut it down with Shutdown.
 type Server struct {
-	nats   *server.Server
+	cfg    Config // with the port that the system chose
 	folder *folder
-	token  string
-	listen bool
 	logger *slog.Logger
+	url    string // empty without a port
+
+	level atomic.Int32 // how full the disk is
+
+	mu   sync.Mutex
+	nats *server.Server // nil while it is down
+
+	untend  context.CancelFunc
+	tending sync.WaitGroup
 
 	stop    sync.Once
 	stopped chan struct{} // closed when the server has ended and the folder is free
@@ -64,14 +74,14 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, errors.Join(err, folder.close(!folder.unclean))
 	}
-	s := &Server{
-		nats:    ns,
-		folder:  folder,
-		token:   cfg.Token,
-		listen:  cfg.Listen != "",
-		logger:  cfg.Logger,
-		stopped: make(chan struct{}),
+	s := &Server{cfg: cfg, folder: folder, logger: cfg.Logger, nats: ns, stopped: make(chan struct{})}
+	if cfg.Listen != "" {
+		s.url, s.cfg.Listen = ns.ClientURL(), ns.Addr().String()
 	}
+	tending, untend := context.WithCancel(context.WithoutCancel(ctx)) // ends with Shutdown
+	s.untend = untend
+	s.look(tending)
+	s.tending.Go(func() { s.tend(tending) })
 	cfg.Logger.InfoContext(ctx, "embedded broker started",
 		slog.String("data", cfg.Dir), slog.String("sync", cfg.Sync.String()), slog.String("url", s.ClientURL()),
 		slog.Bool("unclean", folder.unclean), slog.Duration("took", time.Since(began)))
@@ -115,6 +125,11 @@ func serverOptions(cfg Config) (*server.Options, error) {
 		SyncInterval:           cfg.Sync.Interval,
 		MaxPayload:             maxPayload,
 	}
+	// By itself the server would keep to three quarters of what is free now, and
+	// not learn of a disk that grows or of programs that fill it: tend does better.
+	if _, err := freeSpace(cfg.Dir); err == nil {
+		opts.JetStreamMaxStore = math.MaxInt64 / 2
+	}
 	if cfg.Listen != "" {
 		addr, err := parseListen(cfg.Listen)
 		if err != nil {
@@ -157,16 +172,35 @@ func end(ns *server.Server) {
 	ns.WaitForShutdown()
 }
 
+// inProcess gives connections to the server as it is now, which may be another one
+// than before.
+type inProcess struct{ s *Server }
+
+// InProcessConn is what nats.go asks for, at first and again.
+func (p inProcess) InProcessConn() (net.Conn, error) {
+	p.s.mu.Lock()
+	defer p.s.mu.Unlock()
+	if p.s.nats == nil || !p.s.nats.Running() {
+		return nil, ErrClosed
+	}
+	return p.s.nats.InProcessConn()
+}
+
 // Connect opens a connection inside this process, which needs no port. The
 // options come after its own and win. Close the connection before Shutdown. The
 // error is ErrClosed after Shutdown.
+//
+// A server whose disk was full may be started anew while the process lives:
+// connections are lost then, and come back if their options say so.
 func (s *Server) Connect(opts ...nats.Option) (*nats.Conn, error) {
-	own := []nats.Option{nats.InProcessServer(s.nats)}
-	if s.token != "" {
-		own = append(own, nats.Token(s.token))
+	own := []nats.Option{nats.InProcessServer(inProcess{s})}
+	if s.cfg.Token != "" {
+		own = append(own, nats.Token(s.cfg.Token))
 	}
-	if !s.nats.Running() {
+	select {
+	case <-s.stopped:
 		return nil, ErrClosed
+	default:
 	}
 	nc, err := nats.Connect("", append(own, opts...)...)
 	if err != nil {
@@ -177,12 +211,7 @@ func (s *Server) Connect(opts ...nats.Option) (*nats.Conn, error) {
 
 // ClientURL is where other processes reach the broker, without the token; empty
 // when it opened no port.
-func (s *Server) ClientURL() string {
-	if !s.listen {
-		return ""
-	}
-	return s.nats.ClientURL()
-}
+func (s *Server) ClientURL() string { return s.url }
 
 // UncleanStart reports whether the last server on this folder was killed, or its
 // machine was, instead of being shut down.
@@ -195,7 +224,13 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	s.stop.Do(func() {
 		go func() {
 			defer close(s.stopped)
-			end(s.nats)
+			s.untend()
+			s.tending.Wait()
+			s.mu.Lock()
+			if s.nats != nil {
+				end(s.nats)
+			}
+			s.mu.Unlock()
 			s.stopErr = s.folder.close(true)
 			s.logger.InfoContext(ctx, "embedded broker stopped", slog.String("data", s.folder.dir))
 		}()

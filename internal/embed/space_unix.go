@@ -1,0 +1,15 @@
+//go:build linux || darwin || freebsd
+
+package embed
+
+import "syscall"
+
+// freeSpace asks the file system of a folder.
+func freeSpace(dir string) (space, error) {
+	var fs syscall.Statfs_t
+	if err := syscall.Statfs(dir, &fs); err != nil {
+		return space{}, err
+	}
+	size := uint64(fs.Bsize)
+	return space{free: uint64(max(fs.Bavail, 0)) * size, total: fs.Blocks * size}, nil
+}
