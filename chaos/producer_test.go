@@ -53,6 +53,7 @@ type order struct {
 	at      time.Time
 	// priority of the task; empty is the default.
 	priority pelton.Priority
+	pad      int // bytes of ballast in the payload
 }
 
 // producer enqueues over HTTP, reads and cancels, and writes down what it was told.
@@ -81,7 +82,9 @@ func (p *producer) enqueue(o order) (id pelton.ID, accepted bool) {
 	p.mu.Unlock()
 	body := map[string]any{
 		"kind": o.kind, "retention": "1h", "max_attempts": 10,
-		"payload": map[string]any{"ref": ref, "ms": o.ms, "times": o.times, "mib": o.mib, "wait_ms": o.wait.Milliseconds()},
+		"payload": map[string]any{
+			"ref": ref, "ms": o.ms, "times": o.times, "mib": o.mib, "wait_ms": o.wait.Milliseconds(), "pad": strings.Repeat("x", o.pad),
+		},
 	}
 	if o.timeout > 0 {
 		body["timeout"] = pelton.FormatDuration(o.timeout)

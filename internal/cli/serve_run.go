@@ -125,7 +125,7 @@ func (s *serving) run(ctx context.Context, l *link) error {
 	m.WatchQueues(ctx, queues)
 	s.slots.Observer = m
 	handler, err := api.New(api.Config{
-		Tasks: countedTasks{tasks, m}, Metrics: m.Handler(), Queues: queues, Dead: queues, Locks: queues, Ready: ready.ready,
+		Tasks: countedTasks{tasks, m}, Metrics: m.Handler(), Queues: queues, Dead: queues, Locks: queues, Ready: s.ready(ready),
 		Token: s.flags.token, CheckHost: s.flags.checkHost(), AllowedHosts: s.flags.allowedHosts,
 		Version: readBuild().Version, Logger: s.log,
 	})
@@ -181,6 +181,18 @@ func (s *serving) settle(ctx context.Context, l *link, queues *admin.Client) err
 		}
 	}
 	return s.embed.Persist()
+}
+
+var errDiskFull = errors.New("the disk is too full for new tasks")
+
+// ready adds to what the probes say what is known at once: a full disk.
+func (s *serving) ready(probes *readiness) func() error {
+	return func() error {
+		if s.embed != nil && s.embed.Full() {
+			return errDiskFull
+		}
+		return probes.ready()
+	}
 }
 
 const (
