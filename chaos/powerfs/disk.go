@@ -3,7 +3,6 @@ package powerfs
 import (
 	"maps"
 	"slices"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -242,17 +241,3 @@ func (d *Disk) rename(from *file, name string, to *file, newName string) syscall
 
 // list gives the names in dir, sorted.
 func (f *file) list() []string { return slices.Sorted(maps.Keys(f.names)) }
-
-// find follows a path from the root; nil if there is nothing.
-func (d *Disk) find(path string) *file {
-	f := d.root
-	for name := range strings.SplitSeq(path, "/") {
-		if name == "" {
-			continue
-		}
-		if f = f.names[name]; f == nil {
-			return nil
-		}
-	}
-	return f
-}

@@ -19,6 +19,8 @@ type Mount struct {
 	life   *life
 	server *fuse.Server
 	served chan struct{}
+	// release ends the guard of the mount.
+	release func() error
 }
 
 // Mount shows the disk at dir, an empty directory, until Close. There is one mount
@@ -30,6 +32,9 @@ func (d *Disk) Mount(dir string) (*Mount, error) {
 	}
 	_ = dev.Close()
 	m := &Mount{dir: dir, life: d.boot(), served: make(chan struct{})}
+	if m.release, err = Guard(dir); err != nil {
+		return nil, err
+	}
 	root := &node{disk: d, life: m.life, file: d.root}
 	quiet := log.New(io.Discard, "", 0) // answers that nobody waits for any more are no news
 	raw := fusefs.NewNodeFS(root, &fusefs.Options{Logger: quiet})
@@ -38,9 +43,9 @@ func (d *Disk) Mount(dir string) (*Mount, error) {
 	})
 	switch {
 	case errors.Is(err, fs.ErrPermission):
-		return nil, fmt.Errorf("%w: %w", ErrNoMount, err)
+		return nil, errors.Join(fmt.Errorf("%w: %w", ErrNoMount, err), m.release())
 	case err != nil:
-		return nil, fmt.Errorf("mount a disk at %s: %w", dir, err)
+		return nil, errors.Join(fmt.Errorf("mount a disk at %s: %w", dir, err), m.release())
 	}
 	go func() {
 		defer close(m.served)
@@ -62,5 +67,5 @@ func (m *Mount) Close() error {
 		return fmt.Errorf("unmount %s: %w", m.dir, err)
 	}
 	<-m.served
-	return nil
+	return m.release()
 }

@@ -1,4 +1,4 @@
-//go:build linux || darwin || freebsd
+//go:build linux || darwin
 
 package embed
 
@@ -11,5 +11,5 @@ func freeSpace(dir string) (space, error) {
 		return space{}, err
 	}
 	size := uint64(fs.Bsize)
-	return space{free: uint64(max(fs.Bavail, 0)) * size, total: fs.Blocks * size}, nil
+	return space{free: fs.Bavail * size, total: fs.Blocks * size}, nil
 }

@@ -82,8 +82,9 @@ var table = []rule{
 	{pkg: "chaos/history", module: []string{"."}, libraries: []string{"golang.org/x/sys"}},
 	{pkg: "chaos/check", module: []string{".", "chaos/history"}},
 	{pkg: "chaos/proxy"},
+	{pkg: "chaos/powerfs", libraries: []string{"github.com/hanwen/go-fuse/v2"}},
 	{pkg: "chaos/actor", module: []string{".", "worker", "chaos/history"}, libraries: []string{natsClient}},
-	{pkg: "chaos", module: append([]string{"internal/failpoint", "chaos/history", "chaos/check", "chaos/proxy"}, outside...)},
+	{pkg: "chaos", module: append([]string{"internal/failpoint", "chaos/history", "chaos/check", "chaos/proxy", "chaos/powerfs"}, outside...)},
 }
 
 var (

@@ -18,6 +18,7 @@ import (
 
 	"github.com/peltonq/pelton"
 	"github.com/peltonq/pelton/chaos/history"
+	"github.com/peltonq/pelton/chaos/powerfs"
 )
 
 const mib = 1 << 20
@@ -40,9 +41,16 @@ func newSmallDisk(t *testing.T, mebibytes int) *smallDisk {
 	case err != nil:
 		t.Fatal(err)
 	}
+	release, guardErr := powerfs.Guard(d.dir)
 	t.Cleanup(func() {
 		if err := syscall.Unmount(d.dir, syscall.MNT_DETACH); err != nil {
 			t.Error(err)
+		}
+		if guardErr == nil {
+			guardErr = release()
+		}
+		if guardErr != nil {
+			t.Error(guardErr)
 		}
 	})
 	return d
@@ -75,6 +83,15 @@ func (d *smallDisk) fill(leave int64) {
 		d.Fatal(err)
 	}
 	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		d.Fatal(err)
+	}
+	if more := d.free() - leave; more > 0 { // most of it at once
+		if err := syscall.Fallocate(int(f.Fd()), 0, info.Size(), more); err != nil && !errors.Is(err, syscall.ENOSPC) {
+			d.Fatal(err)
+		}
+	}
 	chunk := make([]byte, 64<<10)
 	for d.free() > leave {
 		if _, err := f.Write(chunk); errors.Is(err, syscall.ENOSPC) {
@@ -218,5 +235,5 @@ func TestFullDisk(t *testing.T) {
 	if s.server.life != 1 {
 		t.Errorf("the server was started %d times", s.server.life)
 	}
-	t.Logf("the broker came back in its process: %t", s.server.p.says("embedded broker is started again"))
+	t.Logf("the broker came back in its process: %t", s.server.process().says("embedded broker is started again"))
 }
