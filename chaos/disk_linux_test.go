@@ -195,6 +195,10 @@ func TestFullDisk(t *testing.T) {
 		// Tasks alone: no more are taken, those that were are worked off.
 		s.until("the disk is full of tasks", s.full)
 		d.fill(13 * mib) // so that it stays so while they end
+		s.eventually("tasks are refused", 10*time.Second, func() bool {
+			_, ok := s.producer.enqueue(order{kind: "chaos.quick"})
+			return !ok
+		})
 		s.refusal()
 		if free := d.free(); free < 8*mib {
 			t.Errorf("%d bytes are free: the reserve is gone", free)
