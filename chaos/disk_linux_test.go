@@ -183,7 +183,7 @@ func (s *suite) full() bool {
 func TestFullDisk(t *testing.T) {
 	t.Parallel()
 	p := theProfile()
-	size := 56
+	size := 44
 	d := newSmallDisk(t, size)
 	p.data = filepath.Join(d.dir, "data")
 	s := newSuite(t, p)
