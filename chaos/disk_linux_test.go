@@ -239,5 +239,5 @@ func TestFullDisk(t *testing.T) {
 	if s.server.life != 1 {
 		t.Errorf("the server was started %d times", s.server.life)
 	}
-	t.Logf("the broker came back in its process: %t", s.server.process().says("embedded broker is started again"))
+	t.Logf("the broker came back in its process: %t", s.server.p.says("embedded broker is started again"))
 }
