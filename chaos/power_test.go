@@ -112,12 +112,14 @@ func TestPowerLossWithInterval(t *testing.T) {
 			p := theProfile()
 			d := newPowered(t)
 			p.data, p.serve, p.workers = d.data(), []string{"--sync", sync}, 1
+			delay := 3 * time.Second
 			if want > 0 {
-				p.drain = time.Second // nothing is left to wait for
+				// None of them runs before the cut, and then nothing is left to wait for.
+				delay, p.drain = time.Minute, time.Second
 			}
 			s := newSuite(t, p)
 			for range tasks {
-				s.producer.must(order{kind: "chaos.quick", delay: 3 * time.Second})
+				s.producer.must(order{kind: "chaos.quick", delay: delay})
 			}
 			s.pause(500 * time.Millisecond)
 			s.losePower(d, 0)
