@@ -40,6 +40,14 @@ type Once struct {
 // pelton.ErrUnavailable, when nothing was enqueued; pelton.ErrUnknownOutcome.
 // Calling it again with the same r goes on where it stopped.
 func (b *Broker) EnqueueOnce(ctx context.Context, r *Record, idem Idempotency) (Once, error) {
+	if err := b.room.check(); err != nil {
+		if !idem.none() { // a repeat needs no room
+			if once, recallErr := b.Recall(ctx, idem); recallErr == nil {
+				return once, nil
+			}
+		}
+		return Once{}, err
+	}
 	if err := b.ensure(ctx, r); err != nil {
 		return Once{}, err
 	}

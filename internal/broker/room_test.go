@@ -20,6 +20,9 @@ func TestFullDiskIsForAcceptedTasks(t *testing.T) {
 	ended.State = pelton.Succeeded
 	must(t, b.SaveRecord(ctx, ended))
 
+	once, err := b.EnqueueOnce(ctx, aRecord("default", pelton.Normal), aRequest("before"))
+	must(t, err)
+
 	must(t, b.TellFull(true))
 	reaches(t, "the word", func() bool { return b.room.check() != nil })
 	refused := aRecord("default", pelton.Normal)
@@ -28,6 +31,12 @@ func TestFullDiskIsForAcceptedTasks(t *testing.T) {
 	}
 	if _, err := b.LoadRecord(ctx, refused.ID); !errors.Is(err, pelton.ErrNotFound) {
 		t.Errorf("a refused task has a record: %v", err)
+	}
+	if _, err := b.EnqueueOnce(ctx, aRecord("default", pelton.Normal), aRequest("new")); !errors.Is(err, pelton.ErrUnavailable) {
+		t.Errorf("enqueue once: %v", err)
+	}
+	if again, err := b.EnqueueOnce(ctx, aRecord("default", pelton.Normal), aRequest("before")); err != nil || !again.Replayed || again.Record.ID != once.Record.ID {
+		t.Errorf("a repeat: %+v, %v", again, err)
 	}
 	for _, err := range b.EnqueueMany(ctx, []*Record{aRecord("default", pelton.Normal), aRecord("default", pelton.Normal)}) {
 		if !errors.Is(err, pelton.ErrUnavailable) {
