@@ -19,7 +19,7 @@ func recovery(h *index) []Violation {
 	starts := h.startsAfter(h.healed.At)
 	var found []Violation
 	for _, t := range h.tasks {
-		if t.accepted == nil || t.accepted.At > h.healed.At || h.overBefore(t) {
+		if t.accepted == nil || t.accepted.At > h.healed.At || h.overBefore(t) || t.runsAt(h.healed.At) {
 			continue
 		}
 		sign := t.signAfter(h.healed.At, h.events[len(h.events)-1].At)
@@ -34,6 +34,12 @@ func recovery(h *index) []Violation {
 		}
 	}
 	return found
+}
+
+// runsAt reports whether a handler ran the task at that time, and went on to its end:
+// nothing had to be recovered.
+func (t *task) runsAt(at int64) bool {
+	return slices.ContainsFunc(t.runs, func(r *run) bool { return r.At <= at && r.end != nil && r.end.At > at })
 }
 
 // overBefore reports whether the task had ended when all was healed, whatever a

@@ -78,6 +78,13 @@ func acceptedRecovery() []example {
 			s.read(60_000, one, pelton.Succeeded, 3)
 			return s
 		}},
+		{"recovery", "under way while all was healed", func() *script {
+			s := queued()
+			s.attempt(20, 60_000, "w1", 1, 2, 1, history.OK)
+			s.finish(60_001, pelton.Succeeded, "w1", 20, 1, 3, 2)
+			s.healed(1000)
+			return s
+		}},
 		{"recovery", "over before healing, and retried long after", func() *script {
 			s := plain()
 			s.healed(1000)
