@@ -137,9 +137,26 @@ func Discard(err error) error { return &Directive{Verb: DirectiveDiscard, Err: e
 
 // RetryAfter wraps a handler's error: the attempt counts, and the next one comes
 // after d instead of the default backoff. Negative durations count as zero.
-func RetryAfter(d time.Duration, err error) error {
-	return &Directive{Verb: DirectiveRetryAfter, Delay: max(d, 0), Err: err}
+//
+// PauseKind and PauseKey let nothing else of the task's kind, or with its rate key,
+// start in the whole fleet until then, for MaxPause at most: a service that answers
+// 429 to one task would answer so to the others too. What runs goes on; what waits
+// counts no attempt.
+func RetryAfter(d time.Duration, err error, pauses ...Pauses) error {
+	return &Directive{Verb: DirectiveRetryAfter, Delay: max(d, 0), Err: err, Pauses: pauses}
 }
+
+// Pauses is what a RetryAfter pauses.
+type Pauses int
+
+// The scopes of a pause.
+const (
+	PauseKind Pauses = iota + 1 // tasks of the same kind
+	PauseKey                    // tasks with the same rate key, of any kind; none if the task has no key
+)
+
+// MaxPause is the longest pause that a RetryAfter makes.
+const MaxPause = 24 * time.Hour
 
 // Snooze ends a run without an attempt: the task runs again after d. Negative
 // durations count as zero.
@@ -162,6 +179,8 @@ type Directive struct {
 	Verb  DirectiveVerb
 	Delay time.Duration
 	Err   error
+	// Pauses is what stops for the Delay, of a RetryAfter.
+	Pauses []Pauses
 }
 
 func (e *Directive) Error() string {

@@ -74,6 +74,7 @@ func TestDirectives(t *testing.T) {
 		"discard":              {pelton.Discard(io.EOF), pelton.Directive{Verb: pelton.DirectiveDiscard, Err: io.EOF}, "EOF"},
 		"discard nothing":      {pelton.Discard(nil), pelton.Directive{Verb: pelton.DirectiveDiscard}, "discarded"},
 		"retry":                {pelton.RetryAfter(time.Minute, io.EOF), pelton.Directive{Verb: pelton.DirectiveRetryAfter, Delay: time.Minute, Err: io.EOF}, "EOF"},
+		"retry and pause":      {pelton.RetryAfter(time.Minute, io.EOF, pelton.PauseKind, pelton.PauseKey), pelton.Directive{Verb: pelton.DirectiveRetryAfter, Delay: time.Minute, Err: io.EOF, Pauses: []pelton.Pauses{pelton.PauseKind, pelton.PauseKey}}, "EOF"},
 		"retry without error":  {pelton.RetryAfter(time.Minute, nil), pelton.Directive{Verb: pelton.DirectiveRetryAfter, Delay: time.Minute}, "retry after 1m"},
 		"retry in the past":    {pelton.RetryAfter(-time.Minute, io.EOF), pelton.Directive{Verb: pelton.DirectiveRetryAfter, Err: io.EOF}, "EOF"},
 		"snooze":               {pelton.Snooze(90 * time.Second), pelton.Directive{Verb: pelton.DirectiveSnooze, Delay: 90 * time.Second}, "snoozed for 1m30s"},

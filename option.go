@@ -49,6 +49,10 @@ func WithBackoff(b Backoff) Option { return func(s *Spec) { s.Backoff = b } }
 // DefaultRetention; failed tasks are kept for FailedRetention.
 func WithRetention(d time.Duration) Option { return func(s *Spec) { s.Retention = d } }
 
+// WithRateKey names what limits per rate key count the task under, such as a
+// tenant: at most 256 bytes.
+func WithRateKey(key string) Option { return func(s *Spec) { s.RateKey = key } }
+
 // WithLabels adds labels, keeping those set before under other names.
 func WithLabels(labels map[string]string) Option {
 	return func(s *Spec) {

@@ -32,17 +32,6 @@ type QueueSettings struct {
 	MaxCrashes int
 }
 
-// RateLimit bounds how many tasks of a queue start in a time.
-type RateLimit struct {
-	Limit int           // tasks
-	Per   time.Duration // in that time; zero means a second
-	Burst int           // tasks that may start at once; zero means Limit
-	// OnError is what happens while the limiter is out of reach: "local" (the
-	// default; each worker limits by itself), "open" (no limit) or "closed" (no
-	// starts).
-	OnError string
-}
-
 // Bounds of settings.
 const (
 	minLease      = time.Second
@@ -116,26 +105,6 @@ func (s QueueSettings) Check() error {
 		return &ValidationError{Fields: bad}
 	}
 	return nil
-}
-
-func (r *RateLimit) check(fail func(field, format string, args ...any)) {
-	switch {
-	case r.Limit == 0:
-		fail("rate.limit", "is required")
-	case r.Limit < 0 || r.Limit > maxCount:
-		fail("rate.limit", "%d is not between 1 and %d", r.Limit, maxCount)
-	}
-	if r.Per < 0 || r.Per > 0 && r.Per < time.Millisecond || r.Per > maxTimeout {
-		fail("rate.per", "%s is not between 1ms and %s", FormatDuration(r.Per), FormatDuration(maxTimeout))
-	}
-	if r.Burst < 0 || r.Burst > maxCount {
-		fail("rate.burst", "%d is not between 1 and %d", r.Burst, maxCount)
-	}
-	switch r.OnError {
-	case "", "local", "open", "closed":
-	default:
-		fail("rate.on_error", "%q is none of local, open, closed", clip(r.OnError, 64))
-	}
 }
 
 // settingsJSON is the JSON form of QueueSettings: durations are strings, absent is

@@ -32,6 +32,7 @@ type Spec struct {
 	MaxAttempts int             // DefaultMaxAttempts
 	Backoff     Backoff         // between attempts, where the handler does not say otherwise
 	Retention   time.Duration   // of the finished task, DefaultRetention
+	RateKey     string          // what rate limits per key count it under; empty is no key
 	Labels      map[string]string
 	Unique      *Unique // nil: any number of tasks like this one
 
@@ -85,6 +86,7 @@ type Task struct {
 	Error       *Failure  // the last one
 	Errors      []Failure // the last MaxErrors, oldest first
 	Unique      *Unique   // as it was asked for, with its defaults
+	RateKey     string    // what rate limits per key count it under
 	Labels      map[string]string
 }
 
@@ -116,6 +118,7 @@ type taskJSON struct {
 	Error       *Failure          `json:"error,omitempty"`
 	Errors      []Failure         `json:"errors,omitempty"`
 	Unique      *Unique           `json:"unique,omitempty"`
+	RateKey     string            `json:"rate_key,omitempty"`
 	Labels      map[string]string `json:"labels,omitempty"`
 	Payload     json.RawMessage   `json:"payload,omitempty"`
 	Result      json.RawMessage   `json:"result,omitempty"`
@@ -129,7 +132,7 @@ func (t *Task) AppendJSON(dst []byte) ([]byte, error) {
 		ID: t.ID, Kind: t.Kind, Queue: t.Queue, Priority: t.Priority, State: t.State,
 		Attempt: t.Attempt, MaxAttempts: t.MaxAttempts, Crashes: t.Crashes, Revision: t.Revision,
 		CreatedAt: t.CreatedAt, RunAt: t.RunAt, ExpiresAt: t.ExpiresAt, StartedAt: t.StartedAt, FinishedAt: t.FinishedAt,
-		Worker: t.Worker, Progress: t.Progress, Error: t.Error, Errors: t.Errors, Unique: t.Unique, Labels: t.Labels, Backoff: t.Backoff,
+		Worker: t.Worker, Progress: t.Progress, Error: t.Error, Errors: t.Errors, RateKey: t.RateKey, Unique: t.Unique, Labels: t.Labels, Backoff: t.Backoff,
 	}
 	if t.Timeout > 0 {
 		form.Timeout = FormatDuration(t.Timeout)
@@ -168,7 +171,7 @@ func (t *Task) UnmarshalJSON(data []byte) error {
 		Payload: form.Payload, Result: form.Result,
 		Attempt: form.Attempt, MaxAttempts: form.MaxAttempts, Crashes: form.Crashes, Revision: form.Revision,
 		CreatedAt: form.CreatedAt, RunAt: form.RunAt, ExpiresAt: form.ExpiresAt, StartedAt: form.StartedAt, FinishedAt: form.FinishedAt,
-		Worker: form.Worker, Progress: form.Progress, Error: form.Error, Errors: form.Errors, Unique: form.Unique, Labels: form.Labels, Backoff: form.Backoff,
+		Worker: form.Worker, Progress: form.Progress, Error: form.Error, Errors: form.Errors, RateKey: form.RateKey, Unique: form.Unique, Labels: form.Labels, Backoff: form.Backoff,
 	}
 	var err error
 	if form.Timeout != "" {

@@ -116,6 +116,7 @@ func TestTaskJSON(t *testing.T) {
 				Progress: &pelton.Progress{Done: 3, Total: 9, Message: "third"},
 				Error:    &pelton.Failure{Message: "<no>", Reason: pelton.ReasonPanic, Attempt: 2, At: now, Stack: "main.go:1"},
 				Errors:   []pelton.Failure{{Message: "first", Reason: pelton.ReasonError, Attempt: 1, At: now}},
+				RateKey:  "acme",
 				Labels:   map[string]string{"tenant": "acme"},
 				Payload:  json.RawMessage(`{"to": "<a@b.c>"}`),
 				Result:   json.RawMessage(`1.0`),
@@ -127,7 +128,7 @@ func TestTaskJSON(t *testing.T) {
 				`"progress":{"done":3,"total":9,"message":"third"},` +
 				`"error":{"message":"\u003cno\u003e","reason":"panic","attempt":2,"at":"2026-05-04T03:02:01.123456789Z","stack":"main.go:1"},` +
 				`"errors":[{"message":"first","reason":"error","attempt":1,"at":"2026-05-04T03:02:01.123456789Z"}],` +
-				`"labels":{"tenant":"acme"},"payload":{"to": "<a@b.c>"},"result":1.0}`,
+				`"rate_key":"acme","labels":{"tenant":"acme"},"payload":{"to": "<a@b.c>"},"result":1.0}`,
 		},
 	} {
 		got, err := tt.task.AppendJSON(nil)
@@ -227,6 +228,9 @@ func drawTask(t *rapid.T) pelton.Task {
 		f := failure.Draw(t, "error")
 		task.Error = &f
 		task.Errors = rapid.SliceOfN(failure, 1, pelton.MaxErrors).Draw(t, "errors")
+	}
+	if rapid.Bool().Draw(t, "has a rate key") {
+		task.RateKey = text.Draw(t, "rate_key")
 	}
 	if rapid.Bool().Draw(t, "has labels") {
 		task.Labels = rapid.MapOfN(text, text, 1, 4).Draw(t, "labels")

@@ -48,6 +48,7 @@ func TestNormalizedKeepsWhatIsSet(t *testing.T) {
 		Timeout:     30 * time.Second,
 		MaxAttempts: 1,
 		Retention:   time.Second,
+		RateKey:     "acme & sons",
 		Labels:      map[string]string{"tenant": "acme & sons", "empty": ""},
 	}
 	got, err := spec.Normalized(now)
@@ -137,6 +138,8 @@ func TestNormalizedRefuses(t *testing.T) {
 		"short retention":     {func(s *pelton.Spec) { s.Retention = time.Millisecond }, "retention", "1ms is not between 1s and 8784h"},
 		"long retention":      {func(s *pelton.Spec) { s.Retention = 8785 * time.Hour }, "retention", "not between 1s and 8784h"},
 		"many labels":         {func(s *pelton.Spec) { s.Labels = many }, "labels", "33 entries, more than 32"},
+		"rate key":            {func(s *pelton.Spec) { s.RateKey = "a\tb" }, "rate_key", "control character U+0009"},
+		"long rate key":       {func(s *pelton.Spec) { s.RateKey = strings.Repeat("k", 257) }, "rate_key", "257 bytes, more than 256"},
 		"label's name":        {func(s *pelton.Spec) { s.Labels = map[string]string{"a b": ""} }, "labels", `name "a b" must match`},
 		"label without name":  {func(s *pelton.Spec) { s.Labels = map[string]string{"": "x"} }, "labels", `name "" must match`},
 		"label's value":       {func(s *pelton.Spec) { s.Labels = map[string]string{"a": "x\n"} }, "labels.a", "control character U+000A"},

@@ -4,7 +4,7 @@
 # aloud; with PELTON_TEST_REQUIRE=1, as in CI, that is a failure.
 set -euo pipefail
 
-declare -A packages=([curl]=curl [python3]=python3-minimal [gcc]=gcc [umount]=mount)
+declare -A packages=([curl]=curl [python3]=python3-minimal [gcc]=gcc [redis-server]=redis-server [umount]=mount)
 missing=()
 for program in "${!packages[@]}"; do
   command -v "$program" >/dev/null 2>&1 || missing+=("${packages[$program]}")

@@ -30,9 +30,19 @@ var table = []rule{
 	{pkg: "internal/brokertest", module: []string{"internal/embed"}, libraries: []string{natsServer, natsClient}},
 	{pkg: "internal/broker", module: []string{".", "internal/failpoint"}, libraries: []string{natsClient}},
 
+	// What counts starts: in the process, and in Redis for the fleet. The second is
+	// apart so that a worker without Redis does not link its client.
+	{pkg: "internal/limit", module: []string{"."}, libraries: []string{"github.com/hashicorp/golang-lru/v2", "golang.org/x/time"}},
+	{pkg: "redislimit", module: []string{".", "internal/limit"}, libraries: []string{
+		"github.com/redis/go-redis/v9",
+		"github.com/go-redis/redis_rate/v10",
+		"github.com/failsafe-go/failsafe-go",
+	}},
+	{pkg: "internal/redistest"},
+
 	// Siblings. A test of one may need another to produce or to run its tasks.
 	{pkg: "producer", module: []string{".", "internal/failpoint", "internal/broker"}, libraries: []string{natsClient}, tests: siblings},
-	{pkg: "worker", module: []string{".", "internal/failpoint", "internal/broker"}, libraries: []string{natsClient, uuid, "golang.org/x/sync", "golang.org/x/time"}, tests: siblings},
+	{pkg: "worker", module: []string{".", "internal/failpoint", "internal/broker", "internal/limit"}, libraries: []string{natsClient, uuid, "golang.org/x/sync", "golang.org/x/time"}, tests: append([]string{"redislimit"}, siblings...)},
 	{pkg: "scheduler", module: []string{".", "internal/broker"}, libraries: []string{natsClient, "github.com/netresearch/go-cron"}, tests: siblings},
 	{pkg: "admin", module: []string{".", "internal/broker"}, libraries: []string{natsClient, "golang.org/x/time"}, tests: siblings},
 
@@ -44,12 +54,6 @@ var table = []rule{
 	}},
 
 	// What handlers can be made of, on top of the worker.
-	{pkg: "internal/limit", module: []string{".", "worker"}, libraries: []string{
-		"github.com/redis/go-redis/v9",
-		"github.com/go-redis/redis_rate/v10",
-		"github.com/failsafe-go/failsafe-go",
-		"golang.org/x/time",
-	}},
 	{pkg: "internal/metrics", module: []string{".", "worker"}, libraries: []string{"github.com/prometheus/client_golang"}},
 	{pkg: "internal/command", module: []string{".", "worker"}},
 	{pkg: "internal/demo", module: []string{".", "worker"}, libraries: []string{"code.dny.dev/ssrf", "golang.org/x/image"}},
@@ -62,7 +66,7 @@ var table = []rule{
 		pkg: "internal/cli",
 		module: []string{
 			".", "internal/embed", "internal/broker", "producer", "worker", "scheduler", "admin",
-			"api", "api/dashboard", "internal/limit", "internal/command", "internal/demo", "internal/metrics",
+			"api", "api/dashboard", "internal/limit", "redislimit", "internal/command", "internal/demo", "internal/metrics",
 		},
 		libraries: []string{
 			natsClient,
@@ -94,7 +98,7 @@ var (
 
 // What every test may import on top of its package's row.
 var (
-	testPackages  = []string{"internal/embed", "internal/brokertest", "peltontest"}
+	testPackages  = []string{"internal/embed", "internal/brokertest", "internal/redistest", "peltontest"}
 	testLibraries = []string{
 		natsClient, natsServer,
 		"github.com/google/go-cmp",
