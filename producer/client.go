@@ -169,7 +169,7 @@ func newRecord(spec pelton.Spec, now time.Time) *broker.Record {
 		Meta: broker.Meta{
 			ID: pelton.NewID(now, 0), Kind: spec.Kind, Queue: spec.Queue, Priority: spec.Priority,
 			MaxAttempts: spec.MaxAttempts, Timeout: spec.Timeout, Retention: spec.Retention, Backoff: spec.Backoff,
-			CreatedAt: now.UTC().Truncate(time.Millisecond), ExpiresAt: spec.ExpiresAt, Labels: spec.Labels,
+			CreatedAt: now.UTC().Truncate(time.Millisecond), ExpiresAt: spec.ExpiresAt, RateKey: spec.RateKey, Labels: spec.Labels,
 		},
 		State: pelton.Queued, Payload: spec.Payload, Unique: spec.Unique,
 	}

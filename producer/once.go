@@ -180,6 +180,7 @@ func fingerprint(spec, normal pelton.Spec) (string, error) {
 		MaxAttempts int               `json:"max_attempts"`
 		Retention   time.Duration     `json:"retention"`
 		Backoff     pelton.Backoff    `json:"backoff,omitzero"`
+		RateKey     string            `json:"rate_key,omitempty"`
 		Labels      map[string]string `json:"labels,omitempty"`
 		Unique      *pelton.Unique    `json:"unique,omitempty"`
 		Payload     []byte            `json:"payload"`
@@ -187,7 +188,7 @@ func fingerprint(spec, normal pelton.Spec) (string, error) {
 		Kind: normal.Kind, Queue: normal.Queue, Priority: normal.Priority,
 		Delay: spec.Delay, RunAt: spec.RunAt.UTC(), ExpiresAt: spec.ExpiresAt.UTC(),
 		Timeout: normal.Timeout, MaxAttempts: normal.MaxAttempts, Retention: normal.Retention,
-		Backoff: normal.Backoff, Labels: normal.Labels, Unique: normal.Unique, Payload: payload[:],
+		Backoff: normal.Backoff, RateKey: normal.RateKey, Labels: normal.Labels, Unique: normal.Unique, Payload: payload[:],
 	})
 	if err != nil {
 		return "", fmt.Errorf("fingerprint of a request: %w", err)

@@ -266,6 +266,7 @@ func TestIdempotencyKey(t *testing.T) {
 		"Timeout":     pelton.WithTimeout(time.Second),
 		"MaxAttempts": pelton.WithMaxAttempts(1),
 		"Backoff":     pelton.WithBackoff(pelton.Backoff{Initial: time.Minute}),
+		"RateKey":     pelton.WithRateKey("acme"),
 		"Retention":   pelton.WithRetention(time.Hour),
 		"Labels":      pelton.WithLabels(map[string]string{"z": "3"}),
 		"Unique":      unique("u"),

@@ -53,6 +53,7 @@ type Meta struct {
 	Backoff     pelton.Backoff    `json:"backoff,omitzero"`
 	CreatedAt   time.Time         `json:"created_at"`
 	ExpiresAt   time.Time         `json:"expires_at,omitzero"`
+	RateKey     string            `json:"rate_key,omitempty"`
 	Labels      map[string]string `json:"labels,omitempty"`
 }
 
@@ -86,6 +87,10 @@ type Record struct {
 	Deferrals  int
 	DeferredAt time.Time
 
+	// Limited is what a task that limits put off went through since its last start;
+	// nil for one that was not put off.
+	Limited *Limited
+
 	Progress *pelton.Progress
 	Errors   []pelton.Failure
 
@@ -106,6 +111,26 @@ type Record struct {
 	Revision uint64
 }
 
+// Limited is the way of a task through the limits that put it off.
+type Limited struct {
+	Times  int    `json:"times"` // that it was put off
+	Passes []Pass `json:"passes,omitempty"`
+}
+
+// Pass is how far a task has come with one limit.
+type Pass struct {
+	Limit    string `json:"limit"`
+	Revision uint64 `json:"revision"` // of the limit: under another one the pass is void
+	// At is the task's place in the limit's line, before which it does not start; or,
+	// when it is booked, its start.
+	At     time.Time `json:"at"`
+	Booked bool      `json:"booked,omitempty"`
+	// Looks counts how often the task is to look before its place comes; Last says
+	// that the next time is at the place.
+	Looks int  `json:"looks,omitempty"`
+	Last  bool `json:"last,omitempty"`
+}
+
 // recordMeta is the first line of a stored record.
 type recordMeta struct {
 	Meta
@@ -124,6 +149,7 @@ type recordMeta struct {
 	Dropped    bool             `json:"letter_dropped,omitempty"`
 	Deferrals  int              `json:"deferrals,omitempty"`
 	DeferredAt time.Time        `json:"deferred_at,omitzero"`
+	Limited    *Limited         `json:"limited,omitempty"`
 	Progress   *pelton.Progress `json:"progress,omitempty"`
 	Errors     []pelton.Failure `json:"errors,omitempty"`
 
@@ -151,7 +177,7 @@ func (r *Record) Task(now time.Time) *pelton.Task {
 		Attempt: r.Attempt, MaxAttempts: r.MaxAttempts, Crashes: r.Crashes,
 		Timeout: r.Timeout, Retention: r.Retention, Backoff: r.Backoff, Revision: r.Revision,
 		CreatedAt: r.CreatedAt, RunAt: r.RunAt, ExpiresAt: r.ExpiresAt, StartedAt: r.StartedAt, FinishedAt: r.FinishedAt,
-		Worker: r.Owner, Progress: r.Progress, Errors: r.Errors, Unique: r.Unique, Labels: r.Labels,
+		Worker: r.Owner, Progress: r.Progress, Errors: r.Errors, RateKey: r.RateKey, Unique: r.Unique, Labels: r.Labels,
 	}
 	if r.waitsForTime() && !r.RunAt.After(now) {
 		t.State = pelton.Queued
@@ -221,7 +247,7 @@ func encodeRecord(r *Record) ([]byte, error) {
 		Meta: r.Meta, State: r.State, PayloadLen: len(r.Payload), ResultLen: len(r.Result),
 		RunAt: r.RunAt, StartedAt: r.StartedAt, FinishedAt: r.FinishedAt,
 		Attempt: r.Attempt, Ended: r.Ended, Crashes: r.Crashes, Owner: r.Owner, Carrier: r.Carrier, Released: r.Released, Dropped: r.LetterDropped,
-		Deferrals: r.Deferrals, DeferredAt: r.DeferredAt, Progress: progress, Errors: r.Errors,
+		Deferrals: r.Deferrals, DeferredAt: r.DeferredAt, Limited: r.Limited, Progress: progress, Errors: r.Errors,
 		Unique: r.Unique, KeyRevision: r.KeyRevision, KeySpent: r.KeySpent, Replaced: r.Replaced, KeepUntil: r.KeepUntil,
 	}, len(r.Payload)+len(r.Result), r.Payload, r.Result)
 }
@@ -244,7 +270,7 @@ func decodeRecord(data []byte, revision uint64) (*Record, error) {
 	r := &Record{
 		Meta: m.Meta, State: m.State, RunAt: m.RunAt, StartedAt: m.StartedAt, FinishedAt: m.FinishedAt,
 		Attempt: m.Attempt, Ended: m.Ended, Crashes: m.Crashes, Owner: m.Owner, Carrier: m.Carrier, Released: m.Released, LetterDropped: m.Dropped,
-		Deferrals: m.Deferrals, DeferredAt: m.DeferredAt, Progress: m.Progress, Errors: m.Errors, Revision: revision,
+		Deferrals: m.Deferrals, DeferredAt: m.DeferredAt, Limited: m.Limited, Progress: m.Progress, Errors: m.Errors, Revision: revision,
 		Unique: m.Unique, KeyRevision: m.KeyRevision, KeySpent: m.KeySpent, Replaced: m.Replaced, KeepUntil: m.KeepUntil,
 	}
 	if m.PayloadLen > 0 {

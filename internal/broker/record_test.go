@@ -88,6 +88,12 @@ func TestRecordRoundTrip(t *testing.T) {
 		if rapid.Bool().Draw(t, "progress") {
 			want.Progress = &pelton.Progress{Done: rapid.Int64().Draw(t, "done"), Message: rapid.String().Draw(t, "word")}
 		}
+		if rapid.Bool().Draw(t, "limited") {
+			want.Limited = &Limited{Times: rapid.Int().Draw(t, "times"), Passes: []Pass{{
+				Limit: rapid.String().Draw(t, "limit"), Revision: rapid.Uint64().Draw(t, "of"), At: timeGen.Draw(t, "place"),
+				Booked: rapid.Bool().Draw(t, "booked"), Looks: rapid.Int().Draw(t, "looks"), Last: rapid.Bool().Draw(t, "last"),
+			}}}
+		}
 		if errs := rapid.SliceOfN(failureGen, 0, 3).Draw(t, "errors"); len(errs) > 0 {
 			want.Errors = errs
 		}
@@ -316,6 +322,11 @@ func worstRecord() *Record {
 		Progress: &pelton.Progress{Done: -1 << 63, Total: -1 << 63, Message: strings.Repeat(control, pelton.MaxPayload)},
 	}
 	r.Kind, r.Epoch, r.ExpiresAt = strings.Repeat("k", 128), 1<<32-1, time.Now()
+	r.RateKey = strings.Repeat(`"`, 256)
+	r.Limited = &Limited{Times: 1 << 30}
+	for range 32 {
+		r.Limited.Passes = append(r.Limited.Passes, Pass{Limit: strings.Repeat("l", 64), Revision: 1<<64 - 1, At: time.Now(), Booked: true, Looks: 1 << 30, Last: true})
+	}
 	r.Labels = map[string]string{}
 	for i := range 32 {
 		r.Labels[fmt.Sprintf("%0128d", i)] = strings.Repeat(`"`, 256)

@@ -24,7 +24,7 @@ func (r *Record) restart(now time.Time) {
 	r.RunAt, r.StartedAt, r.FinishedAt = time.Time{}, time.Time{}, time.Time{}
 	r.Attempt, r.Ended, r.Crashes = 0, 0, 0
 	r.Owner, r.Carrier, r.Released, r.LetterDropped = "", 0, false, false
-	r.Deferrals, r.DeferredAt = 0, time.Time{}
+	r.Deferrals, r.DeferredAt, r.Limited = 0, time.Time{}, nil
 	r.Replaced = r.Replaced && r.KeySpent // what does not take its key again has no window either
 	if !r.ExpiresAt.After(now) {
 		r.ExpiresAt = time.Time{}
