@@ -2,7 +2,6 @@ package admin
 
 import (
 	"context"
-	"fmt"
 	"time"
 
 	"github.com/peltonq/pelton"
@@ -45,9 +44,6 @@ func (c *Client) set(ctx context.Context, name string, change func(*pelton.Queue
 		if err := change(&settings); err != nil {
 			return err
 		}
-		if err := unsupported(settings); err != nil {
-			return err
-		}
 		q.Settings = settings
 		return nil
 	})
@@ -55,15 +51,6 @@ func (c *Client) set(ctx context.Context, name string, change func(*pelton.Queue
 		return nil, err
 	}
 	return c.b.Queue(ctx, name)
-}
-
-// unsupported refuses settings that can be stored but that nothing obeys yet.
-// Whoever makes workers obey rate deletes its case here: nothing else refuses it.
-func unsupported(s pelton.QueueSettings) error {
-	if s.Rate != nil {
-		return fmt.Errorf("rate: %w by this version", pelton.ErrNotSupported)
-	}
-	return nil
 }
 
 // Pause stops a queue, or one of its priorities, from handing out tasks: no worker

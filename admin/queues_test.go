@@ -72,9 +72,6 @@ func TestSetQueue(t *testing.T) {
 			t.Errorf("%s: %v, want ErrInvalid", name, err)
 		}
 	}
-	if _, err := client.PatchQueue(t.Context(), "q", []byte(`{"rate":{"limit":5}}`)); !errors.Is(err, pelton.ErrNotSupported) {
-		t.Errorf("rate = %v, want ErrNotSupported", err)
-	}
 	if q, err := client.Queue(t.Context(), "q"); err != nil || cmp.Diff(want, q.Settings) != "" {
 		t.Errorf("after what was refused: %+v, %v", q, err)
 	}

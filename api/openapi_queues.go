@@ -88,7 +88,7 @@ func settingProperties(patch bool) properties {
 		"limit": whole("So many tasks may start"), "per": span("in this time; 1s without.", "1s"),
 		"burst": whole("So many may start at once; limit without."), "on_error": setting(choices),
 	}))
-	rate.Description = "How many tasks start in a time. Not supported by this version."
+	rate.Description = "How many tasks start in a time, over all workers."
 	if patch {
 		choices.Enum = append(choices.Enum, nil)
 	} else {

@@ -16,6 +16,7 @@ import (
 
 	"github.com/peltonq/pelton"
 	"github.com/peltonq/pelton/internal/broker"
+	"github.com/peltonq/pelton/internal/limit"
 )
 
 // Config says what a Worker serves. Every field's zero value is its default.
@@ -45,6 +46,14 @@ type Config struct {
 	// CPUSlots is how many handlers marked CPUBound run at a time. Zero means
 	// GOMAXPROCS.
 	CPUSlots int
+	// Limiter counts what starts against the installation's rate limits, for all
+	// processes together: package redislimit has one. Nil means that this process
+	// counts by itself, and holds LimitShare of each limit.
+	Limiter Limiter
+	// LimitShare is the share of each rate limit that this process may use when it has
+	// no Limiter: above 0 and at most 1. Zero means 1. With n workers of a share of
+	// 1/n the limits hold for the fleet.
+	LimitShare float64
 	// MaxLeaked is the number of slots that may be held at a time by handlers that
 	// ignored the end of their ctx. When it is reached, Run drains and returns
 	// pelton.ErrLeaked, so that a supervisor starts a new process. Zero means
@@ -92,6 +101,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.MaxWait < 0 || c.Grace < 0 || c.CPUSlots < 0 || c.MaxLeaked < 0 {
 		return c, fmt.Errorf("%w: worker.Config: MaxWait, Grace, CPUSlots and MaxLeaked must not be negative", pelton.ErrInvalid)
+	}
+	if c.LimitShare == 0 {
+		c.LimitShare = 1
 	}
 	if c.MaxLeaked == 0 {
 		c.MaxLeaked = c.Concurrency
@@ -170,7 +182,15 @@ func New(nc *nats.Conn, mux *Mux, cfg Config) (*Worker, error) {
 		nc: nc, mux: mux, cfg: cfg, id: newID(), startedAt: time.Now(),
 		runs: make(map[pelton.ID]*run), cpu: newCPUPool(cfg.CPUSlots, cfg.Concurrency),
 		linger: linger, lingerShutdown: lingerShutdown, show: make(chan struct{}, 1),
+		keeper: newKeeper(),
 	}
+	w.limits.limiter = cfg.Limiter
+	if cfg.Limiter == nil {
+		if w.limits.limiter, err = limit.NewLocal(cfg.LimitShare); err != nil {
+			return nil, fmt.Errorf("worker.Config.LimitShare: %w", err)
+		}
+	}
+	w.rules.Store(newRules(broker.Rules{}, &rules{}))
 	w.shortest.Store(int64(broker.DefaultLease))
 	return w, nil
 }

@@ -3,6 +3,7 @@ package worker
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -43,16 +44,19 @@ type dispatcher struct {
 	maxWait  time.Duration
 	now      func() time.Time
 	log      *slog.Logger
-	start    func(*lane, *broker.Delivery) // runs the delivery and then sends to freed
+	start    func(kept)                    // runs the delivery and then sends to freed
 	giveBack func(*lane, *broker.Delivery) // naks it
 	reopen   func(*lane)                   // replaces the puller of a lane whose request hangs
 
 	lanes   []*lane
 	running [ranks]int
 	probing *lane
+	waiting []kept // that may start and find no slot; bounded by what may be held
 
 	added   chan *lane
 	changed chan laneChange
+	resumed chan kept // deliveries whose limits let them start
+	paced   chan pace
 	events  chan laneEvent
 	freed   chan int      // rank of a slot that became free; never blocks its sender
 	stopped chan struct{} // closed when nobody reads events any more
@@ -69,6 +73,60 @@ func (d *dispatcher) report(e laneEvent) {
 	}
 }
 
+// resume hands a held delivery to the dispatcher.
+func (d *dispatcher) resume(h kept) {
+	select {
+	case d.resumed <- h:
+	case <-d.stopped:
+		d.giveBack(h.lane, h.delivery)
+	}
+}
+
+// pace says that a queue's limiter has nothing left: its lanes are not to be asked
+// before then.
+type pace struct {
+	queue string
+	until time.Time
+}
+
+// tellPace hands a pace to the dispatcher.
+func (d *dispatcher) tellPace(p pace) {
+	select {
+	case d.paced <- p:
+	case <-d.stopped:
+	}
+}
+
+func (d *dispatcher) slow(p pace) {
+	for _, l := range d.lanes {
+		if l.Queue != p.queue || l.retryAt.After(p.until) {
+			continue
+		}
+		if l.retryAt = p.until; l.state == laneEmpty {
+			l.state = laneUnknown
+		}
+	}
+}
+
+// restart starts held deliveries that wait for a slot, the longest waiting first,
+// before anything new is asked for. Those for which there is none in time are given
+// back: another worker may have one.
+func (d *dispatcher) restart() {
+	now := d.now()
+	d.waiting = slices.DeleteFunc(d.waiting, func(h kept) bool {
+		switch {
+		case now.Sub(h.since) >= staleAfter, h.lane.rules.paused:
+			d.giveBack(h.lane, h.delivery)
+		case d.bounds.room(d.running, h.lane.rank) > 0:
+			d.running[h.lane.rank]++
+			d.start(h)
+		default:
+			return false
+		}
+		return true
+	})
+}
+
 // add takes a new lane in. It counts as just offered: nobody has passed it over.
 func (d *dispatcher) add(l *lane) {
 	l.offered = d.now()
@@ -77,6 +135,7 @@ func (d *dispatcher) add(l *lane) {
 
 // fill asks for tasks as long as there is room for them.
 func (d *dispatcher) fill() {
+	d.restart()
 	for d.probing == nil {
 		now := d.now()
 		views := make([]laneView, len(d.lanes))
@@ -90,6 +149,9 @@ func (d *dispatcher) fill() {
 		l := d.lanes[next]
 		l.offered = now
 		wait, patience := time.Duration(0), probeWait
+		if l.rules.most > 0 {
+			batch = min(batch, l.rules.most)
+		}
 		if l.rules.bounded {
 			batch, wait, patience = 1, knockWait, headStart
 		}
@@ -178,7 +240,7 @@ func (d *dispatcher) take(l *lane, delivery *broker.Delivery) {
 		return
 	}
 	d.running[l.rank]++
-	d.start(l, delivery)
+	d.start(kept{lane: l, delivery: delivery, way: &broker.Limited{}})
 }
 
 // change gives a lane new rules. What was asked under the old ones is taken back:
@@ -234,6 +296,9 @@ func (d *dispatcher) overdue() {
 func (d *dispatcher) nextLook() time.Duration {
 	now := d.now()
 	at := now.Add(knockWait)
+	if len(d.waiting) > 0 { // the first has waited longest
+		at = d.waiting[0].since.Add(staleAfter)
+	}
 	for _, l := range d.lanes {
 		if (l.state == laneProbing || l.state == laneKnocking) && l.deadline.Before(at) {
 			at = l.deadline
@@ -257,6 +322,11 @@ func (d *dispatcher) run(ctx context.Context, reconnected <-chan struct{}) {
 		select {
 		case e := <-d.events:
 			d.on(e)
+		case h := <-d.resumed:
+			h.since = d.now()
+			d.waiting = append(d.waiting, h)
+		case p := <-d.paced:
+			d.slow(p)
 		case rank := <-d.freed:
 			d.running[rank]--
 			d.collectFreed()
@@ -294,6 +364,9 @@ func (d *dispatcher) drain(ctx context.Context) {
 	defer close(d.stopped)
 	ctx, cancel := context.WithTimeout(ctx, drainWait)
 	defer cancel()
+	for _, h := range d.waiting {
+		d.giveBack(h.lane, h.delivery)
+	}
 	var closing sync.WaitGroup
 	for _, l := range d.lanes {
 		closing.Go(func() { l.puller.Close(ctx) })
@@ -306,6 +379,9 @@ func (d *dispatcher) drain(ctx context.Context) {
 			if e.delivery != nil {
 				d.giveBack(e.lane, e.delivery)
 			}
+		case h := <-d.resumed:
+			d.giveBack(h.lane, h.delivery)
+		case <-d.paced:
 		case <-closed:
 			return
 		}

@@ -52,13 +52,13 @@ func newBench(b bounds, ranked ...int) *bench {
 	x := &bench{clock: time.Unix(1e9, 0)}
 	x.dispatcher = &dispatcher{
 		bounds: b, maxWait: 30 * time.Second, now: func() time.Time { return x.clock }, log: slog.New(slog.DiscardHandler),
-		start:    func(l *lane, d *broker.Delivery) { x.note("start %s %d", l.puller.(*fakePuller).name, d.Seq) },
+		start:    func(h kept) { x.note("start %s %d", h.lane.puller.(*fakePuller).name, h.delivery.Seq) },
 		giveBack: func(l *lane, d *broker.Delivery) { x.note("nak %s %d", l.puller.(*fakePuller).name, d.Seq) },
 		reopen: func(l *lane) {
 			l.generation++
 			x.note("reopen %s", l.puller.(*fakePuller).name)
 		},
-		events: make(chan laneEvent), freed: make(chan int, b.total), stopped: make(chan struct{}),
+		events: make(chan laneEvent), resumed: make(chan kept), paced: make(chan pace), freed: make(chan int, b.total), stopped: make(chan struct{}),
 	}
 	for i, rank := range ranked {
 		l := &lane{rank: rank, Lane: broker.Lane{Queue: fmt.Sprintf("q%d", i), Priority: pelton.Priorities()[rank]}}
@@ -124,7 +124,7 @@ func TestDispatchSweepsFromHighToLow(t *testing.T) {
 
 func TestDispatchKnocksOnEmptyLanes(t *testing.T) {
 	t.Parallel()
-	x := newBench(slots(4, limit(low, 1)), high, low)
+	x := newBench(slots(4, atMost(low, 1)), high, low)
 	x.fill()
 	x.end(0, nil)
 	x.fill()
@@ -344,7 +344,7 @@ func TestDispatchRun(t *testing.T) {
 			default:
 			}
 		}
-		x.start = func(l *lane, _ *broker.Delivery) { x.freed <- l.rank }
+		x.start = func(h kept) { x.freed <- h.lane.rank }
 		ctx, stop := context.WithCancel(t.Context())
 		late := x.lanes[0]
 		x.lanes[0].puller.(*fakePuller).onStop = func() {
@@ -376,4 +376,81 @@ func TestDispatchRun(t *testing.T) {
 		x.log = x.log[len(x.log)-2:]
 		x.expect(t, "nak 0:high 77", "nak 0:high 78")
 	})
+}
+
+// What a limit lets start goes before anything new; without a slot it waits for a
+// moment and is then another worker's.
+func TestDispatchResumesWhatWasHeld(t *testing.T) {
+	t.Parallel()
+	x := newBench(slots(2), high, low)
+	resume := func(i int, seq uint64) {
+		x.waiting = append(x.waiting, kept{lane: x.lanes[i], delivery: &broker.Delivery{Seq: seq}, since: x.clock})
+	}
+	resume(1, 1)
+	x.fill()
+	x.expect(t, "start 1:low 1", "probe 0:high 1")
+	x.deliver(0, 2)
+	resume(1, 3)
+	resume(0, 4)
+	x.fill()
+	x.expect(t, "start 0:high 2")
+	if got := x.nextLook(); got != staleAfter {
+		t.Errorf("next look in %s, want %s", got, staleAfter)
+	}
+	x.free(high)
+	x.fill()
+	x.expect(t, "start 1:low 3")
+	x.clock = x.clock.Add(staleAfter)
+	x.fill()
+	x.expect(t, "nak 0:high 4")
+	if len(x.waiting) != 0 {
+		t.Errorf("%d wait", len(x.waiting))
+	}
+}
+
+// At shutdown nothing that is held is forgotten.
+func TestDispatchGivesBackWhatIsHeld(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		x := newBench(slots(1), high)
+		x.running[high] = 1
+		l := x.lanes[0]
+		ctx, stop := context.WithCancel(t.Context())
+		l.puller.(*fakePuller).onStop = func() { x.resume(kept{lane: l, delivery: &broker.Delivery{Seq: 2}}) }
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			x.run(ctx, make(chan struct{}))
+		}()
+		x.resume(kept{lane: l, delivery: &broker.Delivery{Seq: 1}})
+		synctest.Wait()
+		stop()
+		<-done
+		x.resume(kept{lane: l, delivery: &broker.Delivery{Seq: 3}})
+		x.expect(t, "nak 0:high 1", "nak 0:high 2", "nak 0:high 3")
+	})
+}
+
+// A queue whose limiter has nothing left is asked when it has, all its lanes; no
+// request asks for more than may start.
+func TestDispatchPacesAQueue(t *testing.T) {
+	t.Parallel()
+	x := newBench(slots(8), high, low)
+	x.lanes[1].Queue = x.lanes[0].Queue
+	x.change(laneChange{x.lanes[0], laneRules{most: 3}})
+	x.fill()
+	x.expect(t, "probe 0:high 3")
+	x.end(0, nil)
+	x.fill()
+	x.end(1, nil)
+	x.expect(t, "probe 1:low 8")
+	x.slow(pace{x.lanes[0].Queue, x.clock.Add(time.Second)})
+	x.fill()
+	x.expect(t) // not even a knock
+	if got := x.nextLook(); got != time.Second {
+		t.Errorf("next look in %s", got)
+	}
+	x.clock = x.clock.Add(time.Second)
+	x.fill()
+	x.expect(t, "probe 0:high 3")
 }

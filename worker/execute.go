@@ -56,6 +56,7 @@ func (w *Worker) act(r *run, what admission, c candidate) error {
 		if over, err := w.takeover(r, c, now); err != nil || over {
 			return err
 		}
+		c.takeover = true
 		return w.start(r, c, now)
 	case admitStart:
 		return w.start(r, c, now)
@@ -138,12 +139,16 @@ func (w *Worker) ownerSign(record *broker.Record, c candidate) (broker.Sign, err
 	}
 }
 
-// start executes the task, or puts it off if it computes and has no seat.
+// start executes the task, or puts it off if it computes and has no seat, or if
+// limits say so.
 func (w *Worker) start(r *run, c candidate, now time.Time) error {
-	if c.seated {
-		return w.execute(r, c)
+	if !c.seated {
+		return r.putBack(pelton.Scheduled, now.Add(cpuDelay))
 	}
-	return r.putBack(pelton.Scheduled, now.Add(cpuDelay))
+	if done, err := w.limited(r, c, now); done {
+		return err
+	}
+	return w.execute(r, c)
 }
 
 // newRun prepares what is done with one delivery.
@@ -191,7 +196,7 @@ func (w *Worker) begin(r *run, c candidate) (begun bool, err error) {
 	rec := r.record
 	rec.State, rec.Owner, rec.Carrier, rec.Epoch = pelton.Running, w.id, c.delivery.Seq, c.delivery.Envelope.Epoch
 	rec.Attempt, rec.Released, rec.Progress = rec.Ended+1, false, nil
-	rec.Deferrals, rec.DeferredAt = 0, time.Time{}
+	rec.Deferrals, rec.DeferredAt, rec.Limited = 0, time.Time{}, nil
 	rec.StartedAt = time.Now().UTC().Truncate(time.Microsecond)
 	err = w.b.SaveRecord(w.hard, rec)
 	switch {

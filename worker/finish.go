@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"time"
@@ -31,6 +32,9 @@ func (r *run) finish(res result, cause error) {
 
 	now := time.Now()
 	v := outcome(res, r.record.Attempt, r.record.MaxAttempts, cause, now, r.record.Backoff, random())
+	for _, scope := range v.pauses {
+		r.pauseOthers(scope, now.Add(min(v.pause, pelton.MaxPause)))
+	}
 	var err error
 	switch v.step {
 	case stepNothing:
@@ -65,6 +69,30 @@ func (r *run) finish(res result, cause error) {
 		ended = OutcomeLost
 	}
 	r.w.cfg.Observer.Ended(r.record.Task(now), ended, now.Sub(r.record.StartedAt))
+}
+
+// pauseOthers keeps the tasks of the same kind, or with the same rate key, from
+// starting until then. It comes before the outcome is written: a crash in between
+// leaves a pause too many. A pause that cannot be written is a few more answers of
+// the kind that the handler got, no reason to lose its outcome.
+func (r *run) pauseOthers(scope pelton.Pauses, until time.Time) {
+	p := broker.Pause{Until: until.UTC()}
+	switch scope {
+	case pelton.PauseKind:
+		p.Kind = r.record.Kind
+	case pelton.PauseKey:
+		p.RateKey = r.record.RateKey
+	}
+	if p.Kind == "" && p.RateKey == "" || time.Until(until) <= 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(r.w.hard, min(time.Second, r.lane.leaseNow()/6))
+	defer cancel()
+	if err := r.w.b.SavePause(ctx, p); err != nil {
+		r.log.Warn("fleet not paused", "until", until, "error", err)
+		return
+	}
+	r.log.Info("fleet paused", "kind_paused", p.Kind, "rate_key_paused", p.RateKey, "until", until)
 }
 
 // conclude writes a terminal state, keeps a dead letter of a failed task, and

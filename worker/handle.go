@@ -21,7 +21,8 @@ const (
 
 // handle takes one delivery from its arrival to its last write. It holds a slot
 // until it returns.
-func (w *Worker) handle(l *lane, delivery *broker.Delivery) {
+func (w *Worker) handle(h kept) {
+	l, delivery := h.lane, h.delivery
 	log := w.cfg.Logger.With("queue", l.Queue)
 	switch {
 	case errors.Is(delivery.Err, broker.ErrNewer):
@@ -36,7 +37,7 @@ func (w *Worker) handle(l *lane, delivery *broker.Delivery) {
 	env := delivery.Envelope
 	log = log.With("task_id", env.ID.String(), "kind", env.Kind)
 	entry, known := w.mux.lookup(env.Kind)
-	c := candidate{lane: l, delivery: delivery, entry: entry, known: known, seated: true, log: log}
+	c := candidate{lane: l, delivery: delivery, entry: entry, known: known, seated: true, way: h.way, log: log}
 	if known && entry.cpuBound {
 		if c.seated = w.cpu.sit(); c.seated {
 			defer w.cpu.stand()
@@ -57,7 +58,11 @@ type candidate struct {
 	entry    entry
 	known    bool // there is a handler for its kind
 	seated   bool // it may compute, if that is what its handler does
-	log      *slog.Logger
+	takeover bool // it runs in place of an owner that went silent
+	// way is how far it has come with its limits, in this hand. It is shared by all
+	// copies of the candidate: what was counted once must not be counted again.
+	way *broker.Limited
+	log *slog.Logger
 }
 
 // awaitCPU waits for a turn to compute; false means that the delivery got old or

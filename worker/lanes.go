@@ -24,9 +24,10 @@ const (
 type lane struct {
 	broker.Lane
 	rank       int
-	lease      atomic.Int64 // in nanoseconds; see Worker.setLease
-	maxCrashes atomic.Int64 // deliveries that may die before a task is poison
-	paused     atomic.Bool  // what was handed out and has not started is given back
+	lease      atomic.Int64                        // in nanoseconds; see Worker.setLease
+	maxCrashes atomic.Int64                        // deliveries that may die before a task is poison
+	rate       atomic.Pointer[broker.RevisedLimit] // of the queue; nil without one
+	paused     atomic.Bool                         // what was handed out and has not started is given back
 
 	// Of the dispatcher.
 	puller   puller
@@ -47,6 +48,9 @@ type laneRules struct {
 	// bounded means that max_running may hold back tasks that are ready: the broker
 	// then answers no request, not even one for what is ready now.
 	bounded bool
+	// most is how many tasks one request asks for: what the queue's rate lets start
+	// while they are in hand. Zero is no bound.
+	most int
 }
 
 // laneChange tells the dispatcher of a lane's rules.

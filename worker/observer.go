@@ -15,6 +15,9 @@ type Observer interface {
 	Ended(task *pelton.Task, outcome Outcome, took time.Duration)
 	// Crashed: a delivery had died with its worker, which this one found out.
 	Crashed(task *pelton.Task)
+	// PutOff: a task that could have started waits until its RunAt, because of the
+	// rate limit of that name, or of a "pause".
+	PutOff(task *pelton.Task, limit string)
 }
 
 // Outcome is how a run ended, as seen by the worker that ran it.
@@ -51,3 +54,4 @@ type nobody struct{}
 func (nobody) Started(*pelton.Task, time.Duration)        {}
 func (nobody) Ended(*pelton.Task, Outcome, time.Duration) {}
 func (nobody) Crashed(*pelton.Task)                       {}
+func (nobody) PutOff(*pelton.Task, string)                {}

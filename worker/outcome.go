@@ -56,6 +56,8 @@ type verdict struct {
 	step    step
 	delay   time.Duration
 	failure pelton.Failure
+	pauses  []pelton.Pauses // what stops for the delay that the handler asked for
+	pause   time.Duration
 	value   json.RawMessage
 }
 
@@ -83,7 +85,7 @@ func outcome(res result, attempt, maxAttempts int, cause error, now time.Time, b
 
 	reason := reasonFor(res, cause)
 	f := failure(res.err.Error(), reason, attempt, now, res.stack)
-	delay := backoff.Delay(attempt, random)
+	next := verdict{step: stepRetry, delay: backoff.Delay(attempt, random), failure: f}
 	var d *pelton.Directive
 	if errors.As(res.err, &d) {
 		switch d.Verb {
@@ -93,13 +95,16 @@ func outcome(res result, attempt, maxAttempts int, cause error, now time.Time, b
 			f.Reason = pelton.ReasonDiscarded
 			return verdict{step: stepFail, failure: f}
 		case pelton.DirectiveRetryAfter:
-			delay = d.Delay
+			next.delay = d.Delay
+			if len(d.Pauses) > 0 {
+				next.pauses, next.pause = d.Pauses, d.Delay
+			}
 		}
 	}
 	if reason == pelton.ReasonResult || attempt >= maxAttempts {
-		return verdict{step: stepFail, failure: f}
+		next.step, next.delay = stepFail, 0
 	}
-	return verdict{step: stepRetry, delay: delay, failure: f}
+	return next
 }
 
 func reasonFor(res result, cause error) pelton.Reason {

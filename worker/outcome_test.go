@@ -29,6 +29,10 @@ func TestOutcome(t *testing.T) {
 	fail := func(reason pelton.Reason, message string) verdict {
 		return verdict{step: stepFail, failure: failed(reason, message)}
 	}
+	pausing := func(v verdict) verdict {
+		v.pauses, v.pause = []pelton.Pauses{pelton.PauseKind}, time.Hour
+		return v
+	}
 	large := json.RawMessage(`"` + strings.Repeat("x", pelton.MaxPayload) + `"`)
 	largest := json.RawMessage(`"` + strings.Repeat("x", pelton.MaxPayload-2) + `"`)
 	stacked := failed(pelton.ReasonPanic, "panic: oh")
@@ -69,6 +73,10 @@ func TestOutcome(t *testing.T) {
 		"retry after nothing":     {result{err: pelton.RetryAfter(-1, nil)}, nil, false, retry(0, pelton.ReasonError, "retry after 0s")},
 		"retry after, wrapped":    {result{err: fmt.Errorf("mw: %w", pelton.RetryAfter(time.Hour, boom))}, nil, false, retry(time.Hour, pelton.ReasonError, "mw: boom")},
 		"retry after, last try":   {result{err: pelton.RetryAfter(time.Hour, boom)}, nil, true, fail(pelton.ReasonError, "boom")},
+		"pause":                   {result{err: pelton.RetryAfter(time.Hour, boom, pelton.PauseKind)}, nil, false, pausing(retry(time.Hour, pelton.ReasonError, "boom"))},
+		"pause at the last try":   {result{err: pelton.RetryAfter(time.Hour, boom, pelton.PauseKind)}, nil, true, pausing(fail(pelton.ReasonError, "boom"))},
+		"pause after a timeout":   {result{err: pelton.RetryAfter(time.Hour, boom, pelton.PauseKind)}, pelton.ErrTimeout, false, pausing(retry(time.Hour, pelton.ReasonTimeout, "boom"))},
+		"pause at shutdown":       {result{err: pelton.RetryAfter(time.Hour, boom, pelton.PauseKind)}, pelton.ErrShutdown, false, verdict{step: stepRelease}},
 		"snooze":                  {result{err: pelton.Snooze(time.Minute)}, nil, false, verdict{step: stepSnooze, delay: time.Minute}},
 		"snooze, wrapped":         {result{err: fmt.Errorf("mw: %w", pelton.Snooze(time.Minute))}, nil, false, verdict{step: stepSnooze, delay: time.Minute}},
 		"snooze at the last try":  {result{err: pelton.Snooze(time.Minute)}, nil, true, verdict{step: stepSnooze, delay: time.Minute}},

@@ -83,7 +83,7 @@ func (r *run) serve(ctx context.Context, h Handler) (handlerEnded <-chan struct{
 	if ctx.Err() != nil {
 		cause = context.Cause(ctx)
 	}
-	r.finish(res, cause)
+	r.finish(res, cause) //nolint:contextcheck // as above
 	if !returned {
 		r.log.Error("handler ignores the end of its ctx, slot leaked", "cause", cause)
 		return ended

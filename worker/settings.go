@@ -3,8 +3,11 @@ package worker
 import (
 	"context"
 	"errors"
+	"fmt"
+	"hash/fnv"
 	"time"
 
+	"github.com/peltonq/pelton"
 	"github.com/peltonq/pelton/internal/broker"
 )
 
@@ -82,16 +85,21 @@ func (lw *laneWatch) run(ctx context.Context) error {
 func (lw *laneWatch) follow(ctx context.Context, cfg *broker.QueueConfig) error {
 	next := look{at: after(repairLook), repair: true}
 	for _, p := range cfg.Lanes {
-		rules := laneRules{paused: cfg.IsPaused(p), bounded: cfg.Settings.MaxRunning[p] > 0}
+		rate := queueRate(cfg)
+		rules := laneRules{paused: cfg.IsPaused(p), bounded: cfg.Settings.MaxRunning[p] > 0, most: mostOf(rate)}
+		if rate != nil && lw.w.cfg.Limiter == nil {
+			lw.w.warnUnshared()
+		}
 		at := broker.Lane{Queue: cfg.Name, Priority: p}
 		l := lw.lanes[at]
 		if l == nil {
-			if err := lw.open(ctx, at, rules, cfg.MaxCrashes()); err != nil {
+			if err := lw.open(ctx, at, rules, rate, cfg.MaxCrashes()); err != nil {
 				return err
 			}
 			continue
 		}
 		l.maxCrashes.Store(int64(cfg.MaxCrashes()))
+		l.rate.Store(rate)
 		l.paused.Store(rules.paused)
 		// Shorter at once: the broker follows in a moment. Longer when it has.
 		switch lease := cfg.Lease(); {
@@ -116,13 +124,14 @@ func (lw *laneWatch) follow(ctx context.Context, cfg *broker.QueueConfig) error 
 
 // open opens a lane and hands it to the dispatcher. Its consumer is settled before
 // anything is asked of it: it may be new, or left behind by a crash.
-func (lw *laneWatch) open(ctx context.Context, at broker.Lane, rules laneRules, maxCrashes int) error {
+func (lw *laneWatch) open(ctx context.Context, at broker.Lane, rules laneRules, rate *broker.RevisedLimit, maxCrashes int) error {
 	settled, err := lw.w.b.SettleLane(ctx, at, false)
 	if err != nil {
 		return err
 	}
 	l := &lane{Lane: at, rank: at.Priority.Rank(), rules: rules}
 	l.maxCrashes.Store(int64(maxCrashes))
+	l.rate.Store(rate)
 	l.lease.Store(int64(settled.Lease))
 	l.paused.Store(rules.paused)
 	if l.puller, err = lw.w.openPuller(lw.d, l, l.generation); err != nil {
@@ -212,4 +221,25 @@ func (lw *laneWatch) setLease(l *lane, lease time.Duration) {
 		default: // it will be looked at
 		}
 	}
+}
+
+// queueRate is the rate of a queue as a limit, nil for a queue without one. Its
+// revision is its form: other settings may change and leave its bucket as it is.
+func queueRate(cfg *broker.QueueConfig) *broker.RevisedLimit {
+	if cfg.Settings.Rate == nil {
+		return nil
+	}
+	rate := cfg.Settings.Rate.Filled()
+	form := fnv.New64a()
+	_, _ = fmt.Fprint(form, rate.Limit, rate.Per, rate.Burst) // never fails
+	return &broker.RevisedLimit{Limit: pelton.Limit{Name: "queue:" + cfg.Name, Cost: 1, Rate: rate}, Revision: form.Sum64()}
+}
+
+// mostOf is how many tasks of a queue may start while they are in hand.
+func mostOf(rate *broker.RevisedLimit) int {
+	if rate == nil {
+		return 0
+	}
+	near := float64(rate.Rate.Limit) * nearBy.Seconds() / rate.Rate.Per.Seconds()
+	return int(min(near+float64(rate.Rate.Burst), maxConcurrency))
 }

@@ -20,7 +20,7 @@ func slots(total int, opts ...func(*bounds)) bounds {
 	return b
 }
 
-func limit(rank, n int) func(*bounds)   { return func(b *bounds) { b.limit[rank] = n } }
+func atMost(rank, n int) func(*bounds)  { return func(b *bounds) { b.limit[rank] = n } }
 func reserve(rank, n int) func(*bounds) { return func(b *bounds) { b.reserve[rank] = n } }
 
 func TestRoom(t *testing.T) {
@@ -34,18 +34,18 @@ func TestRoom(t *testing.T) {
 		"idle":                             {slots(8), [ranks]int{}, low, 8},
 		"partly busy":                      {slots(8), [ranks]int{1, 2, 0, 3}, low, 2},
 		"full":                             {slots(8), [ranks]int{8}, critical, 0},
-		"limit":                            {slots(8, limit(low, 2)), [ranks]int{}, low, 2},
-		"limit reached":                    {slots(8, limit(low, 2)), [ranks]int{0, 0, 0, 2}, low, 0},
-		"another's limit":                  {slots(8, limit(low, 2)), [ranks]int{0, 0, 0, 2}, high, 6},
-		"limit above what is free":         {slots(8, limit(low, 5)), [ranks]int{0, 0, 6, 0}, low, 2},
+		"limit":                            {slots(8, atMost(low, 2)), [ranks]int{}, low, 2},
+		"limit reached":                    {slots(8, atMost(low, 2)), [ranks]int{0, 0, 0, 2}, low, 0},
+		"another's limit":                  {slots(8, atMost(low, 2)), [ranks]int{0, 0, 0, 2}, high, 6},
+		"limit above what is free":         {slots(8, atMost(low, 5)), [ranks]int{0, 0, 6, 0}, low, 2},
 		"another's reserve":                {slots(8, reserve(critical, 3)), [ranks]int{}, low, 5},
 		"another's reserve in part in use": {slots(8, reserve(critical, 3)), [ranks]int{2, 0, 0, 0}, low, 5},
 		"another's reserve in use":         {slots(8, reserve(critical, 3)), [ranks]int{4, 0, 0, 0}, low, 4},
 		"own reserve":                      {slots(8, reserve(critical, 3)), [ranks]int{0, 0, 0, 5}, critical, 3},
 		"several reserves":                 {slots(8, reserve(critical, 3), reserve(high, 2)), [ranks]int{1, 0, 0, 0}, normal, 3},
-		"reserve and limit":                {slots(4, reserve(critical, 1), limit(low, 1)), [ranks]int{}, low, 1},
+		"reserve and limit":                {slots(4, reserve(critical, 1), atMost(low, 1)), [ranks]int{}, low, 1},
 		"more run than there are slots":    {slots(2), [ranks]int{3}, low, 0},
-		"more run than the limit":          {slots(8, limit(low, 1)), [ranks]int{0, 0, 0, 2}, low, 0},
+		"more run than the limit":          {slots(8, atMost(low, 1)), [ranks]int{0, 0, 0, 2}, low, 0},
 	} {
 		if got := tc.bounds.room(tc.running, tc.rank); got != tc.want {
 			t.Errorf("%s: room = %d, want %d", name, got, tc.want)
@@ -72,8 +72,8 @@ func TestNextLane(t *testing.T) {
 		"one lane":               {[]laneView{ask(low, 0)}, slots(8), [ranks]int{}, 0, 8},
 		"highest first":          {[]laneView{ask(low, 0), ask(high, 0), ask(normal, 0)}, slots(8), [ranks]int{}, 1, 8},
 		"highest not askable":    {[]laneView{ask(low, 0), deaf(high, 0)}, slots(8), [ranks]int{}, 0, 8},
-		"highest at its limit":   {[]laneView{ask(low, 0), ask(high, 0)}, slots(8, limit(high, 1)), [ranks]int{0, 1, 0, 0}, 0, 7},
-		"batch within the limit": {[]laneView{ask(high, 0)}, slots(8, limit(high, 3)), [ranks]int{0, 1, 0, 0}, 0, 2},
+		"highest at its limit":   {[]laneView{ask(low, 0), ask(high, 0)}, slots(8, atMost(high, 1)), [ranks]int{0, 1, 0, 0}, 0, 7},
+		"batch within the limit": {[]laneView{ask(high, 0)}, slots(8, atMost(high, 3)), [ranks]int{0, 1, 0, 0}, 0, 2},
 		"batch spares a reserve": {[]laneView{ask(low, 0)}, slots(8, reserve(critical, 2)), [ranks]int{}, 0, 6},
 		"only a reserve is left": {[]laneView{ask(high, 0), ask(low, time.Hour)}, slots(2, reserve(critical, 1)), [ranks]int{0, 1, 0, 0}, -1, 0},
 		"reserve for its owner":  {[]laneView{ask(high, 0), ask(critical, 0)}, slots(2, reserve(critical, 1)), [ranks]int{0, 1, 0, 0}, 1, 1},
@@ -83,7 +83,7 @@ func TestNextLane(t *testing.T) {
 		"waited, but not too long":   {[]laneView{ask(high, 0), ask(low, maxWait)}, slots(8), [ranks]int{}, 0, 8},
 		"starved takes one slot":     {[]laneView{ask(high, 0), ask(low, maxWait+1)}, slots(8), [ranks]int{}, 1, 1},
 		"most starved first":         {[]laneView{ask(high, 0), ask(normal, 2*maxWait), ask(low, 3*maxWait)}, slots(8), [ranks]int{}, 2, 1},
-		"starved without room":       {[]laneView{ask(high, 0), ask(low, time.Hour)}, slots(8, limit(low, 1)), [ranks]int{0, 0, 0, 1}, 0, 7},
+		"starved without room":       {[]laneView{ask(high, 0), ask(low, time.Hour)}, slots(8, atMost(low, 1)), [ranks]int{0, 0, 0, 1}, 0, 7},
 		"starved but not askable":    {[]laneView{ask(high, 0), deaf(low, time.Hour)}, slots(8), [ranks]int{}, 0, 8},
 		"the highest itself starved": {[]laneView{ask(high, time.Hour), ask(low, 0)}, slots(8), [ranks]int{}, 0, 8},
 	} {

@@ -32,6 +32,10 @@ type Worker struct {
 	startedAt time.Time
 	ran       atomic.Bool
 	cpu       *cpuPool
+	keeper    *keeper
+	limits    limits
+	rules     atomic.Pointer[rules]
+	unshared  sync.Once // the warning that limits are not shared
 	// linger is how long a handler may go on after its ctx ended before it counts
 	// as leaked. At shutdown it is shorter: the process is about to go.
 	linger, lingerShutdown time.Duration
@@ -80,6 +84,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	}
 	defer b.Close()
 	w.b = b
+	w.limits.namespace = b.Namespace()
 
 	outlive := context.WithoutCancel(ctx)
 	base, endBase := context.WithCancelCause(outlive)
@@ -135,21 +140,30 @@ func (w *Worker) dispatch(ctx context.Context) {
 	d := &dispatcher{
 		bounds: slots, maxWait: w.cfg.MaxWait, now: time.Now, log: w.cfg.Logger, giveBack: w.giveBack,
 		added: make(chan *lane), changed: make(chan laneChange),
-		events: make(chan laneEvent), freed: make(chan int, slots.total), stopped: make(chan struct{}),
+		events: make(chan laneEvent), resumed: make(chan kept), paced: make(chan pace), freed: make(chan int, slots.total), stopped: make(chan struct{}),
 	}
-	d.start = func(l *lane, delivery *broker.Delivery) { //nolint:contextcheck // tasks outlive ctx by the grace
+	d.start = func(h kept) { //nolint:contextcheck // tasks outlive ctx by the grace
 		w.tasks.Go(func() {
-			defer func() { d.freed <- l.rank }()
-			w.handle(l, delivery)
+			defer func() { d.freed <- h.lane.rank }()
+			w.handle(h)
 		})
 	}
+	w.keeper.resume, w.keeper.pace = d.resume, d.tellPace
 	d.reopen = func(l *lane) { w.reopenLane(d, l) } //nolint:contextcheck // ends with Run
 
 	reconnected, stop := w.b.Reconnected()
 	defer stop()
 	var opening sync.WaitGroup
 	watching, stopWatching := context.WithCancel(ctx)
-	opening.Go(func() { w.openLanes(watching, d) })
+	known := make(chan struct{})
+	opening.Go(func() { w.followRules(watching, known) })
+	opening.Go(func() {
+		select {
+		case <-known: // nothing starts before its limits are known
+			w.openLanes(watching, d)
+		case <-watching.Done():
+		}
+	})
 	defer opening.Wait()
 	defer stopWatching() // a panic must not wait for it
 	d.run(ctx, reconnected)

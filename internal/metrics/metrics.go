@@ -24,6 +24,10 @@ type Metrics struct {
 	refused  prometheus.Counter
 	ended    *prometheus.CounterVec
 	crashes  *prometheus.CounterVec
+	putOff   *prometheus.CounterVec
+	fellBack *prometheus.CounterVec
+	redis    prometheus.Gauge
+	asking   sync.Once
 	wait     *prometheus.HistogramVec
 	run      *prometheus.HistogramVec
 	looked   prometheus.Counter
@@ -49,6 +53,15 @@ func New(version string) *Metrics {
 		crashes: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "pelton_task_crashes_total", Help: "Deliveries found to have died with their worker.",
 		}, []string{"queue", "kind"}),
+		putOff: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "pelton_task_deferrals_total", Help: "Tasks put off by this process because of a rate limit, or of a pause.",
+		}, []string{"limit"}),
+		fellBack: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "pelton_limit_fallbacks_total", Help: "Questions about a rate limit that were answered without Redis, by what its on_error says.",
+		}, []string{"limit", "mode"}),
+		redis: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "pelton_limit_redis_up", Help: "1 while rate limits are counted in Redis, 0 while it is out of reach.",
+		}),
 		wait: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "pelton_task_wait_seconds", Help: "Time from a task being ready to its start.",
 			Buckets: prometheus.ExponentialBuckets(0.001, 4, 11), // 1 ms to 17 min
@@ -72,7 +85,7 @@ func New(version string) *Metrics {
 	})
 	info.Set(1)
 	m.registry.MustRegister(
-		m.enqueued, m.refused, m.ended, m.crashes, m.wait, m.run, m.looked, m.repaired, m.sweeping, info,
+		m.enqueued, m.refused, m.ended, m.crashes, m.putOff, m.fellBack, m.wait, m.run, m.looked, m.repaired, m.sweeping, info,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
 	return m
@@ -113,6 +126,22 @@ func (m *Metrics) Swept(looked, repaired int, took time.Duration) {
 	m.repaired.Add(float64(repaired))
 	m.sweeping.Add(took.Seconds())
 }
+
+// PutOff is of worker.Observer.
+func (m *Metrics) PutOff(_ *pelton.Task, limit string) { m.putOff.WithLabelValues(limit).Inc() }
+
+// RedisUp is of redislimit.Observer. A process without Redis shows nothing of it.
+func (m *Metrics) RedisUp(up bool) {
+	m.asking.Do(func() { m.registry.MustRegister(m.redis) })
+	if up {
+		m.redis.Set(1)
+	} else {
+		m.redis.Set(0)
+	}
+}
+
+// LimitFellBack is of redislimit.Observer.
+func (m *Metrics) LimitFellBack(limit, mode string) { m.fellBack.WithLabelValues(limit, mode).Inc() }
 
 // Watch shows the slots of this process's worker. A later call replaces an earlier
 // one's worker.

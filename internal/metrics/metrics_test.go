@@ -52,6 +52,10 @@ func TestMetrics(t *testing.T) {
 	m.Started(task, 30*time.Millisecond)
 	m.Ended(task, worker.OutcomeRetried, 70*time.Millisecond)
 	m.Crashed(task)
+	m.PutOff(task, "mail")
+	m.RedisUp(true)
+	m.LimitFellBack("mail", "local")
+	m.RedisUp(false)
 	m.Swept(200, 2, 1500*time.Millisecond)
 	m.Swept(1, 0, time.Second)
 
@@ -64,6 +68,9 @@ func TestMetrics(t *testing.T) {
 		`pelton_sweep_repaired_total 2`,
 		`pelton_sweep_seconds_total 2.5`,
 		`pelton_task_runs_total{kind="email.send",outcome="retried",queue="emails"} 1`,
+		`pelton_task_deferrals_total{limit="mail"} 1`,
+		`pelton_limit_fallbacks_total{limit="mail",mode="local"} 1`,
+		`pelton_limit_redis_up 0`,
 		`pelton_task_crashes_total{kind="email.send",queue="emails"} 1`,
 		`pelton_task_wait_seconds_count{priority="high",queue="emails"} 1`,
 		`pelton_task_run_seconds_sum{kind="email.send",queue="emails"} 0.07`,
