@@ -21,6 +21,9 @@ func (s *server) guard(next http.Handler) http.Handler {
 	crossOrigin.SetDenyHandler(newProblem(kindForbidden, "a page of another origin must not change anything here"))
 
 	next = strictQuery(next)
+	if s.Requests != nil {
+		next = s.limitRequests(next)
+	}
 	if s.Token != "" {
 		next = requireToken(s.Token, next)
 	}

@@ -82,12 +82,13 @@ type Queues interface {
 	Purge(ctx context.Context, name string, p pelton.Priority, cursor string) (*pelton.Purged, error)
 }
 
-// Config is what New needs. Tasks, Queues, Dead and Locks are required.
+// Config is what New needs. Tasks, Queues, Dead, Locks and Limits are required.
 type Config struct {
 	Tasks  Tasks
 	Queues Queues
 	Dead   DeadLetters
 	Locks  Locks
+	Limits Limits
 
 	// Metrics answers GET /metrics. Without one there is no such call.
 	Metrics http.Handler
@@ -97,6 +98,8 @@ type Config struct {
 	// Token is the bearer token that every call but /healthz and /readyz needs.
 	// Empty means no authentication.
 	Token string
+	// Requests bounds what each caller may send. Nil is no bound.
+	Requests *RequestLimit
 	// CheckHost answers only requests whose Host names loopback or one of
 	// AllowedHosts, and 421 to all others: a page in a browser on this machine
 	// must not reach an open API by rebinding its own name to 127.0.0.1.
@@ -111,8 +114,8 @@ type Config struct {
 }
 
 func (c Config) withDefaults() (Config, error) {
-	if c.Tasks == nil || c.Queues == nil || c.Dead == nil || c.Locks == nil {
-		return Config{}, errors.New("api: Config needs Tasks, Queues, Dead and Locks")
+	if c.Tasks == nil || c.Queues == nil || c.Dead == nil || c.Locks == nil || c.Limits == nil {
+		return Config{}, errors.New("api: Config needs Tasks, Queues, Dead, Locks and Limits")
 	}
 	if slices.Contains(c.AllowedHosts, "") {
 		return Config{}, errors.New("api: Config.AllowedHosts has an empty name")
@@ -156,6 +159,7 @@ func New(cfg Config) (http.Handler, error) {
 	s.registerQueues(document)
 	s.registerDead(document)
 	s.registerLocks(document)
+	s.registerLimits(document)
 	s.registerMeta(document)
 	s.registerMetrics(document)
 	if s.spec, err = finishDocument(document.OpenAPI()); err != nil {

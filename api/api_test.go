@@ -50,7 +50,7 @@ func (f *fakeTasks) enqueue(_ context.Context, spec pelton.Spec, opts ...pelton.
 	task := &pelton.Task{
 		ID: pelton.NewID(now, 0), Kind: n.Kind, Queue: n.Queue, Priority: n.Priority, State: pelton.Queued, Payload: n.Payload,
 		MaxAttempts: n.MaxAttempts, Timeout: n.Timeout, Retention: n.Retention, Revision: 1, CreatedAt: now.UTC(),
-		RunAt: n.RunAt, ExpiresAt: n.ExpiresAt, Unique: n.Unique, Labels: n.Labels,
+		RunAt: n.RunAt, ExpiresAt: n.ExpiresAt, Unique: n.Unique, RateKey: n.RateKey, Labels: n.Labels,
 	}
 	if !n.RunAt.IsZero() {
 		task.State = pelton.Scheduled
@@ -266,7 +266,7 @@ func (f *fakeQueues) Purge(ctx context.Context, name string, p pelton.Priority, 
 // serve is the API over fakes; change may set more of the Config.
 func serve(t *testing.T, tasks *fakeTasks, change func(*Config)) http.Handler {
 	t.Helper()
-	cfg := Config{Tasks: tasks, Queues: &fakeQueues{}, Dead: &fakeDead{}, Locks: &fakeLocks{}, Version: "v1.2.3"}
+	cfg := Config{Tasks: tasks, Queues: &fakeQueues{}, Dead: &fakeDead{}, Locks: &fakeLocks{}, Limits: &fakeLimits{}, Version: "v1.2.3"}
 	if change != nil {
 		change(&cfg)
 	}
@@ -338,11 +338,12 @@ func wantProblem(t *testing.T, w *httptest.ResponseRecorder, status int, k kind)
 func TestNewNeedsTasksAndQueues(t *testing.T) {
 	t.Parallel()
 	for name, cfg := range map[string]Config{
-		"tasks":       {Queues: &fakeQueues{}, Dead: &fakeDead{}, Locks: &fakeLocks{}},
-		"queues":      {Tasks: newFakeTasks(), Dead: &fakeDead{}, Locks: &fakeLocks{}},
-		"dead":        {Tasks: newFakeTasks(), Queues: &fakeQueues{}, Locks: &fakeLocks{}},
-		"locks":       {Tasks: newFakeTasks(), Queues: &fakeQueues{}, Dead: &fakeDead{}},
-		"empty host":  {Tasks: newFakeTasks(), Queues: &fakeQueues{}, Dead: &fakeDead{}, Locks: &fakeLocks{}, AllowedHosts: []string{""}},
+		"tasks":       {Queues: &fakeQueues{}, Dead: &fakeDead{}, Locks: &fakeLocks{}, Limits: &fakeLimits{}},
+		"queues":      {Tasks: newFakeTasks(), Dead: &fakeDead{}, Locks: &fakeLocks{}, Limits: &fakeLimits{}},
+		"dead":        {Tasks: newFakeTasks(), Queues: &fakeQueues{}, Locks: &fakeLocks{}, Limits: &fakeLimits{}},
+		"locks":       {Tasks: newFakeTasks(), Queues: &fakeQueues{}, Dead: &fakeDead{}, Limits: &fakeLimits{}},
+		"empty host":  {Tasks: newFakeTasks(), Queues: &fakeQueues{}, Dead: &fakeDead{}, Locks: &fakeLocks{}, Limits: &fakeLimits{}, AllowedHosts: []string{""}},
+		"limits":      {Tasks: newFakeTasks(), Queues: &fakeQueues{}, Dead: &fakeDead{}, Locks: &fakeLocks{}},
 		"nothing set": {},
 	} {
 		if _, err := New(cfg); err == nil {

@@ -87,7 +87,7 @@ func exampleBulkResult() pelton.BulkResult {
 }
 
 func exampleRequest() json.RawMessage {
-	return json.RawMessage(`{"kind":"email.send","payload":{"to":"a@b.c"},"priority":"high","delay":"90s","timeout":"30s","unique":{"key":"user-42","on_conflict":"existing"},"labels":{"tenant":"acme"}}`)
+	return json.RawMessage(`{"kind":"email.send","payload":{"to":"a@b.c"},"priority":"high","delay":"90s","timeout":"30s","unique":{"key":"user-42","on_conflict":"existing"},"rate_key":"acme","labels":{"tenant":"acme"}}`)
 }
 
 func exampleBatchRequest() json.RawMessage {

@@ -184,6 +184,9 @@ func (s *server) responses(parts ...any) map[string]*huma.Response {
 	if s.Token != "" {
 		kinds = append(kinds, kindUnauthorized)
 	}
+	if s.Requests != nil {
+		kinds = append(kinds, kindRateLimited)
+	}
 	out := map[string]*huma.Response{"default": problemResponse()}
 	for _, part := range parts {
 		switch part := part.(type) {
@@ -212,6 +215,7 @@ func (s *server) responses(parts ...any) map[string]*huma.Response {
 func (s *server) openResponses(parts ...any) map[string]*huma.Response {
 	out := s.responses(parts...)
 	delete(out, strconv.Itoa(http.StatusUnauthorized))
+	delete(out, strconv.Itoa(http.StatusTooManyRequests))
 	return out
 }
 
@@ -225,7 +229,7 @@ func problemResponse(kinds ...kind) *huma.Response {
 		if example := exampleProblem(k); example != nil {
 			doc.Examples[string(k)] = &huma.Example{Value: example}
 		}
-		if k == kindUnavailable || k == kindUnknownOutcome || k == kindInFlight || k == kindOverloaded {
+		if k == kindUnavailable || k == kindUnknownOutcome || k == kindInFlight || k == kindOverloaded || k == kindRateLimited {
 			out.Headers = responseHeaders([]string{"Retry-After"})
 		}
 	}
@@ -262,6 +266,8 @@ func finishDocument(doc *huma.OpenAPI) ([]byte, error) {
 	doc.Paths[pathBatch].Post.RequestBody = body("BatchRequest", exampleBatchRequest())
 	doc.Paths[pathQueue].Patch.RequestBody = body("SettingsPatch", exampleSettingsPatch())
 	doc.Paths[pathQueue].Patch.RequestBody.Content[mergePatchMediaType] = doc.Paths[pathQueue].Patch.RequestBody.Content[jsonMediaType]
+	doc.Paths[pathLimit].Put.RequestBody = body("LimitRequest", exampleLimitRequest())
+	doc.Paths[pathLimit].Delete.Responses[strconv.Itoa(http.StatusNoContent)].Content = nil // as below
 	doc.Paths[pathDeadRetryMany].Post.RequestBody = body("DeadQuery", exampleDeadQuery())
 	doc.Paths[pathDeadPurge].Post.RequestBody = body("DeadQuery", exampleDeadQuery())
 	doc.Paths[pathDeadLetter].Delete.Responses[strconv.Itoa(http.StatusNoContent)].Content = nil // huma adds one

@@ -68,13 +68,14 @@ func TestDocumentListsEveryRoute(t *testing.T) {
 	}
 	slices.Sort(got)
 	want := []string{
-		"DELETE /dead/{id}", "DELETE /locks/{name}",
-		"GET /dead", "GET /dead/{id}", "GET /healthz", "GET /locks", "GET /openapi.json", "GET /queues", "GET /queues/{queue}", "GET /readyz",
+		"DELETE /dead/{id}", "DELETE /limits/{name}", "DELETE /locks/{name}",
+		"GET /dead", "GET /dead/{id}", "GET /healthz", "GET /limits", "GET /locks", "GET /openapi.json", "GET /queues", "GET /queues/{queue}", "GET /readyz",
 		"GET /tasks/{id}", "GET /tasks/{id}/events",
 		"PATCH /queues/{queue}",
 		"POST /dead/purge", "POST /dead/retry", "POST /dead/{id}/retry",
 		"POST /queues/{queue}/pause", "POST /queues/{queue}/purge", "POST /queues/{queue}/resume",
 		"POST /tasks", "POST /tasks/batch", "POST /tasks/{id}/cancel", "POST /tasks/{id}/retry",
+		"PUT /limits/{name}",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("operations (-want +got):\n%s", diff)
@@ -191,6 +192,7 @@ func TestAnswersFitTheirSchemas(t *testing.T) {
 		c.Queues = &fakeQueues{queues: []pelton.Queue{*exampleQueue()}, purged: examplePurged()}
 		c.Dead = &fakeDead{letters: []*pelton.Task{exampleDead()}, next: "34"}
 		c.Locks = &fakeLocks{locks: []pelton.Lock{*exampleLock()}, next: exampleLockList().NextCursor}
+		c.Limits = &fakeLimits{limits: []pelton.Limit{exampleLimit()}}
 	})
 	for _, tc := range []struct{ method, path, body, schema string }{
 		{http.MethodGet, "/tasks/" + task.ID.String(), "", "Task"},
@@ -209,6 +211,8 @@ func TestAnswersFitTheirSchemas(t *testing.T) {
 		{http.MethodPost, "/dead/" + exampleDead().ID.String() + "/retry", "", "Task"},
 		{http.MethodGet, "/locks", "", "LockList"},
 		{http.MethodDelete, "/locks/invoice%2F42", "", "Lock"},
+		{http.MethodGet, "/limits", "", "LimitList"},
+		{http.MethodPut, "/limits/mail", string(exampleLimitRequest()), "Limit"},
 		{http.MethodGet, "/tasks/x", "", "Problem"},
 		{http.MethodGet, "/nowhere", "", "Problem"},
 	} {
@@ -236,6 +240,7 @@ func TestExamplesAreServed(t *testing.T) {
 		c.Queues = &fakeQueues{queues: []pelton.Queue{*exampleQueue()}, purged: examplePurged()}
 		c.Dead = &fakeDead{letters: []*pelton.Task{exampleDead()}, next: "34"}
 		c.Locks = &fakeLocks{locks: []pelton.Lock{*exampleLock()}, next: exampleLockList().NextCursor}
+		c.Limits = &fakeLimits{limits: []pelton.Limit{exampleLimit()}}
 	})
 	doc, _ := document(t, h)
 	for path, pattern := range map[string]string{
@@ -245,6 +250,7 @@ func TestExamplesAreServed(t *testing.T) {
 		"/dead":                              "/dead",
 		"/locks":                             "/locks",
 		"/healthz":                           "/healthz",
+		"/limits":                            "/limits",
 		"/dead/" + exampleDead().ID.String(): "/dead/{id}",
 	} {
 		var served, example any
@@ -323,6 +329,7 @@ func fullTask() *pelton.Task {
 	task.Progress = &pelton.Progress{Done: 3, Total: 9, Message: "a third"}
 	task.Error, task.Errors = &failure, []pelton.Failure{failure}
 	task.RunAt, task.ExpiresAt = exampleTime(), exampleTime().Add(time.Hour)
+	task.RateKey = "acme"
 	task.Backoff = pelton.Backoff{Initial: 5 * time.Second, Max: 10 * time.Minute, Factor: 1.5}
 	task.Unique = &pelton.Unique{Key: "user-42", Until: pelton.UntilStarted, Window: time.Hour, OnConflict: pelton.ConflictReject}
 	return task

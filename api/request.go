@@ -112,11 +112,13 @@ func (p *taskParser) member(name string, value jsontext.Value) {
 		p.spec.Retention = p.positiveDuration(name, value)
 	case "backoff":
 		p.spec.Backoff = p.backoff(name, value)
+	case "rate_key":
+		p.spec.RateKey = p.text(name, value)
 	case "labels":
 		p.spec.Labels = p.labels(name, value)
 	case "unique":
 		p.spec.Unique = p.unique(name, value)
-	case "concurrency_key", "rate_key":
+	case "concurrency_key":
 		p.notSupported(name)
 	default:
 		if name == "idempotency_key" && p.inBatch {

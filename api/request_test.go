@@ -168,7 +168,8 @@ func TestBadRequestsEnqueueNothing(t *testing.T) {
 		{"unique no window", `{"kind":"a","unique":{"key":"k","window":"0s"}}`, 422, kindInvalid, "body.unique.window", "more than zero"},
 		{"unique unknown", `{"kind":"a","unique":{"key":"k","scope":"x"}}`, 422, kindInvalid, "body.unique.scope", "not a known field"},
 		{"concurrency_key", `{"kind":"a","concurrency_key":"k"}`, 422, kindNotSupported, "body.concurrency_key", "not supported"},
-		{"rate_key", `{"kind":"a","rate_key":"k"}`, 422, kindNotSupported, "body.rate_key", "not supported"},
+		{"rate_key", `{"kind":"a","rate_key":"a\tb"}`, 422, kindInvalid, "body.rate_key", "control character"},
+		{"empty rate_key", `{"kind":"a","rate_key":""}`, 422, kindInvalid, "body.rate_key", "must not be empty"},
 		{"large payload", `{"kind":"a","payload":"` + strings.Repeat("x", pelton.MaxPayload-1) + `"}`, 413, kindTooLarge, "body.payload", "262145 bytes"},
 		{"large body", `{"kind":"a"` + strings.Repeat(" ", maxTaskBody) + `}`, 413, kindTooLarge, "", "larger than"},
 	} {

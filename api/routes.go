@@ -50,9 +50,6 @@ func planned() []string {
 		"POST /schedules/{name}/resume",
 		"POST /schedules/{name}/run",
 		"POST /schedules/{name}/backfill",
-		"GET /limits",
-		"PUT /limits/{name}",
-		"DELETE /limits/{name}",
 		"GET /workers",
 		"GET /metrics",
 		"GET /docs",
@@ -84,6 +81,9 @@ func registerFallback(mux *http.ServeMux, doc *huma.OpenAPI) {
 		}
 		if item.Patch != nil {
 			at(pattern).served = append(at(pattern).served, http.MethodPatch)
+		}
+		if item.Put != nil {
+			at(pattern).served = append(at(pattern).served, http.MethodPut)
 		}
 		if item.Delete != nil {
 			at(pattern).served = append(at(pattern).served, http.MethodDelete)

@@ -32,6 +32,10 @@ func schemas() map[string]*huma.Schema {
 		"BulkResult":    bulkResultSchema(),
 		"Lock":          lockSchema(),
 		"LockList":      lockListSchema(),
+		"Limit":         limitSchema(),
+		"LimitRequest":  limitRequestSchema(),
+		"LimitList":     object(properties{"items": array(ref("Limit"), "All limits.")}, "items"),
+		"RateLimit":     rateLimitSchema(),
 		"Health":        object(properties{"status": text("ok or ready.")}, "status"),
 		"Problem":       problemSchema(),
 	}
@@ -91,6 +95,11 @@ func enum[S ~string](description string, values ...S) *huma.Schema {
 	return s
 }
 
+func rateKey() *huma.Schema {
+	longest := 256
+	return &huma.Schema{Type: huma.TypeString, MaxLength: &longest, Description: "What rate limits per key count the task under, such as a tenant."}
+}
+
 func labels() *huma.Schema {
 	most, longest := 32, 256
 	return &huma.Schema{
@@ -131,6 +140,7 @@ func taskRequestSchema() *huma.Schema {
 		"max_attempts": attempts,
 		"retention":    withDefault(duration("How long the finished task can be read. Failed tasks are kept for 30 days.", "24h"), pelton.FormatDuration(pelton.DefaultRetention)),
 		"backoff":      backoffSchema(),
+		"rate_key":     rateKey(),
 		"labels":       labels(),
 		"unique":       closed(uniqueSchema()),
 	}, "kind"))
@@ -198,10 +208,11 @@ func taskSchema() *huma.Schema {
 		"progress": object(properties{
 			"done": {Type: huma.TypeInteger}, "total": {Type: huma.TypeInteger}, "message": {Type: huma.TypeString},
 		}, "done", "total"),
-		"error":  ref("Failure"),
-		"errors": array(ref("Failure"), "The last ten, oldest first."),
-		"unique": uniqueSchema(),
-		"labels": labels(),
+		"error":    ref("Failure"),
+		"errors":   array(ref("Failure"), "The last ten, oldest first."),
+		"unique":   uniqueSchema(),
+		"labels":   labels(),
+		"rate_key": rateKey(),
 	}, "id", "kind", "queue", "priority", "state", "attempt", "max_attempts", "crashes", "revision")
 }
 

@@ -26,6 +26,8 @@ type serveFlags struct {
 
 	handlers handlerFlags
 	slots    concurrencyFlags
+	limiter  limiterFlags
+	requests apiRateFlags
 }
 
 // syncValue is --sync.
@@ -73,7 +75,8 @@ SIGINT; a second signal ends it at once.`,
 	flags.StringVar(&f.nats.url, "nats", "", "`URL` of an external broker, instead of the embedded one")
 	flags.StringVar(&f.nats.token, "nats-token", "", "token of the broker; better given as PELTON_NATS_TOKEN")
 	flags.IntVar(&f.shards, "shards", 1, "number of shards (other than 1: not supported yet)")
-	notYet(flags, "redis", "`URL` of a Redis through which rate limits are shared")
+	f.limiter.register(flags)
+	f.requests.register(flags)
 	f.slots.register(flags)
 	f.handlers.register(flags)
 	return cmd

@@ -24,12 +24,15 @@ const brokerStop = 20 * time.Second
 
 // serving is one run of the server.
 type serving struct {
-	app   *app
-	flags *serveFlags
-	log   *slog.Logger
-	mux   *worker.Mux // nil without a worker
-	slots worker.Config
-	web   *web
+	app      *app
+	flags    *serveFlags
+	log      *slog.Logger
+	mux      *worker.Mux // nil without a worker
+	slots    worker.Config
+	metrics  *metrics.Metrics
+	limiter  *limiter
+	requests *api.RequestLimit // nil without a bound
+	web      *web
 	// brokerURL is where the broker is, for people; empty when it has no port.
 	brokerURL string
 	// embed is the broker in this process; nil if it is elsewhere.
@@ -46,6 +49,19 @@ func (a *app) serve(ctx context.Context, f *serveFlags) (err error) {
 	}
 	if s.slots, err = f.slots.config(s.mux, s.log); err != nil {
 		return err
+	}
+	s.metrics = metrics.New(readBuild().Version)
+	if s.limiter, err = f.limiter.open(ctx, s.log, s.metrics); err != nil {
+		return err
+	}
+	defer s.limiter.close()
+	f.limiter.configure(&s.slots, s.limiter)
+	if s.requests, err = f.requests.requests(s.limiter, defaultNamespace); err != nil {
+		return err
+	}
+	if s.requests != nil && f.nats.url != "" && f.limiter.redis == "" {
+		s.log.WarnContext(ctx, "requests are not counted together: each replica of this server lets its callers send its share of --api-rate, "+
+			"n replicas with share 1 n times as much; give --redis to share it", slog.Float64("share", f.limiter.share))
 	}
 	if s.web, err = startWeb(ctx, f.addr, s.log); err != nil {
 		return err
@@ -121,11 +137,11 @@ func (s *serving) run(ctx context.Context, l *link) error {
 	}
 
 	ready := newReadiness(queues.Probe, s.log, func() { s.announce(ctx) })
-	m := metrics.New(readBuild().Version)
+	m := s.metrics
 	m.WatchQueues(ctx, queues)
 	s.slots.Observer = m
 	handler, err := api.New(api.Config{
-		Tasks: countedTasks{tasks, m}, Metrics: m.Handler(), Queues: queues, Dead: queues, Locks: queues, Ready: s.ready(ready),
+		Tasks: countedTasks{tasks, m}, Metrics: m.Handler(), Queues: queues, Dead: queues, Locks: queues, Limits: queues, Requests: s.requests, Ready: s.ready(ready),
 		Token: s.flags.token, CheckHost: s.flags.checkHost(), AllowedHosts: s.flags.allowedHosts,
 		Version: readBuild().Version, Logger: s.log,
 	})

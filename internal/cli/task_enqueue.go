@@ -28,6 +28,7 @@ type enqueueFlags struct {
 	timeout     durationValue
 	retention   durationValue
 	backoff     string
+	rateKey     string
 	labels      []string
 	jsonl       bool
 
@@ -105,6 +106,7 @@ in time.`,
 	flags.Var(&f.timeout, "timeout", "how long one run may take")
 	flags.Var(&f.retention, "retention", "how long the finished task stays readable")
 	flags.StringVar(&f.backoff, "backoff", "", "delays between attempts: `initial=1s,max=1h,factor=2`, each may be left out")
+	flags.StringVar(&f.rateKey, "rate-key", "", "what limits per rate key count it under, such as a tenant")
 	flags.StringArrayVar(&f.labels, "label", nil, "`name=value`; may be repeated")
 	flags.BoolVar(&f.jsonl, "jsonl", false, "one task per line of the input")
 	flags.Var(&f.wait, "wait", "wait until it has ended; --wait=`DURATION` says how long at most (without: 1m)")
@@ -160,6 +162,12 @@ func (f *enqueueFlags) fields(given func(flag string) bool) ([]field, error) {
 	}
 	add("backoff", "backoff", backoff)
 
+	if given("rate-key") {
+		if err := pelton.ValidateKey(f.rateKey); err != nil {
+			return nil, usagef("--rate-key: %s", plain(err))
+		}
+	}
+	add("rate-key", "rate_key", f.rateKey)
 	labels := make(map[string]string, len(f.labels))
 	for _, label := range f.labels {
 		name, value, found := strings.Cut(label, "=")

@@ -42,6 +42,7 @@ func (a *app) printTask(out *outputFlag, t *taskAnswer) error {
 		{"Started", instant(t.StartedAt)},
 		{"Finished", instant(t.FinishedAt)},
 		{"Worker", t.Worker},
+		{"Rate key", t.RateKey},
 		{"Labels", labelText(t.Labels)},
 		{"Unique", uniqueText(t.Unique)},
 	}

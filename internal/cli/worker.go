@@ -41,6 +41,7 @@ func (a *app) workerRunCmd() *cobra.Command {
 		nats     natsFlags
 		handlers handlerFlags
 		slots    concurrencyFlags
+		limiter  limiterFlags
 
 		metricsAddr string
 	)
@@ -73,7 +74,7 @@ Exit codes: 0 stopped in order, 1 tasks outlived the grace, 7 no broker within 3
 			if err != nil {
 				return err
 			}
-			return runLinkedWorker(cmd.Context(), log, nats, mux, cfg, metricsAddr)
+			return runLinkedWorker(cmd.Context(), log, nats, limiter, mux, cfg, metricsAddr)
 		},
 	}
 	flags := cmd.Flags()
@@ -83,15 +84,21 @@ Exit codes: 0 stopped in order, 1 tasks outlived the grace, 7 no broker within 3
 	slots.register(flags)
 	slots.registerBounds(flags)
 	handlers.register(flags)
-	notYet(flags, "redis", "`URL` of a Redis through which rate limits are shared")
+	limiter.register(flags)
 	return cmd
 }
 
 // runLinkedWorker connects and runs a worker until ctx ends. Its metrics are numbers
 // without secrets, so their address needs no token.
-func runLinkedWorker(ctx context.Context, log *slog.Logger, flags natsFlags, mux *worker.Mux, cfg worker.Config, metricsAddr string) (err error) {
+func runLinkedWorker(ctx context.Context, log *slog.Logger, flags natsFlags, limits limiterFlags, mux *worker.Mux, cfg worker.Config, metricsAddr string) (err error) {
 	m := metrics.New(cfg.Version)
 	cfg.Observer = m
+	limiter, err := limits.open(ctx, log, m)
+	if err != nil {
+		return err
+	}
+	defer limiter.close()
+	limits.configure(&cfg, limiter)
 	if metricsAddr != "" {
 		web, err := startWeb(ctx, metricsAddr, log)
 		if err != nil {

@@ -1,0 +1,215 @@
+package api
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/peltonq/pelton"
+)
+
+// Limits is what the API needs to serve rate limits.
+type Limits interface {
+	// Limits lists all limits, sorted by name.
+	Limits(ctx context.Context) ([]pelton.Limit, error)
+	// SetLimit creates or replaces a limit and returns it with its defaults. A limit
+	// that cannot be is a *pelton.ValidationError.
+	SetLimit(ctx context.Context, l pelton.Limit) (*pelton.Limit, error)
+	// DeleteLimit deletes a limit, or is ErrNotFound.
+	DeleteLimit(ctx context.Context, name string) error
+}
+
+// limitList is the answer of GET /limits.
+type limitList struct {
+	Items []pelton.Limit `json:"items"`
+}
+
+func (s *server) listLimits(ctx context.Context, _ *struct{}) (*answer, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	limits, err := s.Limits.Limits(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if limits == nil {
+		limits = []pelton.Limit{} // [] and not null
+	}
+	return encodeAnswer(limitList{Items: limits})
+}
+
+// limitInput is the request of DELETE /limits/{name}.
+type limitInput struct {
+	Name string `path:"name" doc:"The limit's name." example:"mail"`
+}
+
+// setLimitInput is the request of PUT /limits/{name}.
+type setLimitInput struct {
+	Name string `path:"name" doc:"The limit's name." example:"mail"`
+	body []byte
+	err  error
+}
+
+// Resolve reads the body.
+func (in *setLimitInput) Resolve(ctx huma.Context) []error {
+	in.body, in.err = readBody(ctx, maxTaskBody)
+	return nil
+}
+
+func checkLimitName(name string) error {
+	if err := pelton.ValidateLimitName(name); err != nil {
+		return fieldProblem(kindInvalid, fieldError{"path.name", plain(err.Error())})
+	}
+	return nil
+}
+
+func (s *server) setLimit(ctx context.Context, in *setLimitInput) (*answer, error) {
+	if err := checkLimitName(in.Name); err != nil {
+		return nil, err
+	}
+	if in.err != nil {
+		return nil, in.err
+	}
+	l, err := parseLimit(in.body, in.Name)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := detached(ctx, callTimeout)
+	defer cancel()
+	set, err := s.Limits.SetLimit(ctx, l)
+	if err != nil {
+		return nil, unlessKnown(err)
+	}
+	return encodeAnswer(set)
+}
+
+func (s *server) deleteLimit(ctx context.Context, in *limitInput) (*answer, error) {
+	if err := checkLimitName(in.Name); err != nil {
+		return nil, err
+	}
+	ctx, cancel := detached(ctx, callTimeout)
+	defer cancel()
+	if err := s.Limits.DeleteLimit(ctx, in.Name); err != nil {
+		return nil, unlessKnown(err)
+	}
+	return &answer{Status: http.StatusNoContent}, nil
+}
+
+// limitParser reads the body of PUT /limits/{name}, which checkJSON has passed.
+type limitParser struct {
+	limit       pelton.Limit
+	errs        []fieldError
+	unsupported []fieldError
+}
+
+// parseLimit reads {"name","kind","rate_key","cost","rate":{…}}. Bounds are left to
+// whoever carries it out, except where an explicit value would be taken for none.
+// The error is a problem.
+func parseLimit(body []byte, name string) (pelton.Limit, error) {
+	root := jsontext.Value(body)
+	if root.Kind() != jsontext.KindBeginObject {
+		return pelton.Limit{}, fieldProblem(kindInvalid, fieldError{"body", "must be an object, not " + describe(root)})
+	}
+	p := limitParser{limit: pelton.Limit{Name: name}}
+	if err := eachMember(root, p.member); err != nil {
+		return pelton.Limit{}, fmt.Errorf("parse limit: %w", err)
+	}
+	switch {
+	case len(p.errs) > 0:
+		return pelton.Limit{}, fieldProblem(kindInvalid, p.errs[:min(len(p.errs), maxFieldErrors)]...)
+	case len(p.unsupported) > 0:
+		return pelton.Limit{}, fieldProblem(kindNotSupported, p.unsupported...)
+	}
+	return p.limit, nil
+}
+
+func (p *limitParser) member(name string, value jsontext.Value) {
+	switch name {
+	case "name":
+		if given := p.text(name, value); given != p.limit.Name && given != "" {
+			p.fail(name, fmt.Sprintf("is %q, but the path says %q", clip(given, 80), p.limit.Name))
+		}
+	case "kind":
+		p.limit.Kind = p.text(name, value)
+	case "rate_key":
+		p.limit.RateKey = p.text(name, value)
+	case "cost":
+		p.limit.Cost = p.count(name, value)
+	case "rate":
+		if value.Kind() != jsontext.KindBeginObject {
+			p.fail(name, "must be an object, not "+describe(value))
+			return
+		}
+		if err := eachMember(value, p.rate); err != nil {
+			p.fail(name, err.Error())
+		}
+	case "max_running":
+		p.unsupported = append(p.unsupported, fieldError{"body." + name, "is not supported by this version"})
+	default:
+		p.fail(clip(name, 100), "is not a known field")
+	}
+}
+
+func (p *limitParser) rate(name string, value jsontext.Value) {
+	at := "rate." + name
+	switch name {
+	case "limit":
+		p.limit.Rate.Limit = p.count(at, value)
+	case "per":
+		p.limit.Rate.Per = p.duration(at, value)
+	case "burst":
+		p.limit.Rate.Burst = p.count(at, value)
+	case "on_error":
+		p.limit.Rate.OnError = p.text(at, value)
+	default:
+		p.fail("rate."+clip(name, 100), "is not a known field")
+	}
+}
+
+func (p *limitParser) fail(name, message string) {
+	p.errs = append(p.errs, fieldError{Location: "body." + name, Message: message})
+}
+
+// text refuses an empty string, which would be taken for none.
+func (p *limitParser) text(name string, value jsontext.Value) string {
+	if value.Kind() != jsontext.KindString {
+		p.fail(name, "must be a string, not "+describe(value))
+		return ""
+	}
+	text, err := jsontext.AppendUnquote(nil, value)
+	switch {
+	case err != nil:
+		p.fail(name, "has half a surrogate pair, which is no character")
+	case len(text) == 0:
+		p.fail(name, "must not be empty: leave it out instead")
+	}
+	return string(text)
+}
+
+// count refuses zero, which would be taken for the default.
+func (p *limitParser) count(name string, value jsontext.Value) int {
+	n, err := strconv.Atoi(string(value))
+	if err != nil || n < 1 {
+		p.fail(name, "must be a whole number from 1 on")
+	}
+	return n
+}
+
+func (p *limitParser) duration(name string, value jsontext.Value) time.Duration {
+	text := p.text(name, value)
+	if text == "" {
+		return 0
+	}
+	d, err := pelton.ParseDuration(text)
+	switch {
+	case err != nil:
+		p.fail(name, plain(err.Error()))
+	case d == 0:
+		p.fail(name, "must be more than 0s")
+	}
+	return d
+}

@@ -1,0 +1,93 @@
+package api
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"math"
+	"net"
+	"net/http"
+	"net/netip"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/peltonq/pelton"
+)
+
+// RequestLimit bounds the requests of each token, or of each address when the API
+// asks for no token.
+type RequestLimit struct {
+	// Rate is what a caller may send, its defaults filled in.
+	Rate pelton.RateLimit
+	// Take counts one request of a caller. It must answer soon, whatever it counts in.
+	Take func(ctx context.Context, caller string) Quota
+}
+
+// Quota is what a caller may send.
+type Quota struct {
+	Allowed    bool          // the request may come in
+	Remaining  int           // how many more could at once
+	RetryAfter time.Duration // when one could, if it may not
+	ResetAfter time.Duration // when the caller will have all again
+}
+
+// policyName names the one policy there is in RateLimit and RateLimit-Policy.
+const policyName = `"requests"`
+
+// limitRequests answers 429 to who sends too much. Every answer says how much is
+// left, in the fields of draft-ietf-httpapi-ratelimit-headers-10: RateLimit-Policy
+// with quota q and window w, RateLimit with remaining r and time to reset t. Probes
+// are not counted.
+func (s *server) limitRequests(next http.Handler) http.Handler {
+	rate := s.Requests.Rate
+	policy := fmt.Sprintf("%s;q=%d", policyName, rate.Limit)
+	if rate.Per%time.Second == 0 { // the draft has whole seconds
+		policy += fmt.Sprintf(";w=%d", rate.Per/time.Second)
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == pathHealth || r.URL.Path == pathReady {
+			next.ServeHTTP(w, r)
+			return
+		}
+		quota := s.Requests.Take(r.Context(), s.caller(r))
+		header := w.Header()
+		header.Set("RateLimit-Policy", policy)
+		header.Set("RateLimit", fmt.Sprintf("%s;r=%d;t=%d", policyName, max(quota.Remaining, 0), wholeSeconds(quota.ResetAfter)))
+		if quota.Allowed {
+			next.ServeHTTP(w, r)
+			return
+		}
+		newProblem(kindRateLimited, "more than %d requests in %s", rate.Limit, pelton.FormatDuration(rate.Per)).
+			withHeader("Retry-After", strconv.Itoa(max(1, wholeSeconds(quota.RetryAfter)))).ServeHTTP(w, r)
+	})
+}
+
+// wholeSeconds rounds up, so that nobody comes too early.
+func wholeSeconds(d time.Duration) int { return int(math.Ceil(max(0, d).Seconds())) }
+
+// caller is whose requests are counted together: those with the token, which does
+// not leave the process, or those from an address. One customer often has a whole
+// /64 of IPv6.
+func (s *server) caller(r *http.Request) string {
+	if s.Token != "" {
+		_, token, _ := strings.Cut(r.Header.Get("Authorization"), " ") // requireToken has let it through
+		sum := sha256.Sum256([]byte(strings.TrimSpace(token)))
+		return "token:" + hex.EncodeToString(sum[:8])
+	}
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil {
+		host = r.RemoteAddr
+	}
+	addr, err := netip.ParseAddr(host)
+	if err != nil {
+		return "ip:" + clip(host, 64)
+	}
+	if addr = addr.Unmap().WithZone(""); addr.Is6() {
+		if prefix, err := addr.Prefix(64); err == nil {
+			return "ip:" + prefix.String()
+		}
+	}
+	return "ip:" + addr.String()
+}
