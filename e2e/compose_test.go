@@ -15,6 +15,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/peltonq/pelton"
+	"github.com/peltonq/pelton/internal/redistest"
 )
 
 // composeFile is what this test reads of compose.yaml.
@@ -27,8 +28,7 @@ type composeFile struct {
 }
 
 // The topology of compose.yaml as processes: the very commands and environments
-// of the file, with host names and container paths replaced. Redis is left out:
-// nothing in the file uses it yet.
+// of the file, with host names and container paths replaced.
 func TestComposeTopology(t *testing.T) {
 	t.Parallel()
 	text, err := os.ReadFile("../compose.yaml")
@@ -42,9 +42,10 @@ func TestComposeTopology(t *testing.T) {
 		t.Fatalf("build nats-server: %v\n%s", err, out)
 	}
 	address := freeAddress(t)
+	redis := redistest.Start(t)
 	replaced := strings.NewReplacer(
 		"${NATS_TOKEN:?set NATS_TOKEN}", "nats-secret", "${PELTON_TOKEN:?set PELTON_TOKEN}", "api-secret",
-		"nats://nats:4222", "nats://"+address, "0.0.0.0:7420", "127.0.0.1:0", "=/data", "="+filepath.Join(t.TempDir(), "nats"),
+		"nats://nats:4222", "nats://"+address, "redis://redis:6379", redis.URL, "0.0.0.0:7420", "127.0.0.1:0", "=/data", "="+filepath.Join(t.TempDir(), "nats"),
 	).Replace(string(text))
 	var file composeFile
 	if err := yaml.Unmarshal([]byte(replaced), &file); err != nil {
@@ -91,6 +92,9 @@ func TestComposeTopology(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer resp.Body.Close()
+	if n := redis.Clients(); n < 2 {
+		t.Errorf("%d of API and worker are connected to Redis", n)
+	}
 	if resp.StatusCode != http.StatusOK {
 		t.Errorf("POST with ?wait: %s, want 200 with the finished task", resp.Status)
 	}
