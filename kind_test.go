@@ -24,10 +24,10 @@ func TestKindDefaultsAndOptions(t *testing.T) {
 
 	later := kind.Spec(
 		pelton.WithQueue("bulk"), pelton.WithPriority(pelton.High), pelton.WithExpiresAt(now), pelton.WithMaxAttempts(3),
-		pelton.WithRetention(time.Hour), pelton.WithRateKey("acme"), pelton.WithLabels(map[string]string{"tier": "b"}))
+		pelton.WithRetention(time.Hour), pelton.WithRateKey("acme"), pelton.WithConcurrencyKey("tenant"), pelton.WithLabels(map[string]string{"tier": "b"}))
 	wantLater := pelton.Spec{
 		Kind: "email.send", Queue: "bulk", Priority: pelton.High, ExpiresAt: now, Timeout: 30 * time.Second,
-		MaxAttempts: 3, Retention: time.Hour, RateKey: "acme", Labels: map[string]string{"team": "post", "tier": "b"},
+		MaxAttempts: 3, Retention: time.Hour, RateKey: "acme", ConcurrencyKey: "tenant", Labels: map[string]string{"team": "post", "tier": "b"},
 	}
 	if diff := cmp.Diff(wantLater, later); diff != "" {
 		t.Error(diff)

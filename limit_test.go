@@ -23,6 +23,14 @@ func TestLimitDefaults(t *testing.T) {
 			pelton.Limit{Name: "m-1", Kind: "k", RateKey: "a/[bc]?", Cost: 2, Rate: pelton.RateLimit{Limit: 5, Per: time.Minute, Burst: 3, OnError: pelton.OnErrorClosed}},
 			pelton.Limit{Name: "m-1", Kind: "k", RateKey: "a/[bc]?", Cost: 2, Rate: pelton.RateLimit{Limit: 5, Per: time.Minute, Burst: 3, OnError: pelton.OnErrorClosed}},
 		},
+		"running of keys": {
+			pelton.Limit{Name: "big", ConcurrencyKey: "acme*", MaxRunning: 3},
+			pelton.Limit{Name: "big", ConcurrencyKey: "acme*", MaxRunning: 3},
+		},
+		"running and rate of a kind": {
+			pelton.Limit{Name: "mail", Kind: "email.send", MaxRunning: 1000, Rate: pelton.RateLimit{Limit: 1}},
+			pelton.Limit{Name: "mail", Kind: "email.send", MaxRunning: 1000, Cost: 1, Rate: pelton.RateLimit{Limit: 1, Per: time.Second, Burst: 1, OnError: pelton.OnErrorLocal}},
+		},
 	} {
 		got, err := c.in.Normalized()
 		if err != nil {
@@ -47,7 +55,18 @@ func TestLimitRefuses(t *testing.T) {
 		"pattern":         {pelton.Limit{Name: "a", RateKey: "[", Rate: rate}, "rate_key", "is not a pattern"},
 		"control":         {pelton.Limit{Name: "a", RateKey: "\n", Rate: rate}, "rate_key", "control character"},
 		"long":            {pelton.Limit{Name: "a", RateKey: strings.Repeat("k", 257), Rate: rate}, "rate_key", "257 bytes"},
-		"no rate":         {pelton.Limit{Name: "a", Kind: "k"}, "rate.limit", "is required"},
+		"no rate":         {pelton.Limit{Name: "a", Kind: "k"}, "rate", "is required where there is no max_running"},
+		"rate's limit":    {pelton.Limit{Name: "a", Kind: "k", Rate: pelton.RateLimit{Burst: 1}}, "rate.limit", "is required"},
+		"many running":    {pelton.Limit{Name: "a", Kind: "k", MaxRunning: 1001}, "max_running", "1001 is not between 1 and 1000"},
+		"few running":     {pelton.Limit{Name: "a", Kind: "k", MaxRunning: -1}, "max_running", "-1 is not between"},
+		"running of none": {pelton.Limit{Name: "a", MaxRunning: 1}, "max_running", "one of them is required"},
+		"running of two":  {pelton.Limit{Name: "a", Kind: "k", ConcurrencyKey: "c", MaxRunning: 1}, "concurrency_key", "excludes kind"},
+		"key's pattern":   {pelton.Limit{Name: "a", ConcurrencyKey: "[", MaxRunning: 1}, "concurrency_key", "is not a pattern"},
+		"key's control":   {pelton.Limit{Name: "a", ConcurrencyKey: "\n", MaxRunning: 1}, "concurrency_key", "control character"},
+		"key alone":       {pelton.Limit{Name: "a", Kind: "k", ConcurrencyKey: "c", Rate: rate}, "concurrency_key", "is for max_running"},
+		"key and rate":    {pelton.Limit{Name: "a", RateKey: "r", ConcurrencyKey: "c", MaxRunning: 1, Rate: rate}, "rate_key", "make two limits"},
+		"running of rate": {pelton.Limit{Name: "a", ConcurrencyKey: "c", RateKey: "r", MaxRunning: 1}, "rate_key", "make two limits"},
+		"cost of running": {pelton.Limit{Name: "a", ConcurrencyKey: "c", Cost: 2, MaxRunning: 1}, "cost", "is for a rate"},
 		"per":             {pelton.Limit{Name: "a", Kind: "k", Rate: pelton.RateLimit{Limit: 1, Per: time.Microsecond}}, "rate.per", "is not between 1ms and 720h"},
 		"limit":           {pelton.Limit{Name: "a", Kind: "k", Rate: pelton.RateLimit{Limit: -1}}, "rate.limit", "-1 is not between"},
 		"burst":           {pelton.Limit{Name: "a", Kind: "k", Rate: pelton.RateLimit{Limit: 1, Burst: -1}}, "rate.burst", "-1 is not between"},
@@ -84,9 +103,24 @@ func TestLimitApplies(t *testing.T) {
 		{"k", "acme", "l", "acme", false},
 		{"", "[^a]*", "any", "bcme", true},
 	} {
-		if got := (pelton.Limit{Kind: c.kind, RateKey: c.pattern}).Applies(c.of, c.key); got != c.want {
+		if got := (pelton.Limit{Kind: c.kind, RateKey: c.pattern, Rate: pelton.RateLimit{Limit: 1}}).Applies(c.of, c.key); got != c.want {
 			t.Errorf("limit of %q and %q, task of %q with %q: %v", c.kind, c.pattern, c.of, c.key, got)
 		}
+	}
+}
+
+func TestLimitAppliesToKey(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		pattern, key string
+		want         bool
+	}{{"acme*", "acme/eu", true}, {"acme", "acme2", false}, {"", "acme", false}, {"*", "", true}} {
+		if got := (pelton.Limit{ConcurrencyKey: c.pattern, MaxRunning: 1}).AppliesToKey(c.key); got != c.want {
+			t.Errorf("limit of %q, key %q: %v", c.pattern, c.key, got)
+		}
+	}
+	if (pelton.Limit{Kind: "k", MaxRunning: 1}).Applies("k", "") {
+		t.Error("a limit without a rate applies as one")
 	}
 }
 

@@ -53,6 +53,10 @@ func WithRetention(d time.Duration) Option { return func(s *Spec) { s.Retention 
 // tenant: at most 256 bytes.
 func WithRateKey(key string) Option { return func(s *Spec) { s.RateKey = key } }
 
+// WithConcurrencyKey lets the task run only when it is its turn among the tasks
+// with the same key, on all workers together: see Spec.ConcurrencyKey.
+func WithConcurrencyKey(key string) Option { return func(s *Spec) { s.ConcurrencyKey = key } }
+
 // WithLabels adds labels, keeping those set before under other names.
 func WithLabels(labels map[string]string) Option {
 	return func(s *Spec) {

@@ -15,6 +15,7 @@ type Queue struct {
 	Ready      uint64             `json:"ready"`
 	Running    uint64             `json:"running"`
 	Scheduled  uint64             `json:"scheduled"` // delayed and retrying
+	Waiting    uint64             `json:"waiting"`   // for their turn in the line of a key or kind
 	Dead       uint64             `json:"dead"`
 }
 

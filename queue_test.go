@@ -19,7 +19,7 @@ func TestQueueJSON(t *testing.T) {
 			pelton.High: {Ready: 2, Running: 1, OldestReady: 2*time.Second + 345678*time.Microsecond},
 			pelton.Low:  {Paused: true},
 		},
-		Ready: 2, Running: 1, Scheduled: 4, Dead: 5,
+		Ready: 2, Running: 1, Scheduled: 4, Waiting: 3, Dead: 5,
 	}
 	data, err := json.Marshal(queue)
 	if err != nil {
@@ -27,7 +27,7 @@ func TestQueueJSON(t *testing.T) {
 	}
 	want := `{"name":"default","paused":false,"settings":{},"priorities":{` +
 		`"high":{"ready":2,"running":1,"oldest_ready":"2.346s","paused":false},` +
-		`"low":{"ready":0,"running":0,"paused":true}},"ready":2,"running":1,"scheduled":4,"dead":5}`
+		`"low":{"ready":0,"running":0,"paused":true}},"ready":2,"running":1,"scheduled":4,"waiting":3,"dead":5}`
 	if diff := cmp.Diff(want, string(data)); diff != "" {
 		t.Error(diff)
 	}

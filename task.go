@@ -41,6 +41,11 @@ type Spec struct {
 	// the HTTP API sets it.
 	IdempotencyKey   string
 	IdempotencyScope string
+	// ConcurrencyKey puts the task into the line of its key, with the tasks of all
+	// queues and kinds that have the same: they run one at a time, in the order in
+	// which they came, or as many at a time as a limit says. At most 256 bytes; empty
+	// is no key.
+	ConcurrencyKey string
 }
 
 // Failure is one attempt that did not end well.
@@ -88,6 +93,8 @@ type Task struct {
 	Unique      *Unique   // as it was asked for, with its defaults
 	RateKey     string    // what rate limits per key count it under
 	Labels      map[string]string
+	// ConcurrencyKey names the line that the task waits in for its turn.
+	ConcurrencyKey string
 }
 
 // MaxErrors is how many failures a task remembers.
@@ -118,6 +125,7 @@ type taskJSON struct {
 	Error       *Failure          `json:"error,omitempty"`
 	Errors      []Failure         `json:"errors,omitempty"`
 	Unique      *Unique           `json:"unique,omitempty"`
+	Key         string            `json:"concurrency_key,omitempty"`
 	RateKey     string            `json:"rate_key,omitempty"`
 	Labels      map[string]string `json:"labels,omitempty"`
 	Payload     json.RawMessage   `json:"payload,omitempty"`
@@ -133,6 +141,7 @@ func (t *Task) AppendJSON(dst []byte) ([]byte, error) {
 		Attempt: t.Attempt, MaxAttempts: t.MaxAttempts, Crashes: t.Crashes, Revision: t.Revision,
 		CreatedAt: t.CreatedAt, RunAt: t.RunAt, ExpiresAt: t.ExpiresAt, StartedAt: t.StartedAt, FinishedAt: t.FinishedAt,
 		Worker: t.Worker, Progress: t.Progress, Error: t.Error, Errors: t.Errors, RateKey: t.RateKey, Unique: t.Unique, Labels: t.Labels, Backoff: t.Backoff,
+		Key: t.ConcurrencyKey,
 	}
 	if t.Timeout > 0 {
 		form.Timeout = FormatDuration(t.Timeout)
@@ -172,6 +181,7 @@ func (t *Task) UnmarshalJSON(data []byte) error {
 		Attempt: form.Attempt, MaxAttempts: form.MaxAttempts, Crashes: form.Crashes, Revision: form.Revision,
 		CreatedAt: form.CreatedAt, RunAt: form.RunAt, ExpiresAt: form.ExpiresAt, StartedAt: form.StartedAt, FinishedAt: form.FinishedAt,
 		Worker: form.Worker, Progress: form.Progress, Error: form.Error, Errors: form.Errors, RateKey: form.RateKey, Unique: form.Unique, Labels: form.Labels, Backoff: form.Backoff,
+		ConcurrencyKey: form.Key,
 	}
 	var err error
 	if form.Timeout != "" {

@@ -220,6 +220,8 @@ func drawTask(t *rapid.T) pelton.Task {
 		StartedAt:   instant.Draw(t, "started_at"),
 		FinishedAt:  instant.Draw(t, "finished_at"),
 		Worker:      text.Draw(t, "worker"),
+
+		ConcurrencyKey: text.Draw(t, "concurrency_key"),
 	}
 	if rapid.Bool().Draw(t, "has progress") {
 		task.Progress = &pelton.Progress{Done: rapid.Int64().Draw(t, "done"), Total: rapid.Int64().Draw(t, "total"), Message: text.Draw(t, "progress")}

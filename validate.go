@@ -161,6 +161,9 @@ func (s *Spec) normalizeBounds(fail func(field, format string, args ...any)) {
 	case s.Retention < minRetention || s.Retention > maxRetention:
 		fail("retention", "%s is not between %s and %s", FormatDuration(s.Retention), FormatDuration(minRetention), FormatDuration(maxRetention))
 	}
+	if problem := keyProblem(s.ConcurrencyKey); problem != "" {
+		fail("concurrency_key", "%s", problem)
+	}
 	if problem := keyProblem(s.RateKey); problem != "" {
 		fail("rate_key", "%s", problem)
 	}

@@ -50,6 +50,8 @@ func TestNormalizedKeepsWhatIsSet(t *testing.T) {
 		Retention:   time.Second,
 		RateKey:     "acme & sons",
 		Labels:      map[string]string{"tenant": "acme & sons", "empty": ""},
+
+		ConcurrencyKey: "acme & sons/é",
 	}
 	got, err := spec.Normalized(now)
 	if err != nil {
@@ -137,6 +139,8 @@ func TestNormalizedRefuses(t *testing.T) {
 		"backoff's NaN":       {func(s *pelton.Spec) { s.Backoff.Factor = math.NaN() }, "backoff.factor", "NaN is not between"},
 		"short retention":     {func(s *pelton.Spec) { s.Retention = time.Millisecond }, "retention", "1ms is not between 1s and 8784h"},
 		"long retention":      {func(s *pelton.Spec) { s.Retention = 8785 * time.Hour }, "retention", "not between 1s and 8784h"},
+		"concurrency key":     {func(s *pelton.Spec) { s.ConcurrencyKey = "a\tb" }, "concurrency_key", "control character U+0009"},
+		"long key":            {func(s *pelton.Spec) { s.ConcurrencyKey = strings.Repeat("k", 257) }, "concurrency_key", "257 bytes, more than 256"},
 		"many labels":         {func(s *pelton.Spec) { s.Labels = many }, "labels", "33 entries, more than 32"},
 		"rate key":            {func(s *pelton.Spec) { s.RateKey = "a\tb" }, "rate_key", "control character U+0009"},
 		"long rate key":       {func(s *pelton.Spec) { s.RateKey = strings.Repeat("k", 257) }, "rate_key", "257 bytes, more than 256"},

@@ -7,7 +7,7 @@ import (
 	"github.com/peltonq/pelton"
 )
 
-// Limits lists the rate limits per kind and rate key, sorted by name.
+// Limits lists the limits per kind, rate key and concurrency key, sorted by name.
 func (c *Client) Limits(ctx context.Context) ([]pelton.Limit, error) {
 	limits, err := c.b.Limits(ctx)
 	if err != nil {

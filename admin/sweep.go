@@ -26,9 +26,9 @@ type SweepStep struct {
 
 // Sweep repairs, until ctx ends, what crashes between two writes left behind and
 // redelivery does not: waiting tasks without a message, failed ones without a dead
-// letter, schedules that the broker forgot, unique keys that nobody holds. Any number
-// of processes may do so at once. Repairs are logged, and show is told of each step,
-// for metrics.
+// letter, schedules that the broker forgot, unique keys that nobody holds, turns that
+// nobody gave back. Any number of processes may do so at once. Repairs are logged,
+// and show is told of each step, for metrics.
 func (c *Client) Sweep(ctx context.Context, log *slog.Logger, show func(SweepStep)) {
 	sweeper := c.b.NewSweeper()
 	ticker := time.NewTicker(sweepEvery)
@@ -49,7 +49,7 @@ func (c *Client) Sweep(ctx context.Context, log *slog.Logger, show func(SweepSte
 			log.Debug("sweep interrupted", "error", err) // it goes on where it was
 		}
 		if swept.Repaired() > 0 {
-			log.Warn("sweep repaired", "overdue", swept.Overdue, "letters", swept.Letters, "orphans", swept.Orphans, "lost", swept.Lost, "keys", swept.Keys,
+			log.Warn("sweep repaired", "overdue", swept.Overdue, "letters", swept.Letters, "orphans", swept.Orphans, "lost", swept.Lost, "keys", swept.Keys, "turns", swept.Turns,
 				"looked", total.Looked, "took", took.String())
 		}
 	}

@@ -29,6 +29,8 @@ func exampleTask(finished bool) *pelton.Task {
 		Revision:    1,
 		CreatedAt:   exampleTime(),
 		Labels:      map[string]string{"tenant": "acme"},
+
+		ConcurrencyKey: "acme",
 	}
 	if finished {
 		task.State, task.Revision, task.Attempt = pelton.Succeeded, 3, 1
@@ -87,7 +89,7 @@ func exampleBulkResult() pelton.BulkResult {
 }
 
 func exampleRequest() json.RawMessage {
-	return json.RawMessage(`{"kind":"email.send","payload":{"to":"a@b.c"},"priority":"high","delay":"90s","timeout":"30s","unique":{"key":"user-42","on_conflict":"existing"},"rate_key":"acme","labels":{"tenant":"acme"}}`)
+	return json.RawMessage(`{"kind":"email.send","payload":{"to":"a@b.c"},"priority":"high","delay":"90s","timeout":"30s","unique":{"key":"user-42","on_conflict":"existing"},"concurrency_key":"acme","rate_key":"acme","labels":{"tenant":"acme"}}`)
 }
 
 func exampleBatchRequest() json.RawMessage {
@@ -147,7 +149,7 @@ func exampleQueue() *pelton.Queue {
 			pelton.High:   {Ready: 2, Running: 1, OldestReady: 2 * time.Second},
 			pelton.Normal: {Ready: 40, Running: 7, OldestReady: 90 * time.Second},
 		},
-		Ready: 42, Running: 8, Scheduled: 3, Dead: 1,
+		Ready: 42, Running: 8, Scheduled: 3, Waiting: 5, Dead: 1,
 		Settings: pelton.QueueSettings{MaxRunning: map[pelton.Priority]int{pelton.Normal: 8}, Timeout: time.Minute},
 	}
 }

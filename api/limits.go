@@ -13,7 +13,7 @@ import (
 	"github.com/peltonq/pelton"
 )
 
-// Limits is what the API needs to serve rate limits.
+// Limits is what the API needs to serve limits.
 type Limits interface {
 	// Limits lists all limits, sorted by name.
 	Limits(ctx context.Context) ([]pelton.Limit, error)
@@ -101,12 +101,11 @@ func (s *server) deleteLimit(ctx context.Context, in *limitInput) (*answer, erro
 
 // limitParser reads the body of PUT /limits/{name}, which checkJSON has passed.
 type limitParser struct {
-	limit       pelton.Limit
-	errs        []fieldError
-	unsupported []fieldError
+	limit pelton.Limit
+	errs  []fieldError
 }
 
-// parseLimit reads {"name","kind","rate_key","cost","rate":{…}}. Bounds are left to
+// parseLimit reads {"name","kind","rate_key","cost","rate":{…},"concurrency_key","max_running"}. Bounds are left to
 // whoever carries it out, except where an explicit value would be taken for none.
 // The error is a problem.
 func parseLimit(body []byte, name string) (pelton.Limit, error) {
@@ -118,11 +117,8 @@ func parseLimit(body []byte, name string) (pelton.Limit, error) {
 	if err := eachMember(root, p.member); err != nil {
 		return pelton.Limit{}, fmt.Errorf("parse limit: %w", err)
 	}
-	switch {
-	case len(p.errs) > 0:
+	if len(p.errs) > 0 {
 		return pelton.Limit{}, fieldProblem(kindInvalid, p.errs[:min(len(p.errs), maxFieldErrors)]...)
-	case len(p.unsupported) > 0:
-		return pelton.Limit{}, fieldProblem(kindNotSupported, p.unsupported...)
 	}
 	return p.limit, nil
 }
@@ -144,11 +140,17 @@ func (p *limitParser) member(name string, value jsontext.Value) {
 			p.fail(name, "must be an object, not "+describe(value))
 			return
 		}
+		before := len(p.errs)
 		if err := eachMember(value, p.rate); err != nil {
 			p.fail(name, err.Error())
 		}
+		if p.limit.Rate.Limit == 0 && len(p.errs) == before { // an empty one would be taken for none
+			p.fail("rate.limit", "is required")
+		}
+	case "concurrency_key":
+		p.limit.ConcurrencyKey = p.text(name, value)
 	case "max_running":
-		p.unsupported = append(p.unsupported, fieldError{"body." + name, "is not supported by this version"})
+		p.limit.MaxRunning = p.count(name, value)
 	default:
 		p.fail(clip(name, 100), "is not a known field")
 	}

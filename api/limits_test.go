@@ -68,8 +68,12 @@ func TestLimits(t *testing.T) {
 	if diff := cmp.Diff(want, limits.limits[1]); diff != "" {
 		t.Errorf("limit (-want +got):\n%s", diff)
 	}
-	if w := call(t, h, http.MethodGet, "/limits", ""); strings.Count(w.Body.String(), `"name"`) != 2 {
-		t.Errorf("two limits: %s", w.Body)
+	w = call(t, h, http.MethodPut, "/limits/big", `{"concurrency_key":"acme*","max_running":3}`)
+	if want := `{"name":"big","concurrency_key":"acme*","max_running":3}` + "\n"; w.Code != 200 || w.Body.String() != want {
+		t.Errorf("PUT: %d %s, want %s", w.Code, w.Body, want)
+	}
+	if w := call(t, h, http.MethodGet, "/limits", ""); strings.Count(w.Body.String(), `"name"`) != 3 {
+		t.Errorf("three limits: %s", w.Body)
 	}
 	if w := call(t, h, http.MethodDelete, "/limits/mail", ""); w.Code != 204 || w.Body.Len() != 0 {
 		t.Errorf("DELETE: %d %s", w.Code, w.Body)
@@ -95,7 +99,8 @@ func TestLimitsRefuse(t *testing.T) {
 		{"/limits/Mail", `{"kind":"k","rate":{"limit":1}}`, 422, kindInvalid, "path.name"},
 		{"/limits/mail", `[]`, 422, kindInvalid, "body"},
 		{"/limits/mail", `{"rate":{"limit":1}}`, 422, kindInvalid, "body.kind"},
-		{"/limits/mail", `{"kind":"k"}`, 422, kindInvalid, "body.rate.limit"},
+		{"/limits/mail", `{"kind":"k"}`, 422, kindInvalid, "body.rate"},
+		{"/limits/mail", `{"kind":"k","max_running":3,"rate":{}}`, 422, kindInvalid, "body.rate.limit"},
 		{"/limits/mail", `{"kind":"","rate":{"limit":1}}`, 422, kindInvalid, "body.kind"},
 		{"/limits/mail", `{"kind":3,"rate":{"limit":1}}`, 422, kindInvalid, "body.kind"},
 		{"/limits/mail", `{"kind":"\ud800","rate":{"limit":1}}`, 422, kindInvalid, "body.kind"},
@@ -111,7 +116,9 @@ func TestLimitsRefuse(t *testing.T) {
 		{"/limits/mail", `{"kind":"k","rate":{"limit":1,"on_error":"shut"}}`, 422, kindInvalid, "body.rate.on_error"},
 		{"/limits/mail", `{"kind":"k","rate":{"limit":1,"speed":1}}`, 422, kindInvalid, "body.rate.speed"},
 		{"/limits/mail", `{"kind":"k","rate":{"limit":1},"speed":1}`, 422, kindInvalid, "body.speed"},
-		{"/limits/mail", `{"kind":"k","max_running":3}`, 422, kindNotSupported, "body.max_running"},
+		{"/limits/mail", `{"kind":"k","max_running":0}`, 422, kindInvalid, "body.max_running"},
+		{"/limits/mail", `{"concurrency_key":"","max_running":1}`, 422, kindInvalid, "body.concurrency_key"},
+		{"/limits/mail", `{"max_running":1}`, 422, kindInvalid, "body.max_running"},
 		{"/limits/mail", `{`, 400, kindMalformed, "body"},
 	} {
 		p := wantProblem(t, call(t, h, http.MethodPut, tc.path, tc.body), tc.status, tc.kind)

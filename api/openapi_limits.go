@@ -22,7 +22,7 @@ const (
 func (s *server) registerLimits(api huma.API) {
 	register(s, api, huma.Operation{
 		OperationID: opListLimits, Method: http.MethodGet, Path: pathLimits, Tags: []string{"limits"},
-		Summary: "List the rate limits per kind and rate key",
+		Summary: "List the limits per kind, rate key and concurrency key",
 		Responses: s.responses(
 			response{http.StatusOK, "All limits", "LimitList", limitList{[]pelton.Limit{exampleLimit()}}, nil},
 			kindInvalid, kindUnavailable,
@@ -30,16 +30,16 @@ func (s *server) registerLimits(api huma.API) {
 	}, s.listLimits)
 	register(s, api, huma.Operation{
 		OperationID: opSetLimit, Method: http.MethodPut, Path: pathLimit, Tags: []string{"limits"},
-		Summary:     "Create or replace a rate limit",
-		Description: "Workers follow within a second. A limit is for a kind, for rate keys that match a pattern (each with a bucket of its own), or for tasks of a kind whose key matches. Another form of a limit starts with full buckets.",
+		Summary:     "Create or replace a limit",
+		Description: "Workers follow within a second. A rate is for a kind, for rate keys that match a pattern (each with a bucket of its own), or for tasks of a kind whose key matches. Another form of a limit starts with full buckets. max_running is for a kind, or for each concurrency key that matches a pattern.",
 		Responses: s.responses(
 			response{http.StatusOK, "The limit, with its defaults", "Limit", exampleLimit(), nil},
-			kindInvalid, kindNotSupported, kindMalformed, kindMediaType, kindTooLarge, kindTimeout, kindForbidden, kindUnavailable, kindUnknownOutcome,
+			kindInvalid, kindMalformed, kindMediaType, kindTooLarge, kindTimeout, kindForbidden, kindUnavailable, kindUnknownOutcome,
 		),
 	}, s.setLimit)
 	register(s, api, huma.Operation{
 		OperationID: opDeleteLimit, Method: http.MethodDelete, Path: pathLimit, Tags: []string{"limits"},
-		Summary:       "Lift a rate limit",
+		Summary:       "Lift a limit",
 		Description:   "Tasks that wait for their place start within half of the time that they have left.",
 		DefaultStatus: http.StatusNoContent,
 		Responses: s.responses(
@@ -71,12 +71,17 @@ func limitProperties() properties {
 		},
 		"cost": integer("How many starts of the rate one task counts for, 1 by default; at most the burst.", 1),
 		"rate": ref("RateLimit"),
+		"concurrency_key": {
+			Type: huma.TypeString, MaxLength: &longest, Examples: []any{"acme*"},
+			Description: "Tasks whose concurrency_key matches this pattern of *, ? and [a-z]; each key has max_running for itself.",
+		},
+		"max_running": integer("How many run at a time, of each such key or of the kind; at most 1,000.", 1),
 	}
 }
 
-func limitSchema() *huma.Schema { return object(limitProperties(), "name", "cost", "rate") }
+func limitSchema() *huma.Schema { return object(limitProperties(), "name") }
 
-func limitRequestSchema() *huma.Schema { return closed(object(limitProperties(), "rate")) }
+func limitRequestSchema() *huma.Schema { return closed(object(limitProperties())) }
 
 func rateLimitSchema() *huma.Schema {
 	per := duration("The time of limit, 1s by default.", "1s")

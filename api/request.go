@@ -23,7 +23,6 @@ type taskParser struct {
 	inBatch     bool
 	spec        pelton.Spec
 	errs        []fieldError
-	unsupported []fieldError
 	payloadSize int
 	hasDelay    bool
 	hasRunAt    bool
@@ -54,9 +53,6 @@ func (p *taskParser) finish() (pelton.Spec, error) {
 	if len(p.errs) > 0 {
 		p.addRest()
 		return pelton.Spec{}, fieldProblem(kindInvalid, p.errs...)
-	}
-	if len(p.unsupported) > 0 {
-		return pelton.Spec{}, fieldProblem(kindNotSupported, p.unsupported...)
 	}
 	return p.spec, nil
 }
@@ -119,7 +115,7 @@ func (p *taskParser) member(name string, value jsontext.Value) {
 	case "unique":
 		p.spec.Unique = p.unique(name, value)
 	case "concurrency_key":
-		p.notSupported(name)
+		p.spec.ConcurrencyKey = p.text(name, value)
 	default:
 		if name == "idempotency_key" && p.inBatch {
 			p.spec.IdempotencyKey = p.text(name, value)
@@ -127,10 +123,6 @@ func (p *taskParser) member(name string, value jsontext.Value) {
 		}
 		p.fail(name, "is not a known field")
 	}
-}
-
-func (p *taskParser) notSupported(field string) {
-	p.unsupported = append(p.unsupported, fieldError{p.at + "." + field, "is not supported by this version"})
 }
 
 // text reads a string that must not be empty.

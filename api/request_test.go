@@ -21,7 +21,7 @@ func TestEnqueueReadsEveryField(t *testing.T) {
 	tasks := newFakeTasks()
 	w := call(t, serve(t, tasks, nil), http.MethodPost, "/tasks", `{"kind":"email.send","payload":{"to":"a@b.c"},"queue":"emails",
 		"priority":"high","run_at":"2126-12-01T08:00:00+01:00","expires_at":"2126-12-02T08:00:00Z","timeout":"30s","max_attempts":7,
-		"retention":"7d","backoff":{"initial":"5s","max":"10m","factor":1.5},"labels":{"tenant":"acme","empty":""}}`)
+		"retention":"7d","backoff":{"initial":"5s","max":"10m","factor":1.5},"concurrency_key":"a/b é","labels":{"tenant":"acme","empty":""}}`)
 	if w.Code != http.StatusAccepted {
 		t.Fatalf("status = %d: %s", w.Code, w.Body)
 	}
@@ -29,7 +29,7 @@ func TestEnqueueReadsEveryField(t *testing.T) {
 		Kind: "email.send", Payload: json.RawMessage(`{"to":"a@b.c"}`), Queue: "emails", Priority: pelton.High,
 		RunAt: time.Date(2126, 12, 1, 7, 0, 0, 0, time.UTC), ExpiresAt: time.Date(2126, 12, 2, 8, 0, 0, 0, time.UTC),
 		Timeout: 30 * time.Second, MaxAttempts: 7, Retention: 7 * 24 * time.Hour, Backoff: pelton.Backoff{Initial: 5 * time.Second, Max: 10 * time.Minute, Factor: 1.5},
-		Labels: map[string]string{"tenant": "acme", "empty": ""},
+		ConcurrencyKey: "a/b é", Labels: map[string]string{"tenant": "acme", "empty": ""},
 	}}
 	if diff := cmp.Diff(want, tasks.accepted()); diff != "" {
 		t.Errorf("accepted specs (-want +got):\n%s", diff)
@@ -167,7 +167,10 @@ func TestBadRequestsEnqueueNothing(t *testing.T) {
 		{"unique window", `{"kind":"a","unique":{"key":"k","window":"1ms"}}`, 422, kindInvalid, "body.unique.window", "is not between"},
 		{"unique no window", `{"kind":"a","unique":{"key":"k","window":"0s"}}`, 422, kindInvalid, "body.unique.window", "more than zero"},
 		{"unique unknown", `{"kind":"a","unique":{"key":"k","scope":"x"}}`, 422, kindInvalid, "body.unique.scope", "not a known field"},
-		{"concurrency_key", `{"kind":"a","concurrency_key":"k"}`, 422, kindNotSupported, "body.concurrency_key", "not supported"},
+		{"empty concurrency_key", `{"kind":"a","concurrency_key":""}`, 422, kindInvalid, "body.concurrency_key", "must not be empty"},
+		{"concurrency_key as number", `{"kind":"a","concurrency_key":7}`, 422, kindInvalid, "body.concurrency_key", "must be a string, not a number"},
+		{"concurrency_key with control", `{"kind":"a","concurrency_key":"a\n"}`, 422, kindInvalid, "body.concurrency_key", "control character U+000A"},
+		{"long concurrency_key", `{"kind":"a","concurrency_key":"` + strings.Repeat("k", 257) + `"}`, 422, kindInvalid, "body.concurrency_key", "257 bytes, more than 256"},
 		{"rate_key", `{"kind":"a","rate_key":"a\tb"}`, 422, kindInvalid, "body.rate_key", "control character"},
 		{"empty rate_key", `{"kind":"a","rate_key":""}`, 422, kindInvalid, "body.rate_key", "must not be empty"},
 		{"large payload", `{"kind":"a","payload":"` + strings.Repeat("x", pelton.MaxPayload-1) + `"}`, 413, kindTooLarge, "body.payload", "262145 bytes"},

@@ -120,6 +120,14 @@ func backoffSchema() *huma.Schema {
 	})
 }
 
+func concurrencyKey() *huma.Schema {
+	shortest, longest := 1, 256
+	return &huma.Schema{
+		Type: huma.TypeString, MinLength: &shortest, MaxLength: &longest, Examples: []any{"acme"},
+		Description: "Tasks with the same key run one at a time, in the order in which they came, whatever their queues and kinds are.",
+	}
+}
+
 func taskRequestSchema() *huma.Schema {
 	attempts := integer("How often the task may be tried.", 1)
 	most := 1000.0
@@ -143,6 +151,8 @@ func taskRequestSchema() *huma.Schema {
 		"rate_key":     rateKey(),
 		"labels":       labels(),
 		"unique":       closed(uniqueSchema()),
+
+		"concurrency_key": concurrencyKey(),
 	}, "kind"))
 }
 
@@ -213,6 +223,8 @@ func taskSchema() *huma.Schema {
 		"unique":   uniqueSchema(),
 		"labels":   labels(),
 		"rate_key": rateKey(),
+
+		"concurrency_key": concurrencyKey(),
 	}, "id", "kind", "queue", "priority", "state", "attempt", "max_attempts", "crashes", "revision")
 }
 
@@ -237,8 +249,9 @@ func queueSchema() *huma.Schema {
 		"ready":      integer("Tasks that wait for a worker.", 0),
 		"running":    integer("Tasks that a worker holds.", 0),
 		"scheduled":  integer("Delayed and retrying tasks.", 0),
+		"waiting":    integer("Tasks that wait for their turn among those with the same concurrency key.", 0),
 		"dead":       integer("Dead letters.", 0),
-	}, "name", "paused", "settings", "priorities", "ready", "running", "scheduled", "dead")
+	}, "name", "paused", "settings", "priorities", "ready", "running", "scheduled", "waiting", "dead")
 }
 
 func depthSchema() *huma.Schema {

@@ -71,7 +71,7 @@ func TestFailpoints(t *testing.T) {
 // resurrect retries doomed tasks until all have succeeded.
 func (s *suite) resurrect(doomed []pelton.ID) {
 	s.Helper()
-	s.producer.finish(s.profile.drain, doomed...)
+	s.producer.finish(s.drain, doomed...)
 	for _, id := range doomed {
 		for try := 0; ; try++ {
 			task := s.producer.get(id, "1s")

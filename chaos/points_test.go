@@ -3,6 +3,7 @@ package chaos_test
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync"
 
 	"github.com/peltonq/pelton/internal/failpoint"
@@ -53,15 +54,20 @@ func (p *points) take(before failpoint.Point) (point failpoint.Point, pass int, 
 			continue
 		}
 		p.held[point]++
-		switch point {
-		case failpoint.FailBuried, failpoint.ReleaseRecorded, failpoint.RepublishPublished, failpoint.AckedFirst,
-			failpoint.CancelRecorded, failpoint.RequeueRecorded, failpoint.RequeuePublished: // few get there
+		if slices.Contains(seldom(), point) {
 			return point, 1, true
-		default:
-			return point, 1 + p.rand.IntN(4), true
 		}
+		return point, 1 + p.rand.IntN(4), true
 	}
 	return "", 0, false
+}
+
+// seldom lists the places that few processes pass.
+func seldom() []failpoint.Point {
+	return []failpoint.Point{
+		failpoint.FailBuried, failpoint.ReleaseRecorded, failpoint.RepublishPublished, failpoint.AckedFirst,
+		failpoint.CancelRecorded, failpoint.RequeueRecorded, failpoint.RequeuePublished,
+	}
 }
 
 // hit notes a death.

@@ -113,12 +113,6 @@ func (v *server) launch() {
 	v.p = v.s.launch(fmt.Sprintf("server.%d", v.life), env, v.s.bin.pelton, args...)
 }
 
-func (v *server) process() *process {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	return v.p
-}
-
 // ready waits until a server serves.
 func (v *server) ready() {
 	v.s.Helper()

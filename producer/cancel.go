@@ -53,6 +53,9 @@ func (c *Client) Cancel(ctx context.Context, id pelton.ID) (*pelton.Task, error)
 // finishCancel removes what a cancelled task has in the broker. Each step can be
 // repeated, and what a crash leaves out here is dropped at admission.
 func (c *Client) finishCancel(ctx context.Context, r *broker.Record, was pelton.State) error {
+	if err := c.leaveLines(ctx, r, was); err != nil {
+		return err
+	}
 	if was == pelton.Scheduled || was == pelton.Retrying || was == pelton.Cancelled {
 		if err := c.b.CancelSchedules(ctx, r); err != nil {
 			return fmt.Errorf("cancel task %s: %w", r.ID, err)
@@ -79,4 +82,21 @@ func (c *Client) releaseKey(ctx context.Context, r *broker.Record) {
 	if err := c.b.ReleaseKey(ctx, r); err != nil {
 		c.log.Debug("unique key not released", "task_id", r.ID.String(), "error", err)
 	}
+}
+
+// leaveLines gives back the turn that a cancelled task may have. It comes first:
+// the message that another step deletes is what would repair it. While a handler
+// may still run, that is its worker's to do.
+func (c *Client) leaveLines(ctx context.Context, r *broker.Record, was pelton.State) error {
+	if was == pelton.Running {
+		return nil
+	}
+	by := r.Carrier
+	if was == pelton.Cancelled { // by an earlier call, which may have met a running one
+		by = 0
+	}
+	if err := c.b.LeaveLines(ctx, r, by); err != nil {
+		return fmt.Errorf("cancel task %s: %w", r.ID, err)
+	}
+	return nil
 }

@@ -170,12 +170,14 @@ func newRecord(spec pelton.Spec, now time.Time) *broker.Record {
 			ID: pelton.NewID(now, 0), Kind: spec.Kind, Queue: spec.Queue, Priority: spec.Priority,
 			MaxAttempts: spec.MaxAttempts, Timeout: spec.Timeout, Retention: spec.Retention, Backoff: spec.Backoff,
 			CreatedAt: now.UTC().Truncate(time.Millisecond), ExpiresAt: spec.ExpiresAt, RateKey: spec.RateKey, Labels: spec.Labels,
+			ConcurrencyKey: spec.ConcurrencyKey,
 		},
 		State: pelton.Queued, Payload: spec.Payload, Unique: spec.Unique,
 	}
 	if !spec.RunAt.IsZero() {
 		r.State, r.RunAt = pelton.Scheduled, spec.RunAt
 	}
+	r.EnterLine()
 	return r
 }
 

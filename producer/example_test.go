@@ -125,6 +125,59 @@ func ExampleClient_Enqueue_keys() {
 	// one task: true
 }
 
+// Entries of one account are posted one at a time, in the order in which they were
+// enqueued, however many workers there are.
+func Example_concurrencyKey() {
+	type entry struct{ Amount int }
+	post := pelton.NewKind[entry, int]("ledger.post", pelton.WithQueue("emails"))
+
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	nc, end, err := connect(ctx)
+	if err != nil {
+		log.Print(err)
+		return
+	}
+	defer end()
+	client, err := producer.New(ctx, nc, producer.Config{})
+	if err != nil {
+		log.Print(err)
+		return
+	}
+	defer client.Close()
+
+	balance := 0 // needs no lock: no two handlers of an account run at a time
+	stop := work(ctx, nc, func(mux *worker.Mux) {
+		worker.Handle(mux, post, func(_ context.Context, e entry) (int, error) {
+			balance += e.Amount
+			return balance, nil
+		})
+	})
+	defer stop()
+
+	var tasks []pelton.ID
+	for _, amount := range []int{100, -30, 7} {
+		task, err := producer.Enqueue(ctx, client, post, entry{amount}, pelton.WithConcurrencyKey("account-42"))
+		if err != nil {
+			log.Print(err)
+			return
+		}
+		tasks = append(tasks, task.ID)
+	}
+	for _, id := range tasks {
+		after, err := producer.Await(ctx, client, post, id)
+		if err != nil {
+			log.Print(err)
+			return
+		}
+		fmt.Println(after)
+	}
+	// Output:
+	// 100
+	// 70
+	// 77
+}
+
 // work serves the queue emails until stop is called.
 func work(ctx context.Context, nc *nats.Conn, register func(*worker.Mux)) (stop func()) {
 	mux := worker.NewMux()

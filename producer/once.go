@@ -183,12 +183,13 @@ func fingerprint(spec, normal pelton.Spec) (string, error) {
 		RateKey     string            `json:"rate_key,omitempty"`
 		Labels      map[string]string `json:"labels,omitempty"`
 		Unique      *pelton.Unique    `json:"unique,omitempty"`
+		Key         string            `json:"concurrency_key,omitempty"`
 		Payload     []byte            `json:"payload"`
 	}{
 		Kind: normal.Kind, Queue: normal.Queue, Priority: normal.Priority,
 		Delay: spec.Delay, RunAt: spec.RunAt.UTC(), ExpiresAt: spec.ExpiresAt.UTC(),
 		Timeout: normal.Timeout, MaxAttempts: normal.MaxAttempts, Retention: normal.Retention,
-		Backoff: normal.Backoff, RateKey: normal.RateKey, Labels: normal.Labels, Unique: normal.Unique, Payload: payload[:],
+		Backoff: normal.Backoff, RateKey: normal.RateKey, Labels: normal.Labels, Unique: normal.Unique, Key: normal.ConcurrencyKey, Payload: payload[:],
 	})
 	if err != nil {
 		return "", fmt.Errorf("fingerprint of a request: %w", err)

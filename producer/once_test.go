@@ -270,6 +270,8 @@ func TestIdempotencyKey(t *testing.T) {
 		"Retention":   pelton.WithRetention(time.Hour),
 		"Labels":      pelton.WithLabels(map[string]string{"z": "3"}),
 		"Unique":      unique("u"),
+
+		"ConcurrencyKey": pelton.WithConcurrencyKey("c"),
 	}
 	for _, field := range reflect.VisibleFields(reflect.TypeFor[pelton.Spec]()) {
 		if field.Name == "IdempotencyKey" || field.Name == "IdempotencyScope" {

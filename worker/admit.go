@@ -20,6 +20,7 @@ const (
 	admitExpire                         // its time is over
 	admitDefer                          // not for this worker: later
 	admitUnknown                        // not for any worker, for too long: fail
+	admitLine                           // it must wait for its turn among those of its kind
 )
 
 // unknownKindFor is how long a task waits for a worker that knows its kind.

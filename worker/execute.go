@@ -18,7 +18,9 @@ func (w *Worker) act(r *run, what admission, c candidate) error {
 	switch what {
 	case admitDrop:
 		r.log.Debug("delivery dropped", "state", string(r.record.State), "carrier", r.record.Carrier, "seq", r.delivery.Seq)
-		r.ack()
+		if w.leaveBehind(r, c) {
+			r.ack()
+		}
 	case admitRepublish:
 		if failpoint.Broken(failpoint.NoRepublish) {
 			r.ack()
@@ -30,14 +32,20 @@ func (w *Worker) act(r *run, what admission, c candidate) error {
 			return nil
 		}
 		failpoint.At(failpoint.RepublishPublished)
-		r.ack()
+		if w.leaveBehind(r, c) {
+			r.ack()
+		}
 	case admitBury:
 		if err := w.b.PublishDead(w.hard, r.record); err != nil {
 			r.log.Warn("dead letter not kept, delivery given back", "error", err)
 			w.giveBackFor(c.lane, c.delivery, brokenDelay)
 			return nil
 		}
-		r.ack()
+		if w.leaveBehind(r, c) {
+			r.ack()
+		}
+	case admitLine:
+		return r.enterLine(now)
 	case admitExpire:
 		return r.conclude(pelton.Expired, now, &pelton.Failure{Message: "expired before it ran", Reason: pelton.ReasonExpired})
 	case admitUnknown:
@@ -197,6 +205,7 @@ func (w *Worker) begin(r *run, c candidate) (begun bool, err error) {
 	rec.State, rec.Owner, rec.Carrier, rec.Epoch = pelton.Running, w.id, c.delivery.Seq, c.delivery.Envelope.Epoch
 	rec.Attempt, rec.Released, rec.Progress = rec.Ended+1, false, nil
 	rec.Deferrals, rec.DeferredAt, rec.Limited = 0, time.Time{}, nil
+	rec.InLine = false // its turn is kept from here on, until it is over
 	rec.StartedAt = time.Now().UTC().Truncate(time.Microsecond)
 	err = w.b.SaveRecord(w.hard, rec)
 	switch {

@@ -62,7 +62,9 @@ func (r *run) finish(res result, cause error) {
 	case err == nil:
 	case errors.Is(err, errOver):
 		r.log.Info("result discarded: the task is over")
-		r.ack()
+		if err := r.leaveLines(); err == nil { // else the message comes to somebody who does it
+			r.ack()
+		}
 		ended = OutcomeCancelled
 	default:
 		r.log.Warn("outcome not recorded, the task will run again", "error", err)
@@ -117,6 +119,9 @@ func (r *run) conclude(state pelton.State, now time.Time, f *pelton.Failure) err
 		}
 		failpoint.At(failpoint.FailBuried)
 	}
+	if err := r.leaveLines(); err != nil {
+		return err
+	}
 	r.ack()
 	r.releaseKey()
 	return nil
@@ -137,7 +142,7 @@ func (r *run) putBack(state pelton.State, at time.Time) error {
 		return err
 	}
 	r.record.State, r.record.RunAt = state, at.UTC()
-	r.record.Attempt = r.record.Ended
+	r.record.Attempt, r.record.InLine = r.record.Ended, false
 	r.record.Epoch++
 	if err := r.store(); err != nil {
 		return err

@@ -120,6 +120,11 @@ func (w *Worker) unloadable(c candidate, err error) {
 		// Records come before messages and outlive them, so this one is of a task
 		// that is over and forgotten.
 		c.log.Warn("message without a record dropped", "seq", c.delivery.Seq)
+		if err := w.b.LeaveEarlierLines(w.hard, nil, c.delivery.Envelope, c.delivery.Seq); err != nil {
+			c.log.Warn("turn not given back, delivery given back", "error", err)
+			w.giveBackFor(c.lane, c.delivery, brokenDelay)
+			return
+		}
 		w.signal(c.log, c.delivery.Ack())
 	case errors.Is(err, broker.ErrNewer):
 		w.nak(c.delivery, unreadableDelay, c.log)
@@ -157,6 +162,10 @@ func (w *Worker) admit(c candidate) {
 		if failpoint.Broken(failpoint.NoCarrier) {
 			carrier = record.Carrier
 		}
+		if here != nil && record.State.Terminal() && len(record.Places) > 0 {
+			w.outwait(here, c) // its handler has not returned yet, and has the turn till then
+			continue
+		}
 		what := admit(record, epoch, carrier, w.id, here != nil, c.known, time.Now())
 		if what == admitAdopt {
 			if here.adopt(c.delivery) {
@@ -167,6 +176,11 @@ func (w *Worker) admit(c candidate) {
 		}
 		if (what == admitStart || what == admitTakeover) && c.lane.paused.Load() {
 			w.giveBack(c.lane, c.delivery) // it was handed out before the pause
+			return
+		}
+		what, ok := w.turn(c, record, what)
+		if !ok {
+			w.giveBackFor(c.lane, c.delivery, brokenDelay)
 			return
 		}
 		if err := w.act(w.newRun(c, record), what, c); !errors.Is(err, broker.ErrStale) {

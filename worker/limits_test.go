@@ -469,8 +469,9 @@ func TestTaskIsHeldAgainstAtMostSoManyLimits(t *testing.T) {
 	t.Parallel()
 	var from broker.Rules
 	for i := range 2 * mostLimits {
-		from.Limits = append(from.Limits, broker.RevisedLimit{Limit: pelton.Limit{Name: fmt.Sprint(i), RateKey: "*"}})
+		from.Limits = append(from.Limits, broker.RevisedLimit{Limit: pelton.Limit{Name: fmt.Sprint(i), RateKey: "*", Rate: pelton.RateLimit{Limit: 1}}})
 	}
+	from.Limits = append(from.Limits, broker.RevisedLimit{Limit: pelton.Limit{Name: "running", Kind: "k", MaxRunning: 1}}) // is of no rate
 	if got := len(newRules(from, &rules{}).applying("k", "acme")); got != mostLimits {
 		t.Errorf("%d limits apply, want %d", got, mostLimits)
 	}

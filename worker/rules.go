@@ -44,7 +44,7 @@ func newRules(from broker.Rules, before *rules) *rules {
 	}
 	for _, keyed := range []bool{true, false} {
 		for _, l := range from.Limits {
-			if (l.RateKey != "") == keyed {
+			if l.Rated() && (l.RateKey != "") == keyed {
 				r.byKind[l.Kind] = append(r.byKind[l.Kind], l)
 			}
 		}
@@ -118,8 +118,9 @@ func (w *Worker) watchRules(ctx context.Context, known *chan<- struct{}) error {
 	defer stop()
 	for from := range found {
 		before := w.rules.Load()
-		w.rules.Store(newRules(from, before))
-		if len(from.Limits) > 0 && len(before.byKind) == 0 && w.cfg.Limiter == nil {
+		now := newRules(from, before)
+		w.rules.Store(now)
+		if len(now.byKind) > 0 && len(before.byKind) == 0 && w.cfg.Limiter == nil {
 			w.warnUnshared()
 		}
 		if *known != nil {

@@ -96,6 +96,9 @@ func (w *Worker) Run(ctx context.Context) error {
 	defer w.background.Wait()
 	defer endHard()
 
+	if err := b.LoadLimits(ctx); err != nil {
+		return fmt.Errorf("open worker: %w", err)
+	}
 	stopCancels, err := b.ServeCancels(w.dropTask)
 	if err != nil {
 		return err
@@ -114,6 +117,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	w.connected.Store(time.Now().UnixNano())
 	w.background.Go(func() { w.noteConnections(hard) })
 	w.background.Go(func() { w.showPresence(hard) })
+	w.background.Go(func() { b.CallLines(serving) })
 	w.background.Go(func() {
 		select {
 		case <-closed:

@@ -72,6 +72,9 @@ type Broker struct {
 	maxQueues int
 	keyGrace  time.Duration // see unique.go
 
+	limits    runningLimits
+	lineDoors doors
+
 	ensured sync.Map      // lanes and counters known to exist: consumer name → struct{}
 	opening chan struct{} // held by whoever opens a lane
 }
@@ -99,6 +102,7 @@ func Open(ctx context.Context, nc *nats.Conn, cfg Config) (*Broker, error) {
 		names: names{cfg.Namespace}, cfg: cfg, js: js,
 		replicas: make(map[string]int), opening: make(chan struct{}, 1), maxQueues: maxQueuesR1, keyGrace: keyGrace,
 	}
+	b.limits.ready = make(chan struct{})
 	for _, want := range b.streams(cfg.Replicas) {
 		if err := b.openStream(ctx, want); err != nil {
 			return nil, err
@@ -124,6 +128,7 @@ func Open(ctx context.Context, nc *nats.Conn, cfg Config) (*Broker, error) {
 func (b *Broker) Close() {
 	b.room.close()
 	b.conn.close()
+	b.limits.close()
 }
 
 // Namespace is the installation's name in the broker.

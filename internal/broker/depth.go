@@ -45,11 +45,21 @@ func (b *Broker) Queues(ctx context.Context) ([]pelton.Queue, error) {
 	}
 	for _, info := range infos {
 		if queue, ok := strings.CutPrefix(info.Name, "s_"); ok {
-			at(queue).Scheduled = info.NumPending
+			at(queue).Scheduled += info.NumPending
 		} else if queue, p, ok := parseLaneConsumer(info.Name); ok {
 			if err := b.addDepth(ctx, at(queue), p, info); err != nil {
 				return nil, err
 			}
+		}
+	}
+	if infos, err = b.consumers(ctx, b.keyed(0)); err != nil {
+		return nil, err
+	}
+	for _, info := range infos {
+		if queue, ok := strings.CutPrefix(info.Name, "k_"); ok {
+			at(queue).Waiting = info.NumPending
+		} else if queue, ok := strings.CutPrefix(info.Name, "ks_"); ok {
+			at(queue).Scheduled += info.NumPending
 		}
 	}
 	if infos, err = b.consumers(ctx, b.dead()); err != nil {
@@ -97,6 +107,8 @@ func (b *Broker) Queue(ctx context.Context, name string) (*pelton.Queue, error) 
 	}
 	for counter, into := range map[[2]string]*uint64{
 		{b.tasks(0), scheduledConsumer(name)}: &q.Scheduled,
+		{b.keyed(0), laterConsumer(name)}:     &q.Scheduled,
+		{b.keyed(0), waitingConsumer(name)}:   &q.Waiting,
 		{b.dead(), deadConsumer(name)}:        &q.Dead,
 	} {
 		info, err := b.consumer(ctx, counter[0], counter[1])
@@ -104,7 +116,7 @@ func (b *Broker) Queue(ctx context.Context, name string) (*pelton.Queue, error) 
 			return nil, err
 		}
 		if info != nil {
-			*into = info.NumPending
+			*into += info.NumPending
 		}
 	}
 	q.Paused = allPaused(q)
@@ -129,7 +141,8 @@ func allPaused(q *pelton.Queue) bool {
 	return true
 }
 
-// Ready counts the ready tasks of the given priorities of a queue.
+// Ready counts the ready tasks of the given priorities of a queue, and those of all
+// priorities that wait for their turn in a line.
 func (b *Broker) Ready(ctx context.Context, queue string, priorities []pelton.Priority) (uint64, error) {
 	var ready uint64
 	for _, p := range priorities {
@@ -140,6 +153,13 @@ func (b *Broker) Ready(ctx context.Context, queue string, priorities []pelton.Pr
 		if info != nil {
 			ready += info.NumPending
 		}
+	}
+	info, err := b.consumer(ctx, b.keyed(0), waitingConsumer(queue))
+	if err != nil {
+		return 0, err
+	}
+	if info != nil {
+		ready += info.NumPending
 	}
 	return ready, nil
 }

@@ -105,6 +105,14 @@ func (b *Broker) EnsureScheduled(ctx context.Context, queue string, p pelton.Pri
 	return b.ensureCounter(ctx, b.tasks(0), counter(scheduledConsumer(queue), b.scheduledIn(0, queue)))
 }
 
+// EnsurePlaces makes sure that the queue's tasks in lines are counted.
+func (b *Broker) EnsurePlaces(ctx context.Context, queue string) error {
+	if err := b.ensureCounter(ctx, b.keyed(0), counter(waitingConsumer(queue), b.placesOf(0, queue))); err != nil {
+		return err
+	}
+	return b.ensureCounter(ctx, b.keyed(0), counter(laterConsumer(queue), b.laterPlacesIn(0, queue)))
+}
+
 func (b *Broker) ensureCounter(ctx context.Context, stream string, cfg jetstream.ConsumerConfig) error {
 	if _, known := b.ensured.Load(cfg.Durable); known {
 		return nil

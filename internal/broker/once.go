@@ -236,6 +236,10 @@ func (b *Broker) replace(ctx context.Context, r *Record) error {
 		return fmt.Errorf("replace: %w", err)
 	}
 	b.cfg.Logger.Info("task replaced by another with its unique key", "task_id", r.ID.String(), "kind", r.Kind, "queue", r.Queue)
+	if err := b.LeaveLines(ctx, r, r.Carrier); err != nil {
+		b.cfg.Logger.Debug("turn of a replaced task left to its message", "task_id", r.ID.String(), "error", err)
+		return nil // which stays for that
+	}
 	if scheduled {
 		if err := b.CancelSchedules(ctx, r); err != nil {
 			b.cfg.Logger.Debug("schedule of a replaced task stays behind", "task_id", r.ID.String(), "error", err)

@@ -70,19 +70,60 @@ func (b *Broker) scheduleWrite(e *Envelope, runAt time.Time) (write, error) {
 	}, nil
 }
 
-// messageWrite is the message of the record's epoch: to the schedule if the task
-// waits for its time, else to its lane.
+// placeWrite is the place that the task takes in its line, or the schedule that
+// takes it for a delayed one. It is the task's envelope without the payload, which
+// the record has.
+func (b *Broker) placeWrite(r *Record) (write, error) {
+	data, err := encodeEnvelope(&Envelope{Meta: r.Meta})
+	if err != nil {
+		return write{}, fmt.Errorf("publish place of task %s: %w", r.ID, err)
+	}
+	shard := r.ID.Shard()
+	line, _ := r.waitsIn()
+	w := write{subject: b.place(shard, line, r.Queue), data: data, expect: anyRevision}
+	if r.waitsForPlace(time.Now()) {
+		w.header = nats.Header{
+			headerSchedule:       {"@at " + r.RunAt.UTC().Format(time.RFC3339Nano)},
+			headerScheduleTarget: {w.subject},
+		}
+		w.subject, w.expect = b.laterPlace(shard, r.Queue, r.ID, r.Epoch), 0
+	}
+	return w, nil
+}
+
+// publishPlace may be repeated: a second place of the same task is void when it is
+// reached.
+func (b *Broker) publishPlace(ctx context.Context, r *Record) error {
+	w, err := b.placeWrite(r)
+	if err != nil {
+		return err
+	}
+	if _, err := b.do(ctx, w); err != nil && !errors.Is(err, ErrStale) {
+		return fmt.Errorf("publish place of task %s: %w", r.ID, err)
+	}
+	return nil
+}
+
+// messageWrite is the message of the record's epoch: to its line if it waits for
+// its turn, to the schedule if it waits for its time, else to its lane.
 func (b *Broker) messageWrite(r *Record) (write, error) {
+	if r.InLine {
+		return b.placeWrite(r)
+	}
 	if r.waitsForTime() {
 		return b.scheduleWrite(r.Envelope(), r.RunAt)
 	}
 	return b.readyWrite(r.Envelope())
 }
 
-// Publish publishes the message of the record's epoch, to the schedule if the task
-// waits for its time, else to its lane. Doing so again is harmless: what is not the
+// Publish publishes the message of the record's epoch: to its line if the task
+// waits for its turn, to the schedule if it waits for its time, else to its lane.
+// Doing so again is harmless: what is not the
 // same message makes a copy, which the carrier rule drops at admission.
 func (b *Broker) Publish(ctx context.Context, r *Record) error {
+	if r.InLine {
+		return b.publishPlace(ctx, r)
+	}
 	if r.waitsForTime() {
 		return b.PublishSchedule(ctx, r.Envelope(), r.RunAt)
 	}
@@ -90,8 +131,8 @@ func (b *Broker) Publish(ctx context.Context, r *Record) error {
 	return err
 }
 
-// Enqueue writes the record of a new task, then its message: to its lane, or to
-// the schedule when the record is scheduled. It sets r.Revision.
+// Enqueue writes the record of a new task, then its message: see Publish. It sets
+// r.Revision.
 //
 // Crash windows: after the record and before the message, a record without a
 // message is left; nobody was told that the task was accepted. A refused message
@@ -124,7 +165,12 @@ func (b *Broker) Enqueue(ctx context.Context, r *Record) error {
 
 // ensure makes sure that everything the record's message needs is there.
 func (b *Broker) ensure(ctx context.Context, r *Record) error {
-	if r.waitsForTime() {
+	if len(r.Places) > 0 {
+		if err := b.EnsurePlaces(ctx, r.Queue); err != nil {
+			return err
+		}
+	}
+	if r.waitsForTime() && !r.InLine {
 		return b.EnsureScheduled(ctx, r.Queue, r.Priority)
 	}
 	return b.EnsureLane(ctx, r.Queue, r.Priority)
@@ -143,11 +189,11 @@ func (b *Broker) EnqueueMany(ctx context.Context, records []*Record) []error {
 	ok := func(i int) bool { return errs[i] == nil }
 	type place struct {
 		Lane
-		scheduled bool
+		scheduled, keyed bool
 	}
 	ensured := map[place]error{} // a lane that fails does so once, not for each record
 	for i, r := range records {
-		at := place{Lane{r.Queue, r.Priority}, r.waitsForTime()}
+		at := place{Lane{r.Queue, r.Priority}, r.waitsForTime(), r.InLine}
 		err, known := ensured[at]
 		if !known {
 			err = b.ensure(ctx, r)
@@ -237,6 +283,9 @@ func (b *Broker) pipeline(ctx context.Context, n int, include func(int) bool, bu
 
 // CancelSchedules removes what the task has waiting in the schedule.
 func (b *Broker) CancelSchedules(ctx context.Context, r *Record) error {
+	if r.InLine {
+		return b.purge(ctx, b.keyed(r.ID.Shard()), b.laterPlacesOf(r.ID.Shard(), r.Queue, r.ID))
+	}
 	return b.purge(ctx, b.tasks(r.ID.Shard()), b.scheduledOf(r.ID.Shard(), r.Queue, r.Priority, r.ID))
 }
 
@@ -251,17 +300,21 @@ func (b *Broker) purge(ctx context.Context, stream, filter string) error {
 // DeleteMessage deletes the task's message by its stream sequence. One that is
 // gone already is no error.
 func (b *Broker) DeleteMessage(ctx context.Context, shard uint8, seq uint64) error {
+	return b.deleteFrom(ctx, b.tasks(shard), seq)
+}
+
+func (b *Broker) deleteFrom(ctx context.Context, stream string, seq uint64) error {
 	body, err := json.Marshal(map[string]any{"seq": seq, "no_erase": true})
 	if err != nil {
 		return fmt.Errorf("encode delete: %w", err)
 	}
-	err = b.api(ctx, "STREAM.MSG.DELETE."+b.tasks(shard), body)
+	err = b.api(ctx, "STREAM.MSG.DELETE."+stream, body)
 	if err == nil || errors.Is(err, pelton.ErrNotFound) {
 		return nil
 	}
 	// A sequence that the stream never had (after a restore, say) is a failed
 	// deletion to the server, like one that it could not carry out.
-	if _, getErr := b.get(ctx, b.tasks(shard), getRequest{Seq: seq}, false); errors.Is(getErr, pelton.ErrNotFound) {
+	if _, getErr := b.get(ctx, stream, getRequest{Seq: seq}, false); errors.Is(getErr, pelton.ErrNotFound) {
 		return nil
 	}
 	return fmt.Errorf("delete message %d: %w", seq, err)

@@ -23,8 +23,9 @@ type Delivery struct {
 	// when the task became ready.
 	Published time.Time
 
-	conn *conn
-	ack  string // subject that takes +ACK, -NAK, +WPI
+	conn    *conn
+	subject string // of the message
+	ack     string // subject that takes +ACK, -NAK, +WPI
 }
 
 // PullEnd is the end of a pull request: whatever it was to bring has come.
@@ -50,10 +51,18 @@ type Puller struct {
 // end are called one at a time, and must not block for long: end once per
 // request, unless the connection was lost in between.
 func (b *Broker) OpenPuller(lane Lane, deliver func(*Delivery), end func(PullEnd)) (*Puller, error) {
+	p, err := b.openPuller(lane, b.tasks(0), laneConsumer(lane.Queue, lane.Priority), deliver, end)
+	if err != nil {
+		return nil, fmt.Errorf("open lane %s/%s: %w", lane.Queue, lane.Priority, err)
+	}
+	return p, nil
+}
+
+func (b *Broker) openPuller(lane Lane, stream, consumer string, deliver func(*Delivery), end func(PullEnd)) (*Puller, error) {
 	p := &Puller{
 		b:     b,
 		lane:  lane,
-		next:  "$JS.API.CONSUMER.MSG.NEXT." + b.tasks(0) + "." + laneConsumer(lane.Queue, lane.Priority),
+		next:  "$JS.API.CONSUMER.MSG.NEXT." + stream + "." + consumer,
 		inbox: b.conn.nc.NewInbox(), // not NewRespInbox: its subjects are covered by the connection itself, so interest would never end
 		done:  make(chan struct{}),
 	}
@@ -65,12 +74,12 @@ func (b *Broker) OpenPuller(lane Lane, deliver func(*Delivery), end func(PullEnd
 		}
 	})
 	if err != nil {
-		return nil, fmt.Errorf("open lane %s/%s: %w: %w", lane.Queue, lane.Priority, pelton.ErrUnavailable, err)
+		return nil, fmt.Errorf("subscribe to pulls: %w: %w", pelton.ErrUnavailable, err)
 	}
 	// What is on its way is bounded by the requests. The client's own bound would
 	// drop deliveries, and each would be stranded until its lease is over.
 	if err := sub.SetPendingLimits(-1, -1); err != nil {
-		return nil, fmt.Errorf("open lane %s/%s: %w: %w", lane.Queue, lane.Priority, pelton.ErrUnavailable, err)
+		return nil, fmt.Errorf("subscribe to pulls: %w: %w", pelton.ErrUnavailable, err)
 	}
 	sub.SetClosedHandler(func(string) { p.once.Do(func() { close(p.done) }) })
 	p.sub = sub
@@ -119,7 +128,7 @@ func (p *Puller) delivery(msg *nats.Msg) *Delivery {
 	if len(msg.Reply) == 0 {
 		return nil
 	}
-	d := &Delivery{Lane: p.lane, Arrived: time.Now(), conn: p.b.conn, ack: msg.Reply}
+	d := &Delivery{Lane: p.lane, Arrived: time.Now(), conn: p.b.conn, subject: msg.Subject, ack: msg.Reply}
 	meta, err := msg.Metadata()
 	if err != nil {
 		d.Err = fmt.Errorf("%w: acknowledgement subject: %w", ErrMalformed, err)

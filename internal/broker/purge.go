@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -17,17 +18,64 @@ import (
 // holds in memory.
 const purgeAtOnce = 32
 
-// purgeCursor says how far a purge came: it goes over the delayed tasks of a queue,
-// then over the ready ones. Messages from end on came after it had begun with
-// either, and are left alone, so that it ends.
+// purgePhase is what a purge goes over; the letters are those of cursors.
+type purgePhase string
+
+// The phases, in this order: each is what tasks of the one before become.
+const (
+	purgeLater  purgePhase = "k" // delayed tasks that will take a place in a line
+	purgePlaces purgePhase = "l" // tasks that wait in lines
+	purgeTimed  purgePhase = "s" // delayed tasks, and those that are to be retried
+	purgeReady  purgePhase = "r" // ready tasks
+)
+
+// next is "" after the last one.
+func (p purgePhase) next() purgePhase {
+	switch p {
+	case purgeLater:
+		return purgePlaces
+	case purgePlaces:
+		return purgeTimed
+	case purgeTimed:
+		return purgeReady
+	case purgeReady:
+		return ""
+	default:
+		return ""
+	}
+}
+
+// purgeCursor says how far a purge came. Messages from end on came after it had
+// begun with the phase, and are left alone, so that it ends.
 type purgeCursor struct {
-	ready bool // the delayed ones are done
+	phase purgePhase
 	next  uint64
 	end   uint64
 }
 
-// PurgeQueue cancels the tasks of a queue that wait: those that are ready, delayed
-// or to be retried; of one priority, or of all for "". Each gets a record that says
+// purgeFilter is where a phase's messages are. Those of lines tell their priority
+// in the message.
+func (b *Broker) purgeFilter(phase purgePhase, queue string, p pelton.Priority) (stream, filter string) {
+	subject := string(p)
+	if subject == "" {
+		subject = "*"
+	}
+	switch phase {
+	case purgeLater:
+		return b.keyed(0), b.laterPlacesIn(0, queue)
+	case purgePlaces:
+		return b.keyed(0), b.placesOf(0, queue)
+	case purgeTimed:
+		return b.tasks(0), fmt.Sprintf("%s.t.0.s.%s.%s.>", b.ns, queue, subject)
+	case purgeReady:
+		return b.tasks(0), fmt.Sprintf("%s.t.0.r.%s.%s", b.ns, queue, subject)
+	default:
+		return b.tasks(0), ""
+	}
+}
+
+// PurgeQueue cancels the tasks of a queue that wait: those that are ready, delayed,
+// to be retried, or in a line; of one priority, or of all for "". Each gets a record that says
 // so; then its message goes. Running tasks stay. It ends after about the given time
 // and returns where to go on; "" is the end.
 //
@@ -47,32 +95,30 @@ func (b *Broker) PurgeQueue(ctx context.Context, queue string, p pelton.Priority
 		return 0, "", err
 	}
 	if at.end == 0 {
-		if at.end, err = b.tasksEnd(ctx); err != nil {
+		stream, _ := b.purgeFilter(at.phase, queue, p)
+		if at.end, err = b.streamEnd(ctx, stream); err != nil {
 			return 0, "", err
 		}
 	}
-	subject := string(p)
-	if subject == "" {
-		subject = "*"
-	}
 	deadline := time.Now().Add(within)
 	for {
-		filter := fmt.Sprintf("%s.t.0.s.%s.%s.>", b.ns, queue, subject)
-		if at.ready {
-			filter = fmt.Sprintf("%s.t.0.r.%s.%s", b.ns, queue, subject)
-		}
-		n, over, err := b.purgeSome(ctx, filter, &at)
+		stream, filter := b.purgeFilter(at.phase, queue, p)
+		n, over, err := b.purgeSome(ctx, stream, filter, p, &at)
 		purged += n
 		switch {
 		case err != nil:
 			return purged, at.String(), fmt.Errorf("purge queue %s: %w", queue, err)
-		case over && at.ready:
+		case over && at.phase.next() == "":
 			return purged, "", nil
-		case over: // what fell due meanwhile is among the ready ones by now
-			if at.end, err = b.tasksEnd(ctx); err != nil {
+		case over:
+			// What became of this phase's tasks meanwhile is before the next one's end.
+			next := at.phase.next()
+			stream, _ := b.purgeFilter(next, queue, p)
+			end, err := b.streamEnd(ctx, stream)
+			if err != nil {
 				return purged, at.String(), err
 			}
-			at.ready, at.next = true, 1
+			at = purgeCursor{phase: next, next: 1, end: end}
 		case time.Now().After(deadline):
 			return purged, at.String(), nil
 		}
@@ -80,11 +126,11 @@ func (b *Broker) PurgeQueue(ctx context.Context, queue string, p pelton.Priority
 }
 
 // purgeSome goes over the next few messages. over means that there are no more.
-func (b *Broker) purgeSome(ctx context.Context, filter string, at *purgeCursor) (purged int, over bool, err error) {
+func (b *Broker) purgeSome(ctx context.Context, stream, filter string, p pelton.Priority, at *purgeCursor) (purged int, over bool, err error) {
 	var some []*stored
 	next := at.next
 	for len(some) < purgeAtOnce {
-		msg, err := b.get(ctx, b.tasks(0), getRequest{Seq: next, NextFor: filter}, false)
+		msg, err := b.get(ctx, stream, getRequest{Seq: next, NextFor: filter}, false)
 		if errors.Is(err, pelton.ErrNotFound) {
 			over = true
 			break
@@ -105,7 +151,7 @@ func (b *Broker) purgeSome(ctx context.Context, filter string, at *purgeCursor) 
 	)
 	for _, msg := range some {
 		cancelling.Go(func() {
-			done, failed := b.purgeMessage(ctx, msg)
+			done, failed := b.purgeMessage(ctx, msg, p)
 			if done {
 				cancelled.Add(1)
 			}
@@ -123,11 +169,17 @@ func (b *Broker) purgeSome(ctx context.Context, filter string, at *purgeCursor) 
 	return int(cancelled.Load()), over && err == nil, err
 }
 
-// purgeMessage cancels the task of a message, if it waits. cancelled means that
-// this very call did.
-func (b *Broker) purgeMessage(ctx context.Context, msg *stored) (cancelled bool, err error) {
+// purgeMessage cancels the task of a message, if it waits and has the priority.
+// cancelled means that this very call did.
+func (b *Broker) purgeMessage(ctx context.Context, msg *stored, p pelton.Priority) (cancelled bool, err error) {
 	env, err := decodeEnvelope(msg.data)
+	carrier := msg.seq
+	if strings.HasPrefix(msg.subject, b.ns+".k.") {
+		carrier = 0 // nothing runs from a place
+	}
 	switch {
+	case err == nil && p != "" && env.Priority != p:
+		return false, nil
 	case errors.Is(err, ErrNewer):
 		return false, nil // its version's to cancel
 	case err != nil:
@@ -140,18 +192,18 @@ func (b *Broker) purgeMessage(ctx context.Context, msg *stored) (cancelled bool,
 		case errors.Is(err, pelton.ErrNotFound):
 			// Records come before messages and outlive them: a task that is over and
 			// forgotten, as admission has it too.
-			return false, b.dropPurged(ctx, msg)
+			return false, b.leaveAndDrop(ctx, nil, env, msg, carrier)
 		case errors.Is(err, ErrNewer), errors.Is(err, ErrMalformed):
 			return false, nil
 		case err != nil:
 			return false, err
 		case r.State == pelton.Cancelled && !written.IsZero() && r.FinishedAt.Equal(written):
-			return true, b.dropPurged(ctx, msg)
+			return true, b.leaveAndDrop(ctx, r, env, msg, r.Carrier)
 		case r.State == pelton.Cancelled:
-			if r.Carrier == msg.seq && !r.Released {
+			if carrier != 0 && r.Carrier == carrier && !r.Released {
 				return false, nil // it ran from here: the message is its worker's
 			}
-			return false, b.dropPurged(ctx, msg)
+			return false, b.leaveAndDrop(ctx, r, env, msg, carrier)
 		case r.State.Terminal(), r.State == pelton.Running:
 			return false, nil // its worker acknowledges
 		}
@@ -163,7 +215,7 @@ func (b *Broker) purgeMessage(ctx context.Context, msg *stored) (cancelled bool,
 			if keyErr := b.ReleaseKey(ctx, r); keyErr != nil { // the record says that it is free
 				b.cfg.Logger.Debug("unique key not released", "task_id", r.ID.String(), "error", keyErr)
 			}
-			return true, b.dropPurged(ctx, msg)
+			return true, b.leaveAndDrop(ctx, r, env, msg, r.Carrier)
 		case ctx.Err() != nil, !errors.Is(err, ErrStale) && !errors.Is(err, pelton.ErrUnknownOutcome):
 			return false, err
 		}
@@ -171,48 +223,65 @@ func (b *Broker) purgeMessage(ctx context.Context, msg *stored) (cancelled bool,
 	}
 }
 
-// dropPurged removes a message whose task is cancelled.
-func (b *Broker) dropPurged(ctx context.Context, msg *stored) error {
-	if strings.HasPrefix(msg.subject, b.ns+".t.0.s.") {
-		return b.purge(ctx, b.tasks(0), msg.subject) // a schedule goes with its subject
+// leaveAndDrop gives back the turns of a task that is over, then removes its
+// message: a crash in between leaves the message, which gives them back. r is nil
+// for a task whose record is gone; by is as of LeaveLines.
+func (b *Broker) leaveAndDrop(ctx context.Context, r *Record, env *Envelope, msg *stored, by uint64) error {
+	if err := b.LeaveEarlierLines(ctx, r, env, by); err != nil {
+		return err
 	}
-	return b.DeleteMessage(ctx, 0, msg.seq)
+	if r != nil {
+		if err := b.LeaveLines(ctx, r, by); err != nil {
+			return err
+		}
+	}
+	return b.dropPurged(ctx, msg)
 }
 
-// tasksEnd is the sequence after the last message in the tasks stream.
-func (b *Broker) tasksEnd(ctx context.Context) (uint64, error) {
+// dropPurged removes a message whose task is cancelled.
+func (b *Broker) dropPurged(ctx context.Context, msg *stored) error {
+	switch {
+	case strings.HasPrefix(msg.subject, b.ns+".t.0.s."):
+		return b.purge(ctx, b.tasks(0), msg.subject) // a schedule goes with its subject
+	case strings.HasPrefix(msg.subject, b.ns+".k.0.s."):
+		return b.purge(ctx, b.keyed(0), msg.subject)
+	case strings.HasPrefix(msg.subject, b.ns+".k."):
+		return b.deleteFrom(ctx, b.keyed(0), msg.seq)
+	default:
+		return b.DeleteMessage(ctx, 0, msg.seq)
+	}
+}
+
+// streamEnd is the sequence after the last message of a stream.
+func (b *Broker) streamEnd(ctx context.Context, name string) (uint64, error) {
 	if !b.conn.nc.IsConnected() {
-		return 0, fmt.Errorf("read the tasks stream: %w: not connected", pelton.ErrUnavailable)
+		return 0, fmt.Errorf("read stream %s: %w: not connected", name, pelton.ErrUnavailable)
 	}
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	stream, err := b.js.Stream(ctx, b.tasks(0))
+	stream, err := b.js.Stream(ctx, name)
 	if err != nil {
-		return 0, translate("read the tasks stream", err)
+		return 0, translate("read stream "+name, err)
 	}
 	return stream.CachedInfo().State.LastSeq + 1, nil
 }
 
 // String is what parsePurgeCursor reads.
 func (c purgeCursor) String() string {
-	phase := "s"
-	if c.ready {
-		phase = "r"
-	}
-	return fmt.Sprintf("%s-%s-%s", phase, strconv.FormatUint(c.next, 36), strconv.FormatUint(c.end, 36))
+	return fmt.Sprintf("%s-%s-%s", c.phase, strconv.FormatUint(c.next, 36), strconv.FormatUint(c.end, 36))
 }
 
 // parsePurgeCursor reads a cursor; "" is the start, without an end as yet.
 func parsePurgeCursor(text string) (purgeCursor, error) {
 	if text == "" {
-		return purgeCursor{next: 1}, nil
+		return purgeCursor{phase: purgeLater, next: 1}, nil
 	}
 	parts := strings.Split(text, "-")
-	if len(parts) == 3 && (parts[0] == "s" || parts[0] == "r") {
+	if phase := purgePhase(parts[0]); len(parts) == 3 && slices.Contains([]purgePhase{purgeLater, purgePlaces, purgeTimed, purgeReady}, phase) {
 		next, nextErr := strconv.ParseUint(parts[1], 36, 64)
 		end, endErr := strconv.ParseUint(parts[2], 36, 64)
 		if nextErr == nil && endErr == nil && next > 0 && end > 0 {
-			return purgeCursor{ready: parts[0] == "r", next: next, end: end}, nil
+			return purgeCursor{phase: phase, next: next, end: end}, nil
 		}
 	}
 	return purgeCursor{}, &pelton.ValidationError{Fields: []pelton.FieldError{{Field: "cursor", Message: "is not one of an answer"}}}

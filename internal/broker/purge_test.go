@@ -48,7 +48,7 @@ func TestPurgeGoesByTheRecord(t *testing.T) {
 		t.Helper()
 		r := aRecord("q", pelton.Low)
 		must(t, b.Enqueue(t.Context(), r))
-		last, err := b.tasksEnd(t.Context())
+		last, err := b.streamEnd(t.Context(), b.tasks(0))
 		must(t, err)
 		change(r, last-1)
 		must(t, b.SaveRecord(t.Context(), r))
@@ -154,7 +154,7 @@ func TestPurgeEnds(t *testing.T) {
 	due := aRecord("q", pelton.Low)
 	due.State, due.RunAt = pelton.Scheduled, time.Now().Add(50*time.Millisecond)
 	must(t, b.Enqueue(t.Context(), due))
-	end, err := b.tasksEnd(t.Context())
+	end, err := b.streamEnd(t.Context(), b.tasks(0))
 	must(t, err)
 	shows(t, b, b.tasks(0), scheduledConsumer("q"), 0) // it has fired
 	purged, next, err := b.PurgeQueue(t.Context(), "q", "", fmt.Sprintf("s-1-%d", end), -1)
@@ -163,9 +163,9 @@ func TestPurgeEnds(t *testing.T) {
 	}
 	late := aRecord("q", pelton.Low)
 	must(t, b.Enqueue(t.Context(), late))
-	last, err := b.tasksEnd(t.Context())
+	last, err := b.streamEnd(t.Context(), b.tasks(0))
 	must(t, err)
-	if purged, next, err := b.PurgeQueue(t.Context(), "q", "", purgeCursor{true, 1, last - 1}.String(), time.Second); purged != 0 || next != "" || err != nil {
+	if purged, next, err := b.PurgeQueue(t.Context(), "q", "", purgeCursor{purgeReady, 1, last - 1}.String(), time.Second); purged != 0 || next != "" || err != nil {
 		t.Errorf("what came later: purged %d, next %q, %v", purged, next, err)
 	}
 }
@@ -183,8 +183,56 @@ func TestPurgeErrors(t *testing.T) {
 	if _, _, err := b.PurgeQueue(t.Context(), "nobody", "", "", time.Second); !errors.Is(err, pelton.ErrNotFound) {
 		t.Errorf("no queue = %v, want ErrNotFound", err)
 	}
-	at := purgeCursor{ready: true, next: 12345, end: 99999}
+	at := purgeCursor{phase: purgeReady, next: 12345, end: 99999}
 	if got, err := parsePurgeCursor(at.String()); err != nil || got != at {
 		t.Errorf("%s reads as %+v, %v", at, got, err)
 	}
+}
+
+// A purge takes tasks out of lines, wherever they stand there, gives back their
+// turns, and leaves alone those of other queues and priorities.
+func TestPurgeOfLines(t *testing.T) {
+	t.Parallel()
+	b := openNew(t)
+	other, high, later, laterHigh := keyed("k"), keyed("k"), keyed("k"), keyed("k")
+	other.Queue = "other"
+	high.Priority, laterHigh.Priority = pelton.High, pelton.High
+	for _, r := range []*Record{later, laterHigh} {
+		r.State, r.RunAt = pelton.Scheduled, time.Now().Add(time.Hour).UTC()
+	}
+	called := inLineOf(t, b, "k", 1)[0]
+	settled(t, b, "k")
+	haveTurns(t, b, "k", called)
+	ran := inLineOf(t, b, "ran", 2)
+	settled(t, b, "ran")
+	start(t, b, ran[0], 4711) // and its message is gone: it waits for its next attempt
+	ran[0].State, ran[0].RunAt = pelton.Retrying, time.Now().Add(time.Hour).UTC()
+	ran[0].Epoch++
+	must(t, b.SaveRecord(t.Context(), ran[0]))
+	must(t, b.Publish(t.Context(), ran[0]))
+	waits := inLineOf(t, b, "k", 40) // more than one chunk
+	for _, r := range []*Record{other, high, later, laterHigh} {
+		must(t, b.Enqueue(t.Context(), r))
+	}
+	if n, _ := purgeAll(t, b, "q", pelton.Low); n != 1+2+40+1 {
+		t.Errorf("%d purged, want the 44 of low priority", n)
+	}
+	for _, r := range append(waits, called, ran[0], ran[1], later) {
+		now, err := b.LoadRecord(t.Context(), r.ID)
+		must(t, err)
+		if now.State != pelton.Cancelled {
+			t.Errorf("task is %s", now.State)
+		}
+	}
+	haveTurns(t, b, "k", other)
+	haveTurns(t, b, "ran")
+	if gone(t, b, b.keyed(0), b.laterPlace(0, "q", laterHigh.ID, 0)) {
+		t.Error("a delayed task of another priority is gone")
+	}
+	if n, _ := purgeAll(t, b, "q", ""); n != 2 {
+		t.Errorf("%d purged, want the 2 of high priority", n)
+	}
+	shows(t, b, b.keyed(0), waitingConsumer("q"), 0)
+	shows(t, b, b.keyed(0), laterConsumer("q"), 0)
+	haveTurns(t, b, "k", other)
 }

@@ -55,6 +55,8 @@ type Meta struct {
 	ExpiresAt   time.Time         `json:"expires_at,omitzero"`
 	RateKey     string            `json:"rate_key,omitempty"`
 	Labels      map[string]string `json:"labels,omitempty"`
+	// ConcurrencyKey names the line that the task stands in; empty is none.
+	ConcurrencyKey string `json:"concurrency_key,omitempty"`
 }
 
 // Envelope is a task on the wire: one line of metadata, then the payload.
@@ -105,6 +107,14 @@ type Record struct {
 	Replaced bool
 	// KeepUntil is until when the record is kept at least, whatever its retention.
 	KeepUntil time.Time
+
+	// Places are the task's places in lines (place.go), in the order in which it
+	// took them. InLine says that it has not started since it took the last one.
+	Places []Place
+	InLine bool
+	// Former is the carrier that a requeued task had: as long as that message is
+	// there, what the task held in its lines before is its holder's to give back.
+	Former uint64
 
 	// Revision is the record's revision in the bucket, 0 before it was created.
 	// It is not part of the stored bytes.
@@ -158,6 +168,9 @@ type recordMeta struct {
 	KeySpent    bool           `json:"key_spent,omitempty"`
 	Replaced    bool           `json:"replaced,omitempty"`
 	KeepUntil   time.Time      `json:"keep_until,omitzero"`
+	Places      []Place        `json:"places,omitempty"`
+	InLine      bool           `json:"in_line,omitempty"`
+	Former      uint64         `json:"former,omitempty"`
 }
 
 // Envelope is the message that carries the record's task at its present epoch.
@@ -178,6 +191,7 @@ func (r *Record) Task(now time.Time) *pelton.Task {
 		Timeout: r.Timeout, Retention: r.Retention, Backoff: r.Backoff, Revision: r.Revision,
 		CreatedAt: r.CreatedAt, RunAt: r.RunAt, ExpiresAt: r.ExpiresAt, StartedAt: r.StartedAt, FinishedAt: r.FinishedAt,
 		Worker: r.Owner, Progress: r.Progress, Errors: r.Errors, RateKey: r.RateKey, Unique: r.Unique, Labels: r.Labels,
+		ConcurrencyKey: r.ConcurrencyKey,
 	}
 	if r.waitsForTime() && !r.RunAt.After(now) {
 		t.State = pelton.Queued
@@ -249,6 +263,7 @@ func encodeRecord(r *Record) ([]byte, error) {
 		Attempt: r.Attempt, Ended: r.Ended, Crashes: r.Crashes, Owner: r.Owner, Carrier: r.Carrier, Released: r.Released, Dropped: r.LetterDropped,
 		Deferrals: r.Deferrals, DeferredAt: r.DeferredAt, Limited: r.Limited, Progress: progress, Errors: r.Errors,
 		Unique: r.Unique, KeyRevision: r.KeyRevision, KeySpent: r.KeySpent, Replaced: r.Replaced, KeepUntil: r.KeepUntil,
+		Places: r.Places, InLine: r.InLine, Former: r.Former,
 	}, len(r.Payload)+len(r.Result), r.Payload, r.Result)
 }
 
@@ -264,6 +279,9 @@ func decodeRecord(data []byte, revision uint64) (*Record, error) {
 	if !m.State.Valid() {
 		return nil, fmt.Errorf("%w: unknown state %q", ErrMalformed, m.State)
 	}
+	if m.InLine && len(m.Places) == 0 {
+		return nil, fmt.Errorf("%w: in line without a place", ErrMalformed)
+	}
 	if m.PayloadLen < 0 || m.ResultLen < 0 || m.PayloadLen > len(body) || m.ResultLen != len(body)-m.PayloadLen {
 		return nil, fmt.Errorf("%w: payload of %d and result of %d in a body of %d bytes", ErrMalformed, m.PayloadLen, m.ResultLen, len(body))
 	}
@@ -272,6 +290,7 @@ func decodeRecord(data []byte, revision uint64) (*Record, error) {
 		Attempt: m.Attempt, Ended: m.Ended, Crashes: m.Crashes, Owner: m.Owner, Carrier: m.Carrier, Released: m.Released, LetterDropped: m.Dropped,
 		Deferrals: m.Deferrals, DeferredAt: m.DeferredAt, Limited: m.Limited, Progress: m.Progress, Errors: m.Errors, Revision: revision,
 		Unique: m.Unique, KeyRevision: m.KeyRevision, KeySpent: m.KeySpent, Replaced: m.Replaced, KeepUntil: m.KeepUntil,
+		Places: m.Places, InLine: m.InLine, Former: m.Former,
 	}
 	if m.PayloadLen > 0 {
 		r.Payload = body[:m.PayloadLen:m.PayloadLen]

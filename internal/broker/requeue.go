@@ -20,6 +20,10 @@ func (r *Record) restart(now time.Time) {
 	r.KeySpent = r.Unique != nil && !r.wantsKey()
 	r.State = pelton.Queued
 	r.Epoch++
+	if len(r.Places) > 0 && r.Carrier > 0 {
+		r.Former = r.Carrier
+	}
+	r.EnterLine() // at its end
 	r.Result, r.Progress = nil, nil
 	r.RunAt, r.StartedAt, r.FinishedAt = time.Time{}, time.Time{}, time.Time{}
 	r.Attempt, r.Ended, r.Crashes = 0, 0, 0
@@ -103,6 +107,9 @@ func (b *Broker) requeue(ctx context.Context, id pelton.ID, letter *Record) (*Re
 		if err == nil {
 			err = b.EnsureLane(ctx, r.Queue, r.Priority)
 		}
+		if err == nil && r.ConcurrencyKey != "" {
+			err = b.EnsurePlaces(ctx, r.Queue)
+		}
 		if err != nil {
 			return nil, fmt.Errorf("requeue task %s: %w", id, err)
 		}
@@ -129,10 +136,10 @@ func (b *Broker) requeue(ctx context.Context, id pelton.ID, letter *Record) (*Re
 
 // finishRequeue publishes the message of a requeued record and deletes the letter.
 func (b *Broker) finishRequeue(ctx context.Context, r, letter *Record) error {
-	if err := b.EnsureLane(ctx, r.Queue, r.Priority); err != nil {
+	if err := b.ensure(ctx, r); err != nil {
 		return fmt.Errorf("requeue task %s: %w: %w", r.ID, pelton.ErrUnknownOutcome, err)
 	}
-	if _, err := b.PublishReady(ctx, r.Envelope()); err != nil {
+	if err := b.Publish(ctx, r); err != nil {
 		return fmt.Errorf("requeue: %w: the record says queued: %w", pelton.ErrUnknownOutcome, err)
 	}
 	failpoint.At(failpoint.RequeuePublished)

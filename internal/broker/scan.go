@@ -8,14 +8,17 @@ import (
 	"github.com/peltonq/pelton"
 )
 
-// Scan calls yield for every message in the tasks stream, oldest first, until it
-// returns false: tasks that are ready, run or wait in the schedule. Each message
+// Scan calls yield for every message of a task until it returns false: of those
+// that are ready or run, that wait in the schedule, and that wait for their turn in
+// a line, each oldest first. Payloads are not in all of them. Each message
 // costs one read, so this is for tests and small installations. Unreadable
 // messages are passed over.
 func (b *Broker) Scan(ctx context.Context, yield func(*Envelope) bool) error {
-	for _, filter := range []string{b.ns + ".t.0.r.>", b.ns + ".t.0.s.>"} {
+	for _, in := range []struct{ stream, filter string }{
+		{b.tasks(0), b.ns + ".t.0.r.>"}, {b.tasks(0), b.ns + ".t.0.s.>"}, {b.keyed(0), b.places(0)}, {b.keyed(0), b.laterPlaces(0)},
+	} {
 		for next := uint64(1); ; {
-			msg, err := b.get(ctx, b.tasks(0), getRequest{Seq: next, NextFor: filter}, false)
+			msg, err := b.get(ctx, in.stream, getRequest{Seq: next, NextFor: in.filter}, false)
 			if errors.Is(err, pelton.ErrNotFound) {
 				break
 			}
@@ -31,16 +34,19 @@ func (b *Broker) Scan(ctx context.Context, yield func(*Envelope) bool) error {
 	return nil
 }
 
-// Idle reports whether no task is ready or runs: a message that is acknowledged
-// leaves the stream. Unlike the lanes' counters it is exact at once.
+// Idle reports whether no task is ready, runs or waits for its turn: a message that
+// is acknowledged leaves the stream. Unlike the lanes' counters it is exact at once.
 func (b *Broker) Idle(ctx context.Context) (bool, error) {
-	_, err := b.get(ctx, b.tasks(0), getRequest{Seq: 1, NextFor: b.ns + ".t.0.r.>"}, false)
-	switch {
-	case errors.Is(err, pelton.ErrNotFound):
-		return true, nil
-	case err != nil:
-		return false, fmt.Errorf("look for ready tasks: %w", err)
-	default:
-		return false, nil
+	// Lines first: a task is in its lane before it leaves its line.
+	for _, in := range []struct{ stream, filter string }{{b.keyed(0), b.places(0)}, {b.tasks(0), b.ns + ".t.0.r.>"}} {
+		_, err := b.get(ctx, in.stream, getRequest{Seq: 1, NextFor: in.filter}, false)
+		switch {
+		case errors.Is(err, pelton.ErrNotFound):
+		case err != nil:
+			return false, fmt.Errorf("look for ready tasks: %w", err)
+		default:
+			return false, nil
+		}
 	}
+	return true, nil
 }

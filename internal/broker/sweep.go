@@ -29,14 +29,15 @@ type Swept struct {
 	Orphans int // waiting tasks without a message
 	Lost    int // running tasks of a worker that is gone, without a message
 	Keys    int // locks of unique keys that nobody holds
+	Turns   int // lines in which somebody had a turn who is over, or in which nobody was called
 }
 
 // Repaired is the number of repairs.
-func (s Swept) Repaired() int { return s.Overdue + s.Letters + s.Orphans + s.Lost + s.Keys }
+func (s Swept) Repaired() int { return s.Overdue + s.Letters + s.Orphans + s.Lost + s.Keys + s.Turns }
 
 // Plus adds the counts of two steps.
 func (s Swept) Plus(o Swept) Swept {
-	return Swept{s.Looked + o.Looked, s.Overdue + o.Overdue, s.Letters + o.Letters, s.Orphans + o.Orphans, s.Lost + o.Lost, s.Keys + o.Keys}
+	return Swept{s.Looked + o.Looked, s.Overdue + o.Overdue, s.Letters + o.Letters, s.Orphans + o.Orphans, s.Lost + o.Lost, s.Keys + o.Keys, s.Turns + o.Turns}
 }
 
 // Sweeper repairs what a crash between two writes left behind and redelivery does
@@ -50,22 +51,28 @@ type Sweeper struct {
 	schedules uint64 // next sequence to look at
 	records   uint64
 	keys      uint64
+	later     uint64
+	places    uint64
+	lines     uint64
 }
 
-// NewSweeper starts a round at the oldest schedule, record and key.
+// NewSweeper starts a round at the oldest of each.
 func (b *Broker) NewSweeper() *Sweeper {
-	return &Sweeper{b: b, now: time.Now, schedules: 1, records: 1, keys: 1}
+	return &Sweeper{b: b, now: time.Now, schedules: 1, records: 1, keys: 1, later: 1, places: 1, lines: 1}
 }
 
-// Step looks at up to budget schedules, as many records and as many keys, from where the last
-// step ended, and starts a new round at the end. Its cost is one read for each and
-// one or two more for each task that waits.
+// Step looks at up to budget each of schedules, records, keys, places and lines, from
+// where the last step ended, and starts a new round at the end. Its cost is one read
+// for each and one or two more for each task that waits.
 func (s *Sweeper) Step(ctx context.Context, budget int) (Swept, error) {
 	var swept Swept
 	err := errors.Join(
 		s.round(ctx, budget, s.b.tasks(0), s.b.ns+".t.0.s.>", &s.schedules, &swept, s.schedule),
 		s.round(ctx, budget, bucketStream(s.b.state(0)), "$KV."+s.b.state(0)+".>", &s.records, &swept, s.record),
 		s.round(ctx, budget, bucketStream(s.b.locks()), "$KV."+s.b.locks()+".unique.>", &s.keys, &swept, s.key),
+		s.round(ctx, budget, s.b.keyed(0), s.b.laterPlaces(0), &s.later, &swept, s.schedule),
+		s.round(ctx, budget, s.b.keyed(0), s.b.places(0), &s.places, &swept, s.place),
+		s.round(ctx, budget, bucketStream(s.b.keys()), "$KV."+s.b.keys()+".>", &s.lines, &swept, s.line),
 	)
 	return swept, err
 }
@@ -130,6 +137,9 @@ func (s *Sweeper) record(ctx context.Context, msg *stored, swept *Swept) error {
 	case pelton.Failed:
 		return s.letter(ctx, r, swept)
 	case pelton.Scheduled, pelton.Retrying, pelton.Queued:
+		if r.InLine {
+			return s.inLine(ctx, r, msg.time, swept)
+		}
 		return s.waiting(ctx, r, msg.time, swept)
 	case pelton.Running:
 		return s.running(ctx, r, swept)

@@ -17,7 +17,7 @@ import (
 const DefaultNamespace = "pelton"
 
 const (
-	// maxQueues bounds the queues of an installation: each holds up to five
+	// maxQueues bounds the queues of an installation: each holds up to eight
 	// consumers (1,000 R3 consumers cost 700 MB at rest).
 	maxQueuesR1 = 1000
 	maxQueuesR3 = 200
@@ -39,6 +39,9 @@ func (n names) dead() string             { return n.ns + "_DEAD" }
 func (n names) config() string           { return n.ns + "_CONFIG" }
 func (n names) locks() string            { return n.ns + "_LOCKS" }
 func (n names) workers() string          { return n.ns + "_WORKERS" }
+
+func (n names) keyed(shard uint8) string { return fmt.Sprintf("%s_KEYED_%d", n.ns, shard) }
+func (n names) keys() string             { return n.ns + "_KEYS_0" }
 
 func bucketStream(bucket string) string { return "KV_" + bucket }
 
@@ -77,6 +80,46 @@ func (n names) deadIn(queue string) string { return fmt.Sprintf("%s.d.%s.*", n.n
 // deadProbe cannot meet a queue: no queue's name starts with an underscore.
 func (n names) deadProbe() string { return n.ns + ".d._.probe" }
 
+// The subjects of lines. A place is a message on its line's subject, and the
+// stream's sequence is the order; the queue is in it to be counted. A line has
+// subjects only while somebody waits in it.
+
+func (n names) placesIn(shard uint8, l Line) string {
+	return fmt.Sprintf("%s.k.%d.l.%s.*", n.ns, shard, l.token())
+}
+
+func (n names) place(shard uint8, l Line, queue string) string {
+	return fmt.Sprintf("%s.k.%d.l.%s.%s", n.ns, shard, l.token(), queue)
+}
+
+func (n names) places(shard uint8) string { return fmt.Sprintf("%s.k.%d.l.>", n.ns, shard) }
+
+func (n names) placesOf(shard uint8, queue string) string {
+	return fmt.Sprintf("%s.k.%d.l.*.%s", n.ns, shard, queue)
+}
+
+// laterPlace is the schedule of a delayed task that will take a place in a line.
+func (n names) laterPlace(shard uint8, queue string, id pelton.ID, epoch uint32) string {
+	return fmt.Sprintf("%s.k.%d.s.%s.%s.%d", n.ns, shard, queue, id, epoch)
+}
+
+func (n names) laterPlacesOf(shard uint8, queue string, id pelton.ID) string {
+	return fmt.Sprintf("%s.k.%d.s.%s.%s.*", n.ns, shard, queue, id)
+}
+
+func (n names) laterPlacesIn(shard uint8, queue string) string {
+	return fmt.Sprintf("%s.k.%d.s.%s.>", n.ns, shard, queue)
+}
+
+func (n names) laterPlaces(shard uint8) string { return fmt.Sprintf("%s.k.%d.s.>", n.ns, shard) }
+
+func (n names) keyedProbe(shard uint8) string { return fmt.Sprintf("%s.k.%d.probe", n.ns, shard) }
+
+// line is the document of a line.
+func (n names) line(l Line) string {
+	return fmt.Sprintf("$KV.%s.%s", n.keys(), l.token())
+}
+
 func (n names) cancelSignal(id pelton.ID) string { return fmt.Sprintf("%s.c.%s", n.ns, id) }
 func (n names) cancelSignals() string            { return n.ns + ".c.*" }
 func (n names) workerSignal(id string) string    { return n.ns + ".w." + id }
@@ -85,6 +128,8 @@ func (n names) event(id pelton.ID) string        { return fmt.Sprintf("%s.e.%s",
 
 func laneConsumer(queue string, p pelton.Priority) string { return "r_" + queue + "_" + string(p) }
 func scheduledConsumer(queue string) string               { return "s_" + queue }
+func waitingConsumer(queue string) string                 { return "k_" + queue }
+func laterConsumer(queue string) string                   { return "ks_" + queue }
 func deadConsumer(queue string) string                    { return "d_" + queue }
 
 // parseLaneConsumer is the inverse of laneConsumer.
@@ -141,6 +186,23 @@ func (n names) streams(replicas int) []jetstream.StreamConfig {
 		bucket(n.config(), "Pelton queues and settings", replicas, false),
 		bucket(n.locks(), "Pelton locks and keys", replicas, false),
 		bucket(n.workers(), "Pelton workers' heartbeats", replicas, false),
+		{
+			Name:              n.keyed(0),
+			Description:       "Pelton tasks that wait for their turn",
+			Subjects:          []string{fmt.Sprintf("%s.k.%d.>", n.ns, 0)},
+			Retention:         jetstream.LimitsPolicy,
+			Storage:           jetstream.FileStorage,
+			Replicas:          replicas,
+			MaxMsgs:           -1,
+			MaxBytes:          -1,
+			MaxMsgSize:        -1,
+			MaxConsumers:      -1,
+			MaxMsgsPerSubject: -1,
+			AllowDirect:       true,
+			AllowMsgSchedules: true,
+			AllowMsgTTL:       true,
+		},
+		bucket(n.keys(), "Pelton lines of keys and kinds", replicas, false),
 	}
 }
 
@@ -255,5 +317,27 @@ func counter(name, filter string) jetstream.ConsumerConfig {
 		MaxWaiting:    1,
 	}
 }
+
+// arrivals is the consumer that hands every place that was taken in a line to some
+// worker.
+func (n names) arrivals(shard uint8, lease time.Duration) jetstream.ConsumerConfig {
+	return jetstream.ConsumerConfig{
+		Durable:       arrivalsConsumer,
+		FilterSubject: n.places(shard),
+		DeliverPolicy: jetstream.DeliverAllPolicy,
+		AckPolicy:     jetstream.AckExplicitPolicy,
+		AckWait:       min(lease, arrivalsLease),
+		MaxDeliver:    -1,
+		MaxAckPending: -1,
+		MaxWaiting:    laneMaxWaiting,
+	}
+}
+
+const (
+	arrivalsConsumer = "arrivals"
+	// arrivalsLease is how long a worker may take over an arrival, which takes it
+	// milliseconds, before another one gets it too.
+	arrivalsLease = 5 * time.Second
+)
 
 func formatSeq(seq uint64) string { return strconv.FormatUint(seq, 10) }

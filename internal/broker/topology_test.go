@@ -18,6 +18,8 @@ func TestNames(t *testing.T) {
 	t.Parallel()
 	id, err := pelton.ParseID(goodID)
 	must(t, err)
+	line := Line{Key: "acme"}
+	const acme = "0eb5e8a6dfea52c06963410dbb8cdd09" // of the line's name, which may be anything
 	all := func(n names) []string {
 		list := []string{
 			n.ready(0, "emails", pelton.High),
@@ -29,12 +31,24 @@ func TestNames(t *testing.T) {
 			n.deadLetter("emails", id),
 			n.deadIn("emails"),
 			n.deadProbe(),
+			n.place(0, line, "emails"),
+			n.placesIn(0, line),
+			n.placesOf(0, "emails"),
+			n.places(0),
+			n.laterPlace(0, "emails", id, 7),
+			n.laterPlacesOf(0, "emails", id),
+			n.laterPlacesIn(0, "emails"),
+			n.laterPlaces(0),
+			n.keyedProbe(0),
+			n.line(line),
 			n.cancelSignal(id),
 			n.cancelSignals(),
 			n.event(id),
 			laneConsumer("emails", pelton.High),
 			scheduledConsumer("emails"),
 			deadConsumer("emails"),
+			waitingConsumer("emails"),
+			laterConsumer("emails"),
 		}
 		for _, s := range n.streams(1) {
 			list = append(list, s.Name+" "+strings.Join(s.Subjects, ","))
@@ -51,18 +65,32 @@ func TestNames(t *testing.T) {
 		"pelton.d.emails." + goodID,
 		"pelton.d.emails.*",
 		"pelton.d._.probe",
+		"pelton.k.0.l." + acme + ".emails",
+		"pelton.k.0.l." + acme + ".*",
+		"pelton.k.0.l.*.emails",
+		"pelton.k.0.l.>",
+		"pelton.k.0.s.emails." + goodID + ".7",
+		"pelton.k.0.s.emails." + goodID + ".*",
+		"pelton.k.0.s.emails.>",
+		"pelton.k.0.s.>",
+		"pelton.k.0.probe",
+		"$KV.pelton_KEYS_0." + acme,
 		"pelton.c." + goodID,
 		"pelton.c.*",
 		"pelton.e." + goodID,
 		"r_emails_high",
 		"s_emails",
 		"d_emails",
+		"k_emails",
+		"ks_emails",
 		"pelton_TASKS_0 pelton.t.0.>",
 		"pelton_DEAD pelton.d.>",
 		"KV_pelton_STATE_0 $KV.pelton_STATE_0.>",
 		"KV_pelton_CONFIG $KV.pelton_CONFIG.>",
 		"KV_pelton_LOCKS $KV.pelton_LOCKS.>",
 		"KV_pelton_WORKERS $KV.pelton_WORKERS.>",
+		"pelton_KEYED_0 pelton.k.0.>",
+		"KV_pelton_KEYS_0 $KV.pelton_KEYS_0.>",
 	}, all(names{DefaultNamespace})); diff != "" {
 		t.Errorf("names in %s (-want +got):\n%s", DefaultNamespace, diff)
 	}
@@ -76,18 +104,32 @@ func TestNames(t *testing.T) {
 		"blue-2.d.emails." + goodID,
 		"blue-2.d.emails.*",
 		"blue-2.d._.probe",
+		"blue-2.k.0.l." + acme + ".emails",
+		"blue-2.k.0.l." + acme + ".*",
+		"blue-2.k.0.l.*.emails",
+		"blue-2.k.0.l.>",
+		"blue-2.k.0.s.emails." + goodID + ".7",
+		"blue-2.k.0.s.emails." + goodID + ".*",
+		"blue-2.k.0.s.emails.>",
+		"blue-2.k.0.s.>",
+		"blue-2.k.0.probe",
+		"$KV.blue-2_KEYS_0." + acme,
 		"blue-2.c." + goodID,
 		"blue-2.c.*",
 		"blue-2.e." + goodID,
 		"r_emails_high",
 		"s_emails",
 		"d_emails",
+		"k_emails",
+		"ks_emails",
 		"blue-2_TASKS_0 blue-2.t.0.>",
 		"blue-2_DEAD blue-2.d.>",
 		"KV_blue-2_STATE_0 $KV.blue-2_STATE_0.>",
 		"KV_blue-2_CONFIG $KV.blue-2_CONFIG.>",
 		"KV_blue-2_LOCKS $KV.blue-2_LOCKS.>",
 		"KV_blue-2_WORKERS $KV.blue-2_WORKERS.>",
+		"blue-2_KEYED_0 blue-2.k.0.>",
+		"KV_blue-2_KEYS_0 $KV.blue-2_KEYS_0.>",
 	}, all(names{"blue-2"})); diff != "" {
 		t.Errorf("names in blue-2 (-want +got):\n%s", diff)
 	}

@@ -11,7 +11,7 @@ import (
 )
 
 func (a *app) limitCmd() *cobra.Command {
-	return group("limit", "Limit how often tasks of a kind, or with a rate key, start", a.limitListCmd(), a.limitSetCmd(), a.limitDeleteCmd())
+	return group("limit", "Limit how often tasks start, and how many run at a time", a.limitListCmd(), a.limitSetCmd(), a.limitDeleteCmd())
 }
 
 // limitAnswer is a limit as the server sent it.
@@ -31,10 +31,17 @@ func parseLimit(body []byte) (*limitAnswer, error) {
 func (a *app) limitPrinter(out *outputFlag) *printer[*limitAnswer] {
 	return newPrinter(a.stdout, out.value,
 		func(l *limitAnswer) []byte { return l.raw },
-		[]string{"LIMIT", "KIND", "RATE KEY", "RATE", "BURST", "COST", "WITHOUT REDIS"},
+		[]string{"LIMIT", "KIND", "RATE KEY", "RATE", "BURST", "COST", "WITHOUT REDIS", "CONCURRENCY KEY", "MAX RUNNING"},
 		func(l *limitAnswer) []string {
-			rate := rateValue{l.Rate}
-			return []string{l.Name, l.Kind, l.RateKey, rate.String(), fmt.Sprint(l.Rate.Burst), fmt.Sprint(l.Cost), l.Rate.OnError}
+			row := []string{l.Name, l.Kind, l.RateKey, "", "", "", "", l.ConcurrencyKey, ""}
+			if l.Rated() {
+				rate := rateValue{l.Rate}
+				row[3], row[4], row[5], row[6] = rate.String(), fmt.Sprint(l.Rate.Burst), fmt.Sprint(l.Cost), l.Rate.OnError
+			}
+			if l.MaxRunning > 0 {
+				row[8] = fmt.Sprint(l.MaxRunning)
+			}
+			return row
 		})
 }
 
@@ -88,22 +95,31 @@ func (a *app) limitSetCmd() *cobra.Command {
 		onError = enumValue{value: pelton.OnErrorLocal, allowed: []string{pelton.OnErrorLocal, pelton.OnErrorOpen, pelton.OnErrorClosed}}
 	)
 	cmd := &cobra.Command{
-		Use:   "set NAME --rate 100/1s [--kind KIND] [--rate-key PATTERN]",
+		Use:   "set NAME [--rate 100/1s] [--max-running N] [--kind KIND] [--rate-key PATTERN] [--concurrency-key PATTERN]",
 		Short: "Make a limit, or replace one",
-		Long: `Make a limit, or replace one as a whole: for tasks of a kind, for tasks whose rate
-key matches a pattern (each key is limited by itself), or for both together.
+		Long: `Make a limit, or replace one as a whole.
+
+With --rate it bounds how often tasks start: those of a kind, those whose rate key
+matches a pattern (each key is limited by itself), or both together.
+
+With --max-running it bounds how many run at a time: of a kind, or of each
+concurrency key that matches a pattern. Without a limit a key runs one task at a time.
+
 Workers follow within a second.`,
 		Example: `  pelton limit set mail --kind email.send --rate 100/1s --burst 10
-  pelton limit set tenants --rate-key 'acme*' --rate 5/m --on-error closed`,
+  pelton limit set tenants --rate-key 'acme*' --rate 5/m --on-error closed
+  pelton limit set big --concurrency-key 'acme*' --max-running 3`,
 		Args:                  needArgs(1, 1, "the name of a limit"),
 		DisableFlagsInUseLine: true,
 		RunE: a.withClient(&where, func(cmd *cobra.Command, c *client, args []string) error {
-			l.Name, l.Rate.OnError = args[0], onError.value
-			l.Rate.Limit, l.Rate.Per = rate.Limit, rate.Per
-			if rate.Limit == 0 {
-				return usagef("--rate is missing, such as --rate 100/1s")
+			l.Name = args[0]
+			if l.Rate.Limit, l.Rate.Per = rate.Limit, rate.Per; rate.Limit > 0 {
+				l.Rate.OnError = onError.value
 			}
-			for _, flag := range []string{"burst", "cost"} {
+			if rate.Limit == 0 && (l.MaxRunning == 0 || l.Rate.Burst != 0 || cmd.Flags().Changed("on-error")) {
+				return usagef("--rate is missing, such as --rate 100/1s; or --max-running, such as --max-running 3")
+			}
+			for _, flag := range []string{"burst", "cost", "max-running"} {
 				if f := cmd.Flags().Lookup(flag); f.Changed && f.Value.String() == "0" {
 					return usagef("--%s must be at least 1", flag)
 				}
@@ -140,6 +156,8 @@ Workers follow within a second.`,
 	flags.Var(&rate, "rate", "how many start in a time, such as `100/1s` or 5/m")
 	flags.IntVar(&l.Rate.Burst, "burst", 0, "how many may start at once after a pause; 1 is one after the other (default: as many as --rate says)")
 	flags.IntVar(&l.Cost, "cost", 0, "how many starts one task counts for (default 1)")
+	flags.StringVar(&l.ConcurrencyKey, "concurrency-key", "", "each concurrency key that matches this `PATTERN` of *, ? and [a-z]")
+	flags.IntVar(&l.MaxRunning, "max-running", 0, "how many run at a time, of each such key or of the kind")
 	flags.Var(&onError, "on-error", "what happens while Redis is out of reach: "+onError.choices())
 	completeEnum(cmd, "on-error", &onError)
 	where.register(flags)

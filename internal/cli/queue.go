@@ -56,9 +56,9 @@ func (a *app) queueListCmd() *cobra.Command {
 func (a *app) listQueues(ctx context.Context, c *client, out *outputFlag) error {
 	list := newPrinter(a.stdout, out.value,
 		func(q *queueAnswer) []byte { return q.raw },
-		[]string{"QUEUE", "READY", "RUNNING", "SCHEDULED", "DEAD", "OLDEST", "PAUSED"},
+		[]string{"QUEUE", "READY", "RUNNING", "WAITING", "SCHEDULED", "DEAD", "OLDEST", "PAUSED"},
 		func(q *queueAnswer) []string {
-			return []string{q.Name, count(q.Ready), count(q.Running), count(q.Scheduled), count(q.Dead), age(oldest(q)), yesNo(q.Paused)}
+			return []string{q.Name, count(q.Ready), count(q.Running), count(q.Waiting), count(q.Scheduled), count(q.Dead), age(oldest(q)), yesNo(q.Paused)}
 		})
 	for cursor := ""; ; {
 		r := request{method: http.MethodGet, path: []string{"queues"}}
@@ -143,7 +143,7 @@ func (a *app) printQueue(out *outputFlag, q *queueAnswer) error {
 		return err
 	}
 	err = fields(a.stdout, append([][2]string{
-		{"Queue", q.Name}, {"Paused", yesNo(q.Paused)}, {"Scheduled", count(q.Scheduled)}, {"Dead", count(q.Dead)},
+		{"Queue", q.Name}, {"Paused", yesNo(q.Paused)}, {"Waiting", count(q.Waiting)}, {"Scheduled", count(q.Scheduled)}, {"Dead", count(q.Dead)},
 	}, settings...))
 	if err == nil {
 		_, err = fmt.Fprintln(a.stdout)

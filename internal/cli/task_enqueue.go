@@ -30,6 +30,7 @@ type enqueueFlags struct {
 	backoff     string
 	rateKey     string
 	labels      []string
+	key         string
 	jsonl       bool
 
 	uniqueKey      string
@@ -108,6 +109,7 @@ in time.`,
 	flags.StringVar(&f.backoff, "backoff", "", "delays between attempts: `initial=1s,max=1h,factor=2`, each may be left out")
 	flags.StringVar(&f.rateKey, "rate-key", "", "what limits per rate key count it under, such as a tenant")
 	flags.StringArrayVar(&f.labels, "label", nil, "`name=value`; may be repeated")
+	flags.StringVar(&f.key, "concurrency-key", "", "run it when it is its turn among the tasks with this `key`: one at a time, in order")
 	flags.BoolVar(&f.jsonl, "jsonl", false, "one task per line of the input")
 	flags.Var(&f.wait, "wait", "wait until it has ended; --wait=`DURATION` says how long at most (without: 1m)")
 	flags.Lookup("wait").NoOptDefVal = "1m"
@@ -161,6 +163,13 @@ func (f *enqueueFlags) fields(given func(flag string) bool) ([]field, error) {
 		return nil, err
 	}
 	add("backoff", "backoff", backoff)
+
+	if given("concurrency-key") {
+		if err := pelton.ValidateKey(f.key); err != nil || f.key == "" {
+			return nil, usagef("--concurrency-key: want 1 to 256 bytes without control characters")
+		}
+	}
+	add("concurrency-key", "concurrency_key", f.key)
 
 	if given("rate-key") {
 		if err := pelton.ValidateKey(f.rateKey); err != nil {

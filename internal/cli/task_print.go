@@ -45,6 +45,7 @@ func (a *app) printTask(out *outputFlag, t *taskAnswer) error {
 		{"Rate key", t.RateKey},
 		{"Labels", labelText(t.Labels)},
 		{"Unique", uniqueText(t.Unique)},
+		{"Concurrency key", t.ConcurrencyKey},
 	}
 	if t.Crashes > 0 {
 		pairs = append(pairs, [2]string{"Crashes", strconv.Itoa(t.Crashes)})

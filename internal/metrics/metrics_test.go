@@ -25,7 +25,7 @@ func (f *fakeQueues) Queues(context.Context) ([]pelton.Queue, error) {
 	return []pelton.Queue{{
 		Name:       "emails",
 		Priorities: map[pelton.Priority]pelton.Depth{pelton.High: {Ready: 3, Running: 1, OldestReady: 2 * time.Second}},
-		Scheduled:  5, Dead: 7,
+		Scheduled:  5, Waiting: 4, Dead: 7,
 	}}, f.err
 }
 
@@ -78,6 +78,7 @@ func TestMetrics(t *testing.T) {
 		`pelton_queue_tasks{priority="high",queue="emails",state="running"} 1`,
 		`pelton_queue_oldest_ready_seconds{priority="high",queue="emails"} 2`,
 		`pelton_queue_scheduled_tasks{queue="emails"} 5`,
+		`pelton_queue_waiting_tasks{queue="emails"} 4`,
 		`pelton_queue_dead_tasks{queue="emails"} 7`,
 		`pelton_worker_slots 16`, `pelton_worker_slots_busy 4`, `pelton_worker_slots_leaked 1`,
 		`pelton_broker_up 1`,

@@ -29,7 +29,7 @@ type depths struct {
 	ctx    context.Context //nolint:containedctx // a Collector's method gets none; this one ends with the server
 	now    func() time.Time
 
-	tasks, oldest, scheduled, dead, up *prometheus.Desc
+	tasks, oldest, scheduled, waiting, dead, up *prometheus.Desc
 
 	mu   sync.Mutex
 	read time.Time
@@ -45,6 +45,7 @@ func (m *Metrics) WatchQueues(ctx context.Context, queues Queues) {
 		tasks:     prometheus.NewDesc("pelton_queue_tasks", "Tasks of a queue's priority.", []string{"queue", "priority", "state"}, nil),
 		oldest:    prometheus.NewDesc("pelton_queue_oldest_ready_seconds", "Age of the oldest ready task.", []string{"queue", "priority"}, nil),
 		scheduled: prometheus.NewDesc("pelton_queue_scheduled_tasks", "Delayed and retrying tasks.", []string{"queue"}, nil),
+		waiting:   prometheus.NewDesc("pelton_queue_waiting_tasks", "Tasks that wait for their turn in the line of a key or kind.", []string{"queue"}, nil),
 		dead:      prometheus.NewDesc("pelton_queue_dead_tasks", "Dead letters.", []string{"queue"}, nil),
 		up:        prometheus.NewDesc("pelton_broker_up", "1 if the depths could be read.", nil, nil),
 	})
@@ -52,7 +53,7 @@ func (m *Metrics) WatchQueues(ctx context.Context, queues Queues) {
 
 // Describe is of prometheus.Collector.
 func (d *depths) Describe(out chan<- *prometheus.Desc) {
-	for _, desc := range []*prometheus.Desc{d.tasks, d.oldest, d.scheduled, d.dead, d.up} {
+	for _, desc := range []*prometheus.Desc{d.tasks, d.oldest, d.scheduled, d.waiting, d.dead, d.up} {
 		out <- desc
 	}
 }
@@ -76,6 +77,7 @@ func (d *depths) Collect(out chan<- prometheus.Metric) {
 			gauge(d.oldest, depth.OldestReady.Seconds(), q.Name, string(p))
 		}
 		gauge(d.scheduled, float64(q.Scheduled), q.Name)
+		gauge(d.waiting, float64(q.Waiting), q.Name)
 		gauge(d.dead, float64(q.Dead), q.Name)
 	}
 }

@@ -1,0 +1,211 @@
+package broker
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/peltonq/pelton"
+)
+
+const (
+	arrivalsAtOnce = 256              // arrivals of one request
+	arrivalsHeld   = 1024             // arrivals that a process holds
+	arrivalsWait   = 30 * time.Second // how long a request for them stays open
+	linesAtOnce    = 8                // lines that a process settles at a time
+)
+
+// CallLines takes arrivals in lines and settles them, until ctx ends: every worker
+// does so, whatever queues it serves. An arrival is acknowledged when its line was
+// settled after it; one whose worker dies comes to another after 5 s. Many arrivals
+// of one line are settled as one, so that a line with thousands of tasks that nobody
+// can run yet does not slow the others down.
+func (b *Broker) CallLines(ctx context.Context) {
+	for ctx.Err() == nil {
+		if err := b.serveArrivals(ctx); err != nil && ctx.Err() == nil {
+			b.cfg.Logger.Debug("arrivals not served, trying again", "error", err)
+			_ = waitFor(ctx, time.Second) // fails only where ctx ends
+		}
+	}
+}
+
+// serveArrivals ends with ctx, with an error, and when the connection is back after
+// it was lost: the broker may have forgotten the open request.
+func (b *Broker) serveArrivals(ctx context.Context) error {
+	up, forget := b.conn.reconnected()
+	defer forget()
+	if err := b.createConsumer(ctx, b.keyed(0), b.arrivals(0, b.cfg.Lease)); err != nil {
+		return err
+	}
+	arrived := make(chan *Delivery, arrivalsAtOnce) // a request brings no more
+	ended := make(chan PullEnd, 1)
+	p, err := b.openPuller(Lane{}, b.keyed(0), arrivalsConsumer,
+		func(d *Delivery) {
+			select {
+			case arrived <- d:
+			case <-ctx.Done(): // its time will come again
+			}
+		},
+		func(end PullEnd) {
+			select {
+			case ended <- end:
+			default:
+			}
+		})
+	if err != nil {
+		return err
+	}
+	defer func() {
+		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+		defer cancel()
+		p.Close(closing)
+		for {
+			select {
+			case d := <-arrived:
+				b.giveBackArrival(d, 0)
+			default:
+				return
+			}
+		}
+	}()
+	c := &caller{b: b, waiting: map[Line][]*Delivery{}, room: make(chan struct{}, linesAtOnce), held: make(chan struct{}, arrivalsHeld)}
+	defer c.settling.Wait()
+	for {
+		batch, err := p.collect(ctx, up, arrived, ended)
+		for _, d := range batch {
+			if err != nil || ctx.Err() != nil {
+				b.giveBackArrival(d, 0)
+			} else if line, ok := b.arrivedIn(d); ok {
+				c.take(ctx, line, d)
+			}
+		}
+		if err != nil || ctx.Err() != nil {
+			return err
+		}
+	}
+}
+
+// collect makes one request and gives what it brought.
+func (p *Puller) collect(ctx context.Context, up <-chan struct{}, arrived <-chan *Delivery, ended <-chan PullEnd) (batch []*Delivery, err error) {
+	if err := p.Pull(arrivalsAtOnce, arrivalsWait); err != nil {
+		return nil, err
+	}
+	lost := time.NewTimer(arrivalsWait + callTimeout)
+	defer lost.Stop()
+	for len(batch) < arrivalsAtOnce {
+		select {
+		case d := <-arrived:
+			batch = append(batch, d)
+		case end := <-ended:
+			for { // what came before the end
+				select {
+				case d := <-arrived:
+					batch = append(batch, d)
+				default:
+					return batch, end.Err
+				}
+			}
+		case <-up:
+			return batch, fmt.Errorf("%w: the connection was lost", pelton.ErrUnavailable)
+		case <-lost.C:
+			return batch, fmt.Errorf("%w: a request was not answered", pelton.ErrUnavailable)
+		case <-ctx.Done():
+			return batch, nil
+		}
+	}
+	return batch, nil
+}
+
+// caller settles lines in which somebody arrived, several at a time, so that one
+// that takes long does not hold up the others. What arrives in a line while it is
+// settled is settled with it next.
+type caller struct {
+	b        *Broker
+	room     chan struct{} // for lines
+	held     chan struct{} // arrivals
+	settling sync.WaitGroup
+
+	mu      sync.Mutex
+	waiting map[Line][]*Delivery // by line that somebody settles
+}
+
+// take blocks while too many arrivals are held.
+func (c *caller) take(ctx context.Context, line Line, d *Delivery) {
+	select {
+	case c.held <- struct{}{}:
+	case <-ctx.Done():
+		c.b.giveBackArrival(d, 0)
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	others, settled := c.waiting[line]
+	c.waiting[line] = append(others, d)
+	if !settled {
+		c.settling.Go(func() {
+			c.room <- struct{}{}
+			defer func() { <-c.room }()
+			for c.settle(ctx, line) { //nolint:revive // does the work
+			}
+		})
+	}
+}
+
+// settle deals with what has arrived in the line; false means nothing, and that
+// nobody settles it from here on.
+func (c *caller) settle(ctx context.Context, line Line) bool {
+	c.mu.Lock()
+	arrivals := c.waiting[line]
+	if len(arrivals) == 0 {
+		delete(c.waiting, line)
+		c.mu.Unlock()
+		return false
+	}
+	c.waiting[line] = nil
+	c.mu.Unlock()
+	_, err := c.b.settleLine(ctx, line, nil)
+	if err != nil && ctx.Err() == nil {
+		c.b.cfg.Logger.Warn("line not settled, trying again", "concurrency_key", line.Key, "kind", line.Kind, "error", err)
+	}
+	for _, d := range arrivals {
+		if err != nil {
+			c.b.giveBackArrival(d, time.Second)
+		} else if err := d.Ack(); err != nil {
+			c.b.cfg.Logger.Debug("acknowledgement not sent", "error", err)
+		}
+		<-c.held
+	}
+	return true
+}
+
+// arrivedIn is the line in which a task took a place. What is no place is dropped.
+func (b *Broker) arrivedIn(d *Delivery) (Line, bool) {
+	if d.Err == nil {
+		for _, line := range []Line{d.Envelope.Line(OfKey), d.Envelope.Line(OfKind)} {
+			if d.subject == b.place(0, line, d.Envelope.Queue) {
+				return line, true
+			}
+		}
+	}
+	// A line holds it until it is reached, and says so then.
+	if err := d.Ack(); err != nil {
+		b.cfg.Logger.Debug("acknowledgement not sent", "error", err)
+	}
+	return Line{}, false
+}
+
+// giveBackArrival lets another worker have it. Without a connection it does
+// nothing: nats.go would keep the nak for later.
+func (b *Broker) giveBackArrival(d *Delivery, delay time.Duration) {
+	if !b.conn.nc.IsConnected() {
+		return
+	}
+	giveBack := d.Nak
+	if delay > 0 {
+		giveBack = func() error { return d.NakWithDelay(delay) }
+	}
+	if err := giveBack(); err != nil {
+		b.cfg.Logger.Debug("arrival not given back", "error", err)
+	}
+}

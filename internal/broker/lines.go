@@ -1,0 +1,117 @@
+package broker
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/peltonq/pelton"
+)
+
+// How lines work. A task with a concurrency key takes a place: a message in the
+// KEYED stream, on the subject of its line. The line's document says who has a
+// turn, and is changed by compare-and-swap only. Whoever changes anything about a
+// line calls settleLine, which calls the next in line as long as there is room.
+//
+// What holds, and why:
+//
+//   - No more than the limit have a turn: it is counted in the document that the
+//     compare-and-swap replaces. Views of the limit may differ for a moment; each
+//     write keeps to its writer's.
+//   - Nobody starts without a turn: a record that is InLine starts only after it was
+//     read in the document (Called). One that is not has started before, and keeps
+//     its turn until it is over: while it retries, is snoozed, deferred or released.
+//   - A task with a turn has a message in its lane: that is published before the
+//     document says so. A worker may so see a message before the turn; it then
+//     settles the line itself. If the task still has no turn, the document is written
+//     again before the message is dropped, so that a grant that was decided before,
+//     and counts on that message, loses its compare-and-swap.
+//   - A turn is given back when the task is over and nobody runs it: by whoever holds
+//     the message that it ran from, before that is acknowledged. A crash leaves that
+//     message to the next worker.
+//   - No wake-up is lost. A place that was taken is handed to workers until one has
+//     settled its line after it: it saw the line full, or called everybody in it. Room
+//     comes from a write to the document, whose writer read the line after it had
+//     read the document; if that left room, it reads the line once more after it has
+//     written. So whoever took a place while the line was full is seen by the one who
+//     makes room.
+//   - A place is deleted when its task has a turn, or is void. Nothing is known from
+//     its absence.
+
+// loadLine reads a line's document from the leader. One that is not there, or was
+// deleted, is empty.
+func (b *Broker) loadLine(ctx context.Context, line Line) (*lineDoc, error) {
+	doc := &lineDoc{Line: line}
+	msg, err := b.get(ctx, bucketStream(b.keys()), getRequest{LastFor: b.line(line)}, false)
+	switch {
+	case errors.Is(err, pelton.ErrNotFound):
+		return doc, nil
+	case err != nil:
+		return nil, fmt.Errorf("load line: %w", err)
+	case !msg.deleted():
+		if doc, err = decodeLine(msg); err != nil {
+			return nil, fmt.Errorf("load line: %w", err)
+		}
+	}
+	doc.revision, doc.written = msg.seq, msg.time
+	return doc, nil
+}
+
+func decodeLine(msg *stored) (*lineDoc, error) {
+	var doc lineDoc
+	if err := json.Unmarshal(msg.data, &doc); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrMalformed, err)
+	}
+	if doc.Version > version {
+		return nil, newer(doc.Version)
+	}
+	doc.revision, doc.written = msg.seq, msg.time
+	return &doc, nil
+}
+
+// saveLine writes the document if it still has its revision: ErrStale if not. An
+// unknown outcome is ErrStale too: what it is now, only a read can tell. An empty
+// document is a delete marker, which goes after a minute.
+func (b *Broker) saveLine(ctx context.Context, doc *lineDoc) error {
+	w := write{subject: b.line(doc.Line), expect: doc.revision}
+	if len(doc.Granted) == 0 {
+		w.ttl, w.header = markerTTL, deleteMarker()
+	} else {
+		doc.Version = version
+		data, err := json.Marshal(doc)
+		if err != nil {
+			return fmt.Errorf("save line: %w", err)
+		}
+		w.data = data
+	}
+	seq, err := b.do(ctx, w)
+	if errors.Is(err, pelton.ErrUnknownOutcome) {
+		err = errors.Join(ErrStale, err)
+	}
+	if err != nil {
+		return fmt.Errorf("save line: %w", err)
+	}
+	doc.revision = seq
+	return nil
+}
+
+// take removes the turns of tasks that are over.
+func (d *lineDoc) take(ctx context.Context, over over) (taken bool, err error) {
+	if over == nil {
+		return false, nil
+	}
+	keep := make([]grant, 0, len(d.Granted))
+	for _, g := range d.Granted {
+		gone, err := over(ctx, g)
+		if err != nil {
+			return false, err
+		}
+		if !gone {
+			keep = append(keep, g)
+		}
+	}
+	taken = len(keep) < len(d.Granted)
+	d.Granted = keep
+	return taken, nil
+}

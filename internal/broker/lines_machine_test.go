@@ -1,0 +1,382 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/peltonq/pelton"
+)
+
+// lineMachine plays producers, workers and their deaths on one lane, step by step,
+// in any order. What a worker does with a delivery is written down here once more,
+// in short.
+type lineMachine struct {
+	b        *Broker
+	limits   map[string]int
+	arrived  map[string]bool        // keys with an arrival that nobody has settled yet
+	ids      []pelton.ID            // all tasks
+	handlers map[uint64]pelton.ID   // those that run, by the message they run from
+	keyOf    map[pelton.ID]string   //
+	place    map[pelton.ID]int      // when a task took its place
+	started  map[string]int         // place of the last task that started, by key
+	seen     map[pelton.ID]uint32   // epoch of the place from which it started last
+	swept    bool                   // something happened that only the sweep repairs
+	unsure   map[pelton.ID]struct{} // tasks that took another place than was noted
+	places   int
+}
+
+// ctx bounds one step; rapid's own T has none.
+func (m *lineMachine) load(t *rapid.T, ctx context.Context, id pelton.ID) *Record {
+	r, err := m.b.LoadRecord(ctx, id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func (m *lineMachine) must(t *rapid.T, err error) {
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (m *lineMachine) tookPlace(id pelton.ID) {
+	m.places++
+	m.place[id] = m.places
+	m.arrived[m.keyOf[id]] = true
+}
+
+// running is how many handlers of a key run, those of cancelled tasks included.
+func (m *lineMachine) running(key string) (n int) {
+	for _, id := range m.handlers {
+		if m.keyOf[id] == key {
+			n++
+		}
+	}
+	return n
+}
+
+// messages are the lane's, as a worker could get them: any of them, at any time.
+func (m *lineMachine) messages(t *rapid.T, ctx context.Context) (all []*stored) {
+	for next := uint64(1); ; {
+		msg, err := m.b.get(ctx, m.b.tasks(0), getRequest{Seq: next, NextFor: m.b.ready(0, "q", pelton.Low)}, false)
+		if errors.Is(err, pelton.ErrNotFound) {
+			return all
+		}
+		m.must(t, err)
+		all, next = append(all, msg), msg.seq+1
+	}
+}
+
+func (m *lineMachine) ack(t *rapid.T, ctx context.Context, seq uint64) {
+	m.must(t, m.b.DeleteMessage(ctx, 0, seq))
+}
+
+// deliver is a worker that gets a message. dies says after which step it dies.
+func (m *lineMachine) deliver(t *rapid.T, ctx context.Context, msg *stored, dies int) {
+	if _, here := m.handlers[msg.seq]; here {
+		return
+	}
+	env, err := decodeEnvelope(msg.data)
+	m.must(t, err)
+	r := m.load(t, ctx, env.ID)
+	switch {
+	case r.State.Terminal():
+		if dies > 0 {
+			m.must(t, m.b.LeaveLines(ctx, r, msg.seq))
+			m.must(t, m.b.LeaveEarlierLines(ctx, r, env, msg.seq))
+			m.ack(t, ctx, msg.seq)
+		}
+	case r.Epoch > env.Epoch:
+		if dies > 0 && r.State != pelton.Running {
+			m.must(t, m.b.Publish(ctx, r))
+			m.arrived[m.keyOf[r.ID]] = true
+		}
+		if dies > 1 {
+			m.must(t, m.b.LeaveEarlierLines(ctx, r, env, msg.seq))
+			m.ack(t, ctx, msg.seq)
+		}
+	case r.State == pelton.Running && r.Carrier != msg.seq:
+		m.ack(t, ctx, msg.seq)
+	default:
+		if r.InLine {
+			called, err := m.b.Called(ctx, r)
+			m.must(t, err)
+			if !called {
+				if dies > 0 {
+					m.ack(t, ctx, msg.seq)
+				}
+				return
+			}
+			m.checkOrder(t, r)
+		}
+		r.State, r.Owner, r.Carrier, r.InLine = pelton.Running, "w", msg.seq, false
+		m.must(t, m.b.SaveRecord(ctx, r))
+		if dies > 0 {
+			m.handlers[msg.seq] = r.ID
+		}
+	}
+}
+
+// checkOrder: at a limit of one, places are started from in the order in which
+// they were taken.
+func (m *lineMachine) checkOrder(t *rapid.T, r *Record) {
+	key := m.keyOf[r.ID]
+	if _, unsure := m.unsure[r.ID]; unsure || m.limits[key] != 1 || m.seen[r.ID] == r.Epoch+1 {
+		return
+	}
+	m.seen[r.ID] = r.Epoch + 1
+	if m.place[r.ID] < m.started[key] {
+		t.Fatalf("task of %s at place %d starts after that of place %d", key, m.place[r.ID], m.started[key])
+	}
+	m.started[key] = m.place[r.ID]
+}
+
+// finish is a handler that returns, and what its worker does then.
+func (m *lineMachine) finish(t *rapid.T, ctx context.Context, seq uint64, how string, dies int) {
+	id := m.handlers[seq]
+	delete(m.handlers, seq)
+	r := m.load(t, ctx, id)
+	if r.State.Terminal() && r.Carrier == seq { // cancelled meanwhile
+		if dies > 0 {
+			m.must(t, m.b.LeaveLines(ctx, r, seq))
+			m.ack(t, ctx, seq)
+		}
+		return
+	}
+	if r.State != pelton.Running || r.Carrier != seq || how == "dies" {
+		return
+	}
+	switch how {
+	case "succeeds", "fails":
+		r.State = pelton.Succeeded
+		if how == "fails" {
+			r.State = pelton.Failed
+		}
+		m.must(t, m.b.SaveRecord(ctx, r))
+		if dies > 0 {
+			m.must(t, m.b.LeaveLines(ctx, r, seq))
+		}
+		if dies > 1 {
+			m.ack(t, ctx, seq)
+		}
+	case "retries":
+		r.State, r.RunAt, r.InLine = pelton.Retrying, time.Now().UTC(), false
+		r.Epoch++
+		m.must(t, m.b.SaveRecord(ctx, r))
+		if dies > 0 {
+			_, err := m.b.PublishReady(ctx, r.Envelope()) // as the schedule does, at once
+			m.must(t, err)
+		}
+		if dies > 1 {
+			m.ack(t, ctx, seq)
+		}
+	case "releases":
+		r.State, r.Released = pelton.Queued, true
+		m.must(t, m.b.SaveRecord(ctx, r))
+	}
+}
+
+// cancel is what producer.Cancel does.
+func (m *lineMachine) cancel(t *rapid.T, ctx context.Context, id pelton.ID, dies int) {
+	r := m.load(t, ctx, id)
+	was := r.State
+	switch {
+	case was == pelton.Cancelled:
+		m.must(t, m.b.LeaveLines(ctx, r, 0))
+		return
+	case was.Terminal():
+		return
+	}
+	r.State = pelton.Cancelled
+	m.must(t, m.b.SaveRecord(ctx, r))
+	if was == pelton.Running || dies == 0 {
+		return
+	}
+	m.must(t, m.b.LeaveLines(ctx, r, r.Carrier))
+	if dies > 1 && r.Carrier > 0 {
+		m.ack(t, ctx, r.Carrier)
+	}
+}
+
+func (m *lineMachine) settle(t *rapid.T, ctx context.Context, key string) {
+	_, err := m.b.settleLine(ctx, Line{Key: key}, nil)
+	m.must(t, err)
+	m.arrived[key] = false
+}
+
+// drain plays a calm end: whatever is delivered is dealt with, whatever arrived is
+// settled. Everything must end by that alone, unless only a sweep can repair it.
+func (m *lineMachine) drain(t *rapid.T, ctx context.Context) {
+	for range 8 * (len(m.ids) + 4) {
+		for _, key := range []string{"a", "b"} {
+			if m.arrived[key] {
+				m.settle(t, ctx, key)
+			}
+		}
+		if m.swept {
+			s := aged(m.b)
+			_, err := s.Step(ctx, 1000)
+			m.must(t, err)
+			for key := range m.arrived {
+				m.arrived[key] = true
+			}
+		}
+		m.awaitSchedules(t, ctx)
+		for _, msg := range m.messages(t, ctx) {
+			m.deliver(t, ctx, msg, 9)
+			m.check(t)
+		}
+		for seq := range m.handlers {
+			m.finish(t, ctx, seq, "succeeds", 9)
+		}
+		left := slices.ContainsFunc(m.ids, func(id pelton.ID) bool { return !m.load(t, ctx, id).State.Terminal() })
+		if !left && len(m.messages(t, ctx)) == 0 {
+			m.checkEmpty(t, ctx)
+			return
+		}
+	}
+	for _, id := range m.ids {
+		if r := m.load(t, ctx, id); !r.State.Terminal() {
+			doc, _ := m.b.loadLine(ctx, Line{Key: m.keyOf[id]})
+			t.Errorf("task of %s is stuck: %+v; turns %+v", m.keyOf[id], r, doc)
+		}
+	}
+	t.Fatal("not everything ends")
+}
+
+// awaitSchedules waits until what was put back has fired.
+func (m *lineMachine) awaitSchedules(t *rapid.T, ctx context.Context) {
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		_, err := m.b.get(ctx, m.b.tasks(0), getRequest{Seq: 1, NextFor: m.b.scheduledIn(0, "q")}, false)
+		if errors.Is(err, pelton.ErrNotFound) {
+			return
+		}
+		m.must(t, err)
+		<-tick.C
+	}
+}
+
+func (m *lineMachine) checkEmpty(t *rapid.T, ctx context.Context) {
+	for _, key := range []string{"a", "b"} {
+		doc, err := m.b.loadLine(ctx, Line{Key: key})
+		m.must(t, err)
+		if len(doc.Granted) > 0 {
+			t.Fatalf("turns of %s are left: %+v", key, doc)
+		}
+	}
+}
+
+func (m *lineMachine) check(t *rapid.T) {
+	for key, limit := range m.limits {
+		if n := m.running(key); n > limit {
+			t.Fatalf("%d of %s run at a time, more than %d", n, key, limit)
+		}
+	}
+}
+
+// Whatever producers and workers do, wherever they die and in whatever order
+// messages come: no key has more than its limit running, a limit of one keeps the
+// order, and everything ends.
+func TestLineMachine(t *testing.T) {
+	t.Parallel()
+	b := openNew(t)
+	rapid.Check(t, func(rt *rapid.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		for _, stream := range []string{b.tasks(0), b.keyed(0), bucketStream(b.state(0)), bucketStream(b.keys()), b.dead()} {
+			if err := b.purge(ctx, stream, ">"); err != nil {
+				rt.Fatal(err)
+			}
+		}
+		m := &lineMachine{
+			b: b, limits: map[string]int{"a": 1, "b": rapid.IntRange(1, 3).Draw(rt, "limit")}, arrived: map[string]bool{"a": false, "b": false},
+			handlers: map[uint64]pelton.ID{}, keyOf: map[pelton.ID]string{}, place: map[pelton.ID]int{}, started: map[string]int{},
+			seen: map[pelton.ID]uint32{}, unsure: map[pelton.ID]struct{}{},
+		}
+		m.must(rt, b.LoadLimits(ctx))
+		b.limits.set([]pelton.Limit{{Name: "b", ConcurrencyKey: "b", MaxRunning: m.limits["b"]}})
+		dies := rapid.SampledFrom([]int{9, 9, 9, 0, 1})
+		anyTask := func(rt *rapid.T) pelton.ID {
+			if len(m.ids) == 0 {
+				rt.Skip("no task")
+			}
+			return rapid.SampledFrom(m.ids).Draw(rt, "task")
+		}
+		rt.Repeat(map[string]func(*rapid.T){
+			"": m.check,
+			"enqueue": func(rt *rapid.T) {
+				key := rapid.SampledFrom([]string{"a", "b"}).Draw(rt, "key")
+				r := keyed(key)
+				m.ids, m.keyOf[r.ID] = append(m.ids, r.ID), key
+				if rapid.IntRange(0, 9).Draw(rt, "dies") == 0 {
+					m.must(rt, b.CreateRecord(ctx, r))
+					m.swept, m.unsure[r.ID] = true, struct{}{}
+					return
+				}
+				m.must(rt, b.Enqueue(ctx, r))
+				m.tookPlace(r.ID)
+			},
+			"settle": func(rt *rapid.T) { m.settle(rt, ctx, rapid.SampledFrom([]string{"a", "b"}).Draw(rt, "key")) },
+			"publish and die": func(rt *rapid.T) { // a settler, before it writes the document; or any stray copy
+				if r := m.load(rt, ctx, anyTask(rt)); r.InLine && !r.State.Terminal() {
+					_, err := b.PublishReady(ctx, r.Envelope())
+					m.must(rt, err)
+				}
+			},
+			"place again": func(rt *rapid.T) { // a repeated enqueue, requeue or republish
+				if r := m.load(rt, ctx, anyTask(rt)); r.InLine && !r.State.Terminal() {
+					m.must(rt, b.Publish(ctx, r))
+					m.arrived[m.keyOf[r.ID]] = true
+				}
+			},
+			"deliver": func(rt *rapid.T) {
+				all := m.messages(rt, ctx)
+				if len(all) == 0 {
+					rt.Skip("no message")
+				}
+				m.deliver(rt, ctx, all[rapid.IntRange(0, len(all)-1).Draw(rt, "message")], dies.Draw(rt, "dies"))
+			},
+			"finish": func(rt *rapid.T) {
+				if len(m.handlers) == 0 {
+					rt.Skip("no handler")
+				}
+				seqs := []uint64{}
+				for seq := range m.handlers {
+					seqs = append(seqs, seq)
+				}
+				slices.Sort(seqs)
+				how := rapid.SampledFrom([]string{"succeeds", "fails", "retries", "releases", "dies"}).Draw(rt, "how")
+				m.finish(rt, ctx, rapid.SampledFrom(seqs).Draw(rt, "handler"), how, dies.Draw(rt, "dies"))
+			},
+			"cancel": func(rt *rapid.T) {
+				m.cancel(rt, ctx, anyTask(rt), dies.Draw(rt, "dies"))
+			},
+			"requeue": func(rt *rapid.T) {
+				id := anyTask(rt)
+				if r := m.load(rt, ctx, id); !r.State.Terminal() {
+					return
+				}
+				_, err := b.Requeue(ctx, id)
+				m.must(rt, err)
+				delete(m.unsure, id)
+				m.tookPlace(id)
+			},
+			"sweep": func(rt *rapid.T) {
+				_, err := aged(b).Step(ctx, 1000)
+				m.must(rt, err)
+				for id := range m.unsure {
+					m.arrived[m.keyOf[id]] = true
+				}
+			},
+		})
+		m.drain(rt, ctx)
+	})
+}

@@ -1,0 +1,481 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/peltonq/pelton"
+	"github.com/peltonq/pelton/internal/brokertest"
+)
+
+// keyed is a new task with a concurrency key.
+func keyed(key string) *Record {
+	r := aRecord("q", pelton.Low)
+	r.ConcurrencyKey = key
+	r.EnterLine()
+	return r
+}
+
+// inLineOf enqueues n tasks of a key, and nobody calls them.
+func inLineOf(t *testing.T, b *Broker, key string, n int) []*Record {
+	t.Helper()
+	records := make([]*Record, n)
+	for i := range records {
+		records[i] = keyed(key)
+		must(t, b.Enqueue(t.Context(), records[i]))
+	}
+	return records
+}
+
+func settled(t *testing.T, b *Broker, key string) *lineDoc {
+	t.Helper()
+	doc, err := b.settleLine(t.Context(), Line{Key: key}, nil)
+	must(t, err)
+	return doc
+}
+
+func turns(doc *lineDoc) []pelton.ID {
+	ids := []pelton.ID{}
+	for _, g := range doc.Granted {
+		ids = append(ids, g.ID)
+	}
+	return ids
+}
+
+func idsOf(records ...*Record) []pelton.ID {
+	ids := []pelton.ID{}
+	for _, r := range records {
+		ids = append(ids, r.ID)
+	}
+	return ids
+}
+
+// haveTurns checks who has a turn, in order. A task's message may come a moment
+// before its turn.
+func haveTurns(t *testing.T, b *Broker, key string, want ...*Record) {
+	t.Helper()
+	for range 100 {
+		if doc, err := b.loadLine(t.Context(), Line{Key: key}); err == nil && slices.Equal(turns(doc), idsOf(want...)) {
+			return
+		}
+	}
+	doc, err := b.loadLine(t.Context(), Line{Key: key})
+	must(t, err)
+	if diff := cmp.Diff(idsOf(want...), turns(doc)); diff != "" {
+		t.Errorf("turns of %s (-want +got):\n%s", key, diff)
+	}
+}
+
+// start is what a worker does with a delivery of a task that has its turn.
+func start(t *testing.T, b *Broker, r *Record, carrier uint64) {
+	t.Helper()
+	r.State, r.Owner, r.Carrier, r.InLine = pelton.Running, "w", carrier, false
+	must(t, b.SaveRecord(t.Context(), r))
+}
+
+func TestLineTokens(t *testing.T) {
+	t.Parallel()
+	seen := map[string]Line{}
+	for _, line := range []Line{{Key: "a"}, {Kind: "a"}, {Key: "b"}, {Key: "a.b"}, {Key: "key\na"}, {Key: "*"}, {Key: ">"}, {Key: "ä ö"}} {
+		token := line.token()
+		if other, twice := seen[token]; twice || len(token) != 32 || strings.ContainsAny(token, ".*> ") {
+			t.Errorf("token of %+v is %q, of %+v too", line, token, other)
+		}
+		seen[token] = line
+	}
+}
+
+func TestPlacesOfARecord(t *testing.T) {
+	t.Parallel()
+	key, kind := Line{Key: "k"}, Line{Kind: "test.kind"}
+	fresh, plain := keyed("k"), aRecord("q", pelton.Low)
+	plain.EnterLine()
+	started, over, second := keyed("k"), keyed("k"), keyed("k")
+	started.InLine = false
+	over.State = pelton.Cancelled
+	second.QueueForKind(time.Now())
+	requeued := keyed("k")
+	requeued.State, requeued.Carrier = pelton.Failed, 9
+	requeued.restart(time.Now())
+	for name, tc := range map[string]struct {
+		r     *Record
+		line  Line
+		epoch uint32
+		want  bool
+	}{
+		"fresh":                    {fresh, key, 0, true},
+		"another line":             {fresh, kind, 0, false},
+		"another epoch":            {fresh, key, 1, false},
+		"plain":                    {plain, key, 0, false},
+		"started":                  {started, key, 0, false},
+		"over":                     {over, key, 0, false},
+		"in the second line":       {second, kind, 1, true},
+		"has the first behind it":  {second, key, 0, false},
+		"requeued":                 {requeued, key, 1, true},
+		"from before the requeue":  {requeued, key, 0, false},
+		"of a kind without a line": {plain, kind, 0, false},
+	} {
+		if got := tc.r.waitsAt(tc.line, tc.epoch); got != tc.want {
+			t.Errorf("%s: waits = %t, want %t", name, got, tc.want)
+		}
+	}
+	if requeued.Former != 9 || requeued.Carrier != 0 {
+		t.Errorf("requeued record has former %d, carrier %d", requeued.Former, requeued.Carrier)
+	}
+	data, err := encodeRecord(second)
+	must(t, err)
+	again, err := decodeRecord(data, 1)
+	must(t, err)
+	if diff := cmp.Diff(second.Places, again.Places); diff != "" || !again.InLine || again.ConcurrencyKey != "k" {
+		t.Errorf("record after a round trip: %+v", again)
+	}
+	second.Places = nil
+	data, err = encodeRecord(second)
+	must(t, err)
+	if _, err := decodeRecord(data, 1); !errors.Is(err, ErrMalformed) {
+		t.Errorf("a record in line without a place = %v, want ErrMalformed", err)
+	}
+}
+
+// A line calls its tasks in the order in which they came, as many as the limit
+// says, and what is not called stays in it.
+func TestSettleCallsInOrder(t *testing.T) {
+	t.Parallel()
+	b := openNew(t)
+	setLimit(t, b, pelton.Limit{Name: "three", ConcurrencyKey: "three*", MaxRunning: 3})
+	one, three := inLineOf(t, b, "one", 5), inLineOf(t, b, "three", 5)
+	for range 2 { // settling again changes nothing
+		settled(t, b, "one")
+		settled(t, b, "three")
+		haveTurns(t, b, "one", one[0])
+		haveTurns(t, b, "three", three[:3]...)
+	}
+	got := []pelton.ID{}
+	lane := deliveries(t, b, "q", pelton.Low, 4)
+	for range 4 {
+		d := wait(t, lane, "called task")
+		must(t, d.Err)
+		equalBytes(t, "payload", d.Envelope.Payload, []byte(`{"a": 1}`))
+		got = append(got, d.Envelope.ID)
+	}
+	if diff := cmp.Diff(append(idsOf(one[0]), idsOf(three[:3]...)...), got); diff != "" {
+		t.Errorf("called (-want +got):\n%s", diff)
+	}
+	shows(t, b, b.keyed(0), waitingConsumer("q"), 6)
+	q, err := b.Queue(t.Context(), "q")
+	must(t, err)
+	if q.Waiting != 6 || q.Running != 4 || q.Ready != 0 {
+		t.Errorf("queue is %+v, want 6 that wait and 4 that run", q)
+	}
+	all, err := b.Queues(t.Context())
+	must(t, err)
+	if len(all) != 1 || all[0].Waiting != 6 {
+		t.Errorf("queues are %+v", all)
+	}
+	// One of each ends: its line calls the next.
+	for _, r := range []*Record{one[0], three[1]} {
+		r.State = pelton.Succeeded
+		must(t, b.SaveRecord(t.Context(), r))
+		must(t, b.LeaveLines(t.Context(), r, 0))
+	}
+	haveTurns(t, b, "one", one[1])
+	haveTurns(t, b, "three", three[0], three[2], three[3])
+	if got := streamState(t, b, b.tasks(0)).State.LastSeq; got != 6 {
+		t.Errorf("%d messages for 6 calls", got)
+	}
+}
+
+// Settlers that compete, in one process and in several, never give more turns
+// than the limit, and everybody gets one.
+func TestSettlersCompete(t *testing.T) {
+	t.Parallel()
+	nc := brokertest.Start(t)
+	brokers := []*Broker{openOn(t, nc, Config{}), openOn(t, nc, Config{}), openOn(t, nc, Config{})}
+	for _, b := range brokers {
+		setLimit(t, b, pelton.Limit{Name: "x", ConcurrencyKey: "x", MaxRunning: 4})
+	}
+	const n = 60
+	records := inLineOf(t, brokers[0], "x", n)
+	var working sync.WaitGroup
+	ended := make(chan pelton.ID, n)
+	for i := range 12 {
+		b := brokers[i%len(brokers)]
+		working.Go(func() {
+			for range n {
+				doc, err := b.settleLine(t.Context(), Line{Key: "x"}, nil)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if len(doc.Granted) > 4 {
+					t.Errorf("%d turns, more than the limit of 4", len(doc.Granted))
+				}
+				if len(doc.Granted) == 0 {
+					return
+				}
+				r, err := b.LoadRecord(t.Context(), doc.Granted[i%len(doc.Granted)].ID)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if !r.State.Terminal() {
+					if r.State = pelton.Succeeded; b.SaveRecord(t.Context(), r) == nil {
+						ended <- r.ID
+					}
+				}
+				if err := b.LeaveLines(t.Context(), r, 0); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	working.Wait()
+	close(ended)
+	got := map[pelton.ID]bool{}
+	for id := range ended {
+		got[id] = true
+	}
+	for _, r := range records {
+		if !got[r.ID] {
+			t.Errorf("task %s never had its turn", r.ID)
+		}
+	}
+	haveTurns(t, brokers[0], "x")
+	if idle := gone(t, brokers[0], brokers[0].keyed(0), brokers[0].place(0, Line{Key: "x"}, "q")); !idle {
+		t.Error("places are left")
+	}
+}
+
+// A message that was published before the turn was written down, because its
+// settler died in between or is slow, gets its task the turn; one that comes out of
+// turn is dropped, and whoever counted on it has to begin again.
+func TestMessageBeforeItsTurn(t *testing.T) {
+	t.Parallel()
+	b := openNew(t)
+	records := inLineOf(t, b, "k", 3)
+	called := func(r *Record) bool {
+		t.Helper()
+		ok, err := b.Called(t.Context(), r)
+		must(t, err)
+		return ok
+	}
+	for range 2 {
+		if !called(records[0]) {
+			t.Error("the first of the line was not called by its own message")
+		}
+	}
+	haveTurns(t, b, "k", records[0])
+
+	before, err := b.loadLine(t.Context(), Line{Key: "k"})
+	must(t, err)
+	if called(records[2]) {
+		t.Error("the third of the line was called before its turn")
+	}
+	// A settler that saw room then, by another view of the limit, has lost.
+	stale := *before
+	stale.Granted = append(slices.Clone(before.Granted), grant{ID: records[1].ID, At: time.Now()})
+	if err := b.saveLine(t.Context(), &stale); !errors.Is(err, ErrStale) {
+		t.Errorf("a grant that counts on a dropped message = %v, want ErrStale", err)
+	}
+	haveTurns(t, b, "k", records[0])
+	// Also where nobody has a turn yet.
+	lone := keyed("lone")
+	must(t, b.CreateRecord(t.Context(), lone)) // no place: somebody else's message
+	if called(lone) {
+		t.Error("a task without a place was called")
+	}
+	first := &lineDoc{Line: Line{Key: "lone"}, Granted: []grant{{ID: lone.ID}}}
+	if err := b.saveLine(t.Context(), first); !errors.Is(err, ErrStale) {
+		t.Errorf("a first grant that counts on a dropped message = %v, want ErrStale", err)
+	}
+}
+
+// Places whose tasks do not wait there any more are passed over and deleted,
+// however many.
+func TestVoidPlaces(t *testing.T) {
+	t.Parallel()
+	b := openNew(t)
+	const n = voidsAtOnce + 44
+	records := make([]*Record, n)
+	for i := range records {
+		records[i] = keyed("k")
+	}
+	for _, err := range b.EnqueueMany(t.Context(), records) {
+		must(t, err)
+	}
+	must(t, b.publishPlace(t.Context(), records[0])) // a second place of the first
+	junk := write{subject: b.place(0, Line{Key: "k"}, "q"), data: []byte("junk"), expect: anyRevision}
+	_, err := b.do(t.Context(), junk)
+	must(t, err)
+	must(t, b.publishPlace(t.Context(), records[n-1]))
+	settled(t, b, "k")
+	for _, r := range records[1 : n-1] {
+		r.State = pelton.Cancelled
+		must(t, b.SaveRecord(t.Context(), r))
+		must(t, b.LeaveLines(t.Context(), r, 0))
+	}
+	haveTurns(t, b, "k", records[0])
+	records[0].State = pelton.Failed
+	must(t, b.SaveRecord(t.Context(), records[0]))
+	must(t, b.LeaveLines(t.Context(), records[0], 0))
+	haveTurns(t, b, "k", records[n-1])
+	records[n-1].State = pelton.Expired
+	must(t, b.SaveRecord(t.Context(), records[n-1]))
+	must(t, b.LeaveLines(t.Context(), records[n-1], 0))
+	haveTurns(t, b, "k")
+	if left := streamState(t, b, b.keyed(0)).State.Msgs; left != 0 {
+		t.Errorf("%d places are left", left)
+	}
+	idle, err := b.Idle(t.Context())
+	must(t, err)
+	if idle { // the lane's messages are their workers' to acknowledge
+		t.Error("idle with two messages in the lane")
+	}
+}
+
+// The turn of a task that is over belongs to the message it ran from, as long as
+// that is there: its handler may not have returned.
+func TestTurnIsItsCarriers(t *testing.T) {
+	t.Parallel()
+	b := openNew(t)
+	records := inLineOf(t, b, "k", 2)
+	settled(t, b, "k")
+	d := wait(t, deliveries(t, b, "q", pelton.Low, 1), "called task")
+	first := records[0]
+	start(t, b, first, d.Seq)
+	first.State = pelton.Cancelled
+	must(t, b.SaveRecord(t.Context(), first))
+	must(t, b.LeaveLines(t.Context(), first, 0))
+	must(t, b.LeaveLines(t.Context(), first, d.Seq+1))
+	haveTurns(t, b, "k", first)
+
+	// Nor does a requeue free it: the task waits behind itself.
+	again, err := b.Requeue(t.Context(), first.ID)
+	must(t, err)
+	if !again.InLine || again.Former != d.Seq || len(again.Places) != 1 || again.Places[0].Epoch != 1 {
+		t.Errorf("requeued record: %+v", again)
+	}
+	must(t, b.LeaveEarlierLines(t.Context(), again, d.Envelope, d.Seq+1))
+	haveTurns(t, b, "k", first)
+	must(t, b.LeaveEarlierLines(t.Context(), again, d.Envelope, d.Seq))
+	haveTurns(t, b, "k", records[1])
+	// It went to the end.
+	records[1].State = pelton.Succeeded
+	must(t, b.SaveRecord(t.Context(), records[1]))
+	must(t, b.LeaveLines(t.Context(), records[1], 0))
+	haveTurns(t, b, "k", again)
+	doc := settled(t, b, "k")
+	if doc.Granted[0].Epoch != 1 {
+		t.Errorf("turn is of epoch %d", doc.Granted[0].Epoch)
+	}
+	// A message of a task whose record is gone gives back what it had.
+	must(t, b.LeaveEarlierLines(t.Context(), nil, again.Envelope(), 1))
+	haveTurns(t, b, "k")
+}
+
+// A deleted record, and a document that others write between, are found out.
+func TestSettleMeetsOthers(t *testing.T) {
+	t.Parallel()
+	b := openNew(t)
+	records := inLineOf(t, b, "k", 2)
+	must(t, b.DropRecord(t.Context(), records[0]))
+	doc := settled(t, b, "k")
+	if diff := cmp.Diff(idsOf(records[1]), turns(doc)); diff != "" {
+		t.Errorf("turns (-want +got):\n%s", diff)
+	}
+	newerDoc := write{subject: b.line(Line{Key: "new"}), data: []byte(`{"v":2}`), expect: anyRevision}
+	_, err := b.do(t.Context(), newerDoc)
+	must(t, err)
+	if _, err := b.settleLine(t.Context(), Line{Key: "new"}, nil); !errors.Is(err, ErrNewer) {
+		t.Errorf("settle a line of a newer version = %v", err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := b.settleLine(ctx, Line{Key: "k"}, nil); !errors.Is(err, pelton.ErrUnavailable) || errors.Is(err, ErrStale) {
+		t.Errorf("settle with a ctx that is over = %v", err)
+	}
+}
+
+// Doors let one in at a time, forget lines that nobody is at, and give up with ctx.
+func TestDoors(t *testing.T) {
+	t.Parallel()
+	var d doors
+	line := Line{Key: "k"}
+	leave, err := d.enter(t.Context(), line)
+	must(t, err)
+	other, err := d.enter(t.Context(), Line{Key: "other"})
+	must(t, err)
+	other()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := d.enter(ctx, line); !errors.Is(err, context.Canceled) {
+		t.Errorf("enter with a ctx that is over = %v", err)
+	}
+	inside := make(chan struct{})
+	go func() {
+		if leave, err := d.enter(context.WithoutCancel(ctx), line); err == nil {
+			leave()
+		}
+		close(inside)
+	}()
+	select {
+	case <-inside:
+		t.Error("two are inside")
+	case <-time.After(20 * time.Millisecond):
+	}
+	leave()
+	wait(t, inside, "second to have been inside")
+	if len(d.open) != 0 {
+		t.Errorf("%d doors are left", len(d.open))
+	}
+}
+
+func TestScanAndIdleKnowLines(t *testing.T) {
+	t.Parallel()
+	b := openNew(t)
+	waits, delayed := inLineOf(t, b, "k", 1)[0], keyed("k")
+	delayed.State, delayed.RunAt = pelton.Scheduled, time.Now().Add(time.Hour).UTC()
+	must(t, b.Enqueue(t.Context(), delayed))
+	seen := map[pelton.ID]bool{}
+	must(t, b.Scan(t.Context(), func(e *Envelope) bool { seen[e.ID] = true; return true }))
+	if !seen[waits.ID] || !seen[delayed.ID] {
+		t.Errorf("scan saw %v", seen)
+	}
+	if idle, err := b.Idle(t.Context()); err != nil || idle {
+		t.Errorf("idle = %t, %v with a task in a line", idle, err)
+	}
+	delayed.State = pelton.Cancelled
+	must(t, b.CancelSchedules(t.Context(), delayed))
+	if !gone(t, b, b.keyed(0), b.laterPlace(0, "q", delayed.ID, 0)) {
+		t.Error("the schedule of a cancelled task in a line is still there")
+	}
+}
+
+// A refused place takes its record along, alone and among many.
+func TestRefusedPlacesLeaveNoRecord(t *testing.T) {
+	t.Parallel()
+	b := openNew(t)
+	inLineOf(t, b, "k", 1)
+	must(t, b.js.DeleteStream(t.Context(), b.keyed(0)))
+	alone, many := keyed("k"), []*Record{keyed("k"), aRecord("q", pelton.Low), keyed("l")}
+	errs := append(b.EnqueueMany(t.Context(), many), b.Enqueue(t.Context(), alone))
+	for i, r := range append(many, alone) {
+		refused := r.InLine
+		if refused != errors.Is(errs[i], pelton.ErrUnavailable) {
+			t.Errorf("task %d: %v", i, errs[i])
+		}
+		if _, err := b.LoadRecord(t.Context(), r.ID); refused != errors.Is(err, pelton.ErrNotFound) {
+			t.Errorf("record of task %d: %v", i, err)
+		}
+	}
+	if _, err := b.settleLine(t.Context(), Line{Key: "k"}, nil); err == nil {
+		t.Error("a line without its stream was settled")
+	}
+}

@@ -1,0 +1,121 @@
+package broker
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"slices"
+	"time"
+
+	"github.com/peltonq/pelton"
+)
+
+// Line is the line of tasks that wait for their turn: those with one concurrency
+// key, or those of one kind. One of the two names is set.
+type Line struct {
+	Key  string `json:"key,omitempty"`
+	Kind string `json:"kind,omitempty"`
+}
+
+// token names the line in subjects and in its bucket: keys may be anything.
+func (l Line) token() string {
+	name := "key\n" + l.Key
+	if l.Kind != "" {
+		name = "kind\n" + l.Kind
+	}
+	sum := sha256.Sum256([]byte(name))
+	return hex.EncodeToString(sum[:16])
+}
+
+// Place is a task's place in a line. A task stands in the line of its key first
+// and in that of its kind after it: what it holds of one is kept while it waits for
+// the other, and the fixed order keeps two tasks from waiting for each other.
+type Place struct {
+	Of LineOf `json:"of"`
+	// Epoch is that of the task when it took the place. It tells a place from those
+	// that the task had before it was requeued.
+	Epoch uint32 `json:"epoch,omitempty"`
+}
+
+// LineOf says by what a line is named.
+type LineOf string
+
+// What lines are named by.
+const (
+	OfKey  LineOf = "key"
+	OfKind LineOf = "kind"
+)
+
+// Line is the line of that sort for the task.
+func (m *Meta) Line(of LineOf) Line {
+	if of == OfKind {
+		return Line{Kind: m.Kind}
+	}
+	return Line{Key: m.ConcurrencyKey}
+}
+
+// StandsIn reports whether the task has a place in its line of that sort.
+func (r *Record) StandsIn(of LineOf) bool {
+	return slices.ContainsFunc(r.Places, func(p Place) bool { return p.Of == of })
+}
+
+// EnterLine gives a new or requeued task its place in the line of its key, at its
+// present epoch. A task without a key stays out of it.
+func (r *Record) EnterLine() {
+	r.Places, r.InLine = nil, r.ConcurrencyKey != ""
+	if r.InLine {
+		r.Places = []Place{{OfKey, r.Epoch}}
+	}
+}
+
+// QueueForKind puts a task that could start into the line of its kind, under its
+// next epoch. To the world it stays queued: its time was now.
+func (r *Record) QueueForKind(now time.Time) {
+	r.State, r.RunAt = pelton.Scheduled, now.UTC()
+	r.Epoch++
+	r.Places, r.InLine = append(slices.Clone(r.Places), Place{OfKind, r.Epoch}), true
+}
+
+// waitsIn is the line that the task is to wait in, or to be called from. Only a
+// record that is InLine has one.
+func (r *Record) waitsIn() (Line, Place) {
+	last := r.Places[len(r.Places)-1]
+	return r.Line(last.Of), last
+}
+
+// waitsAt reports whether the task still waits at a place that it took in the line
+// at epoch: otherwise that place is void. Once void, it stays so.
+func (r *Record) waitsAt(l Line, epoch uint32) bool {
+	if !r.InLine || len(r.Places) == 0 || r.State.Terminal() {
+		return false
+	}
+	in, place := r.waitsIn()
+	return in == l && place.Epoch == epoch
+}
+
+// waitsForPlace reports whether the task's place is still in the schedule, as far
+// as the record can tell.
+func (r *Record) waitsForPlace(now time.Time) bool {
+	return r.InLine && r.waitsForTime() && r.RunAt.After(now)
+}
+
+// grant is a task that was called from its line and has not given back its turn.
+type grant struct {
+	ID    pelton.ID `json:"id"`
+	Epoch uint32    `json:"epoch,omitempty"` // of its place
+	At    time.Time `json:"at"`
+}
+
+// lineDoc is the document of a line: who has a turn. A line in which nobody has
+// one has no document.
+type lineDoc struct {
+	Version int `json:"v"`
+	Line
+	Granted []grant `json:"granted"`
+
+	revision uint64
+	written  time.Time
+}
+
+func (d *lineDoc) has(id pelton.ID, epoch uint32) bool {
+	return slices.ContainsFunc(d.Granted, func(g grant) bool { return g.ID == id && g.Epoch == epoch })
+}
