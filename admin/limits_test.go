@@ -30,8 +30,8 @@ func TestLimits(t *testing.T) {
 		t.Errorf("listed (-want +got):\n%s", diff)
 	}
 	var invalid *pelton.ValidationError
-	if _, err := client.SetLimit(t.Context(), pelton.Limit{Name: "mail"}); !errors.As(err, &invalid) || len(invalid.Fields) != 2 {
-		t.Errorf("an empty limit: %v", err)
+	if _, err := client.SetLimit(t.Context(), pelton.Limit{Name: "mail", Kind: " "}); !errors.As(err, &invalid) || len(invalid.Fields) != 2 {
+		t.Errorf("a limit of no kind and no rate: %v", err)
 	}
 	if err := client.DeleteLimit(t.Context(), "Mail"); !errors.Is(err, pelton.ErrInvalid) {
 		t.Errorf("a bad name: %v", err)
