@@ -256,9 +256,9 @@ func callers(goroutines, n int, call func() error) error {
 	return errors.Join(errs...)
 }
 
-// work runs a worker in this process until stop.
-func work(ctx context.Context, nc *nats.Conn, mux *worker.Mux, concurrency int) (stop func() error, err error) {
-	w, err := worker.New(nc, mux, worker.Config{Concurrency: concurrency})
+// work runs a worker in this process until stop, for the default queue if none is named.
+func work(ctx context.Context, nc *nats.Conn, mux *worker.Mux, concurrency int, queues ...string) (stop func() error, err error) {
+	w, err := worker.New(nc, mux, worker.Config{Concurrency: concurrency, Queues: queues})
 	if err != nil {
 		return nil, err
 	}
