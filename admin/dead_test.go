@@ -302,9 +302,10 @@ func TestBulkIsThrottled(t *testing.T) {
 // TestBulkStopsWithItsCaller tells how far it came.
 func TestBulkStopsWithItsCaller(t *testing.T) {
 	t.Parallel()
-	nc := brokertest.Start(t)
+	srv := brokertest.StartServer(t)
+	nc := brokertest.Connect(t, srv)
 	client, producing := open(t, nc)
-	dying(t, nc, pelton.DefaultQueue)
+	dying(t, brokertest.Connect(t, srv), pelton.DefaultQueue) // whose connection stays, so that it drains cleanly
 	die(t, client, producing, "a", "")
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
