@@ -71,6 +71,7 @@ type Broker struct {
 	replicas  map[string]int
 	maxQueues int
 	keyGrace  time.Duration // see unique.go
+	deadReads time.Duration // see maxDeadReading
 
 	limits    runningLimits
 	lineDoors doors
@@ -100,7 +101,7 @@ func Open(ctx context.Context, nc *nats.Conn, cfg Config) (*Broker, error) {
 	}
 	b := &Broker{
 		names: names{cfg.Namespace}, cfg: cfg, js: js,
-		replicas: make(map[string]int), opening: make(chan struct{}, 1), maxQueues: maxQueuesR1, keyGrace: keyGrace,
+		replicas: make(map[string]int), opening: make(chan struct{}, 1), maxQueues: maxQueuesR1, keyGrace: keyGrace, deadReads: maxDeadReading,
 	}
 	b.limits.ready = make(chan struct{})
 	for _, want := range b.streams(cfg.Replicas) {

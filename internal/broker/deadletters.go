@@ -120,7 +120,7 @@ func (b *Broker) EachDead(ctx context.Context, before uint64, visit func(*Record
 		before = end
 	}
 	var reading time.Duration
-	for looks := 0; looks < maxDeadLooks && reading < maxDeadReading; looks++ {
+	for looks := 0; looks < maxDeadLooks && reading < b.deadReads; looks++ {
 		began := time.Now()
 		msg, err := b.deadBefore(ctx, before, first)
 		reading += time.Since(began)

@@ -139,12 +139,28 @@ func TestEachDeadIsBounded(t *testing.T) {
 		return write{subject: b.deadLetter("q", r.ID), data: data, expect: anyRevision}, err
 	}, func(_ int, _ uint64, err error) { must(t, err) })
 	seen := 0
+	b.deadReads = time.Hour // however slow the machine is
 	next, err := b.EachDead(t.Context(), 0, func(*Record) bool { seen++; return true })
 	if err != nil || next != n-maxDeadLooks+1 || seen != maxDeadLooks*9/10 {
 		t.Errorf("one call: %d letters, go on at %d, %v", seen, next, err)
 	}
 	if seqs, calls := walk(t, b, 0); len(seqs) != n*9/10 || calls != 2 {
 		t.Errorf("%d letters in %d calls", len(seqs), calls)
+	}
+}
+
+// TestEachDeadIsBoundedInTime gets one message further when the first read uses up
+// the time, and says where to go on.
+func TestEachDeadIsBoundedInTime(t *testing.T) {
+	t.Parallel()
+	b := openNew(t)
+	const n = 5
+	for range n {
+		aDead(t, b, "q")
+	}
+	b.deadReads = 1 // a nanosecond
+	if seqs, calls := walk(t, b, 0); len(seqs) != n || calls != n+1 {
+		t.Errorf("%d letters in %d calls, want %d and one that finds the end", len(seqs), calls, n)
 	}
 }
 
