@@ -72,6 +72,11 @@ func (b *Broker) LoadDead(ctx context.Context, queue string, id pelton.ID) (*Rec
 // api calls the JetStream API and reads its error. Calls that come here are
 // idempotent, so an unanswered one is pelton.ErrUnavailable.
 func (b *Broker) api(ctx context.Context, subject string, body []byte) error {
+	return b.apiInto(ctx, subject, body, nil)
+}
+
+// apiInto is api that decodes the answer into into.
+func (b *Broker) apiInto(ctx context.Context, subject string, body []byte, into any) error {
 	reply, err := b.conn.call(ctx, &nats.Msg{Subject: "$JS.API." + subject, Data: body})
 	if err != nil {
 		return fmt.Errorf("%s: %w", subject, readError(err))
@@ -83,7 +88,12 @@ func (b *Broker) api(ctx context.Context, subject string, body []byte) error {
 		return fmt.Errorf("%s: %w: %w", subject, ErrMalformed, err)
 	}
 	switch {
+	case answer.Error == nil && into == nil:
+		return nil
 	case answer.Error == nil:
+		if err := json.Unmarshal(reply.Data, into); err != nil {
+			return fmt.Errorf("%s: %w: %w", subject, ErrMalformed, err)
+		}
 		return nil
 	case answer.Error.Code == 404 || answer.Error.ErrorCode == errSequenceNotFound:
 		return fmt.Errorf("%s: %w", subject, pelton.ErrNotFound)

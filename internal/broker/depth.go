@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -142,26 +143,56 @@ func allPaused(q *pelton.Queue) bool {
 }
 
 // Ready counts the ready tasks of the given priorities of a queue, and those of all
-// priorities that wait for their turn in a line.
+// priorities that wait for their turn in a line. What was enqueued into a lane before
+// the call is counted, unless it was taken. A consumer's own count of what is pending
+// is not good enough for that: the server lets it follow a moment after the publish is
+// acknowledged, and on a busy machine that is a long one. For what waits in lines,
+// each with a subject of its own, there is no better one.
 func (b *Broker) Ready(ctx context.Context, queue string, priorities []pelton.Priority) (uint64, error) {
 	var ready uint64
+	// The lines come first: a task that gets its turn in between counts twice, not never.
+	waiting, err := b.consumer(ctx, b.keyed(0), waitingConsumer(queue))
+	if err != nil {
+		return 0, err
+	}
+	if waiting != nil {
+		ready += waiting.NumPending
+	}
+	stored, err := b.storedUnder(ctx, b.tasks(0), b.ready(0, queue, "*"))
+	if err != nil {
+		return 0, fmt.Errorf("count queue %s: %w", queue, err)
+	}
 	for _, p := range priorities {
+		n := stored[b.ready(0, queue, p)]
+		if n == 0 {
+			continue
+		}
+		// What is out is read after what is stored: a task that ends in between counts
+		// as ready, and none that is ready does not.
 		info, err := b.consumer(ctx, b.tasks(0), laneConsumer(queue, p))
 		if err != nil {
 			return 0, err
 		}
 		if info != nil {
-			ready += info.NumPending
+			n -= min(n, uint64(max(info.NumAckPending, 0)))
 		}
-	}
-	info, err := b.consumer(ctx, b.keyed(0), waitingConsumer(queue))
-	if err != nil {
-		return 0, err
-	}
-	if info != nil {
-		ready += info.NumPending
+		ready += n
 	}
 	return ready, nil
+}
+
+// storedUnder counts the messages of a stream under each subject that filter
+// covers: a few, as a listing of many takes long.
+func (b *Broker) storedUnder(ctx context.Context, stream, filter string) (map[string]uint64, error) {
+	body, err := json.Marshal(map[string]string{"subjects_filter": filter})
+	if err != nil {
+		return nil, fmt.Errorf("encode request: %w", err)
+	}
+	var info jetstream.StreamInfo
+	if err := b.apiInto(ctx, "STREAM.INFO."+stream, body, &info); err != nil {
+		return nil, err
+	}
+	return info.State.Subjects, nil
 }
 
 // addDepth reads a lane's consumer: pending messages are ready, those handed out
