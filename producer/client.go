@@ -117,15 +117,16 @@ func (c *Client) EnqueueMany(ctx context.Context, specs []pelton.Spec) ([]pelton
 	items := make([]pelton.Enqueued, len(specs))
 	run := plainRun{c: c, items: items} // of items without keys, which go together
 	for i, spec := range specs {
+		var land func()
 		req, err := c.prepare(ctx, spec)
 		if err == nil && req.plain() {
-			err = c.queues.admit(ctx, req.record)
+			land, err = c.queues.admit(ctx, req.record)
 		}
 		switch {
 		case err != nil:
 			items[i].Err = err
 		case req.plain():
-			run.add(i, req.record)
+			run.add(i, req.record, land)
 		default:
 			run.flush(ctx)
 			if items[i], err = c.submit(ctx, req); err != nil {
@@ -143,10 +144,11 @@ type plainRun struct {
 	items    []pelton.Enqueued
 	records  []*broker.Record
 	position []int
+	lands    []func() // see queues.admit
 }
 
-func (p *plainRun) add(i int, r *broker.Record) {
-	p.records, p.position = append(p.records, r), append(p.position, i)
+func (p *plainRun) add(i int, r *broker.Record, land func()) {
+	p.records, p.position, p.lands = append(p.records, r), append(p.position, i), append(p.lands, land)
 }
 
 func (p *plainRun) flush(ctx context.Context) {
@@ -160,7 +162,10 @@ func (p *plainRun) flush(ctx context.Context) {
 			p.items[p.position[j]].Task = p.records[j].Task(p.c.now())
 		}
 	}
-	p.records, p.position = nil, nil
+	for _, land := range p.lands {
+		land()
+	}
+	p.records, p.position, p.lands = nil, nil, nil
 }
 
 // newRecord is the first record of a new task; spec is normalized.

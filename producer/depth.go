@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/peltonq/pelton"
-	"github.com/peltonq/pelton/internal/broker"
 )
 
 const (
@@ -23,29 +22,38 @@ const (
 // depthGate holds a queue's max_depth. It costs a read of the queue's lanes every
 // sampleFor while tasks are enqueued, every sampleFull while tasks are refused, and
 // nothing for a queue without the setting.
+//
+// A task that is let in takes its place until a count must have seen it: one that
+// began after the task was enqueued. While it is being enqueued a count may have
+// seen it already, and it takes two places. So no count lets in too many, and one
+// that falls into a burst may refuse a task for which there is a place after all.
 type depthGate struct {
 	sampling chan struct{} // held by whoever counts
 
-	mu    sync.Mutex
-	at    time.Time // of the count
-	ready uint64
-	own   uint64 // let in since
+	mu     sync.Mutex
+	at     time.Time // of the count
+	ready  uint64
+	flying uint64 // let in, and being enqueued
+	landed uint64 // enqueued, or not, since the last count began
 }
 
+// counter counts the ready tasks of a queue: all that were enqueued when it is called.
+type counter func(ctx context.Context) (uint64, error)
+
 // admit lets one task in, or is pelton.ErrOverloaded. Other errors are of a count
-// that could not be made: nothing was written.
-func (g *depthGate) admit(ctx context.Context, b *broker.Broker, cfg *broker.QueueConfig) error {
-	most := uint64(cfg.Settings.MaxDepth)
+// that could not be made: nothing was written. Whoever is let in calls land, once,
+// when the task is enqueued or never will be.
+func (g *depthGate) admit(ctx context.Context, most uint64, count counter) (land func(), err error) {
 	for {
 		in, ready, old := g.enter(most)
 		switch {
 		case in:
-			return nil
+			return g.land, nil
 		case !old:
-			return fmt.Errorf("queue %s: %w: it holds %d ready tasks, and max_depth is %d", cfg.Name, pelton.ErrOverloaded, ready, most)
+			return nil, fmt.Errorf("%w: it holds %d ready tasks, and max_depth is %d", pelton.ErrOverloaded, ready, most)
 		}
-		if err := g.count(ctx, b, cfg); err != nil {
-			return err
+		if err := g.sample(ctx, count); err != nil {
+			return nil, fmt.Errorf("count ready tasks: %w", err)
 		}
 	}
 }
@@ -54,37 +62,44 @@ func (g *depthGate) admit(ctx context.Context, b *broker.Broker, cfg *broker.Que
 func (g *depthGate) enter(most uint64) (in bool, ready uint64, old bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	ready = g.ready + g.own
+	ready = g.ready + g.flying + g.landed
 	age := time.Since(g.at)
 	if age >= sampleFor || ready >= most {
 		return false, ready, age >= sampleFull
 	}
-	g.own++
+	g.flying++
 	return true, ready, false
 }
 
-// count counts anew. One caller at a time does, for all that wait.
-func (g *depthGate) count(ctx context.Context, b *broker.Broker, cfg *broker.QueueConfig) error {
+func (g *depthGate) land() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.flying--
+	g.landed++
+}
+
+// sample counts anew. One caller at a time does, for all that wait.
+func (g *depthGate) sample(ctx context.Context, count counter) error {
 	called := time.Now()
 	select {
 	case g.sampling <- struct{}{}:
 		defer func() { <-g.sampling }()
 	case <-ctx.Done():
-		return fmt.Errorf("count queue %s: %w: %w", cfg.Name, pelton.ErrUnavailable, context.Cause(ctx))
+		return fmt.Errorf("%w: %w", pelton.ErrUnavailable, context.Cause(ctx))
 	}
 	g.mu.Lock()
-	counted := g.own           // those that are let in during the count may not be in it
+	counted := g.landed        // those that land during the count may not be in it
 	done := g.at.After(called) // by somebody else, while we waited
 	g.mu.Unlock()
 	if done {
 		return nil
 	}
-	ready, err := b.Ready(ctx, cfg.Name, cfg.Lanes)
+	ready, err := count(ctx)
 	if err != nil {
-		return fmt.Errorf("count queue %s: %w", cfg.Name, err)
+		return err
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.at, g.ready, g.own = time.Now(), ready, g.own-counted
+	g.at, g.ready, g.landed = time.Now(), ready, g.landed-counted
 	return nil
 }

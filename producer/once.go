@@ -97,8 +97,10 @@ func (c *Client) submit(ctx context.Context, req request) (pelton.Enqueued, erro
 	case req.replay.Record != nil:
 		once = req.replay
 	case req.plain():
-		if err = c.queues.admit(ctx, req.record); err == nil {
+		var land func()
+		if land, err = c.queues.admit(ctx, req.record); err == nil {
 			err = c.b.Enqueue(ctx, req.record)
+			land()
 		}
 	default:
 		once, err = c.once(ctx, req)
@@ -112,8 +114,9 @@ func (c *Client) submit(ctx context.Context, req request) (pelton.Enqueued, erro
 // once enqueues a task with keys. A queue that is full takes no new one, but a
 // repeat is answered with the task that it repeats.
 func (c *Client) once(ctx context.Context, req request) (broker.Once, error) {
-	full := c.queues.admit(ctx, req.record)
+	land, full := c.queues.admit(ctx, req.record)
 	if full == nil {
+		defer land()
 		return c.b.EnqueueOnce(ctx, req.record, req.idem)
 	}
 	if req.idem.Key != "" && errors.Is(full, pelton.ErrOverloaded) {

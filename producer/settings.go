@@ -138,15 +138,23 @@ func (q *queues) fill(spec *pelton.Spec) {
 }
 
 // admit is pelton.ErrOverloaded for a ready task that its queue's max_depth leaves
-// no place for. Delayed tasks, retries and requeues are always taken.
-func (q *queues) admit(ctx context.Context, r *broker.Record) error {
+// no place for. Delayed tasks, retries and requeues are always taken. Without an
+// error, land is to be called when the task is enqueued or never will be.
+func (q *queues) admit(ctx context.Context, r *broker.Record) (land func(), err error) {
+	free := func() {}
 	at := q.at(r.Queue)
 	if at == nil || r.State != pelton.Queued {
-		return nil
+		return free, nil
 	}
 	cfg := at.config.Load()
 	if cfg.Settings.MaxDepth == 0 {
-		return nil
+		return free, nil
 	}
-	return at.depth.admit(ctx, q.b, cfg)
+	land, err = at.depth.admit(ctx, uint64(cfg.Settings.MaxDepth), func(ctx context.Context) (uint64, error) {
+		return q.b.Ready(ctx, cfg.Name, cfg.Lanes)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("queue %s: %w", cfg.Name, err)
+	}
+	return land, nil
 }

@@ -102,17 +102,17 @@ func TestMaxDepth(t *testing.T) {
 		}
 		return q.Ready
 	}
-	if n := ready(); n < most {
-		t.Errorf("refused at %d ready tasks", n)
-	}
+	// What the broker shows of the queue follows a moment after what it took.
+	eventually(t, "the queue is full", func() bool { return ready() >= most })
 	if _, err := desk.Purge(t.Context(), pelton.DefaultQueue, "", ""); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "the queue is empty", func() bool { return ready() == 0 })
 
-	// At once, over all priorities: exactly as many as there is room for.
+	// At once, over all priorities: not one more than there is room for. A count that
+	// falls into the burst may leave some of it over, for those that come after it.
 	eventually(t, "there is room", func() bool {
-		_, err := client.Enqueue(t.Context(), pelton.Spec{Kind: "k"})
+		_, err := client.Enqueue(t.Context(), pelton.Spec{Kind: "k", Priority: pelton.Critical})
 		return err == nil
 	})
 	var taken, full atomic.Int32
@@ -130,9 +130,20 @@ func TestMaxDepth(t *testing.T) {
 		})
 	}
 	enqueuing.Wait()
-	if taken.Load() != most-1 || full.Load() != 2*most+1 {
+	if taken.Load() > most-1 || taken.Load()+full.Load() != 3*most {
 		t.Errorf("%d taken, %d refused", taken.Load(), full.Load())
 	}
+	eventually(t, "the queue is full again", func() bool {
+		_, err := client.Enqueue(t.Context(), pelton.Spec{Kind: "k"})
+		if err == nil {
+			taken.Add(1)
+		}
+		if taken.Load() > most-1 {
+			t.Fatalf("%d taken", taken.Load())
+		}
+		return errors.Is(err, pelton.ErrOverloaded) && taken.Load() == most-1
+	})
+	eventually(t, "the queue shows it", func() bool { return ready() == most })
 	// Delayed tasks are taken, other queues are not concerned, and a bad task is bad.
 	enqueue(t, client, "k", pelton.WithDelay(time.Hour))
 	enqueue(t, client, "k", pelton.WithQueue("other"))
@@ -167,7 +178,7 @@ func TestMaxDepth(t *testing.T) {
 }
 
 // Workers that keep up let a small queue take many tasks: what counts is what is
-// ready, not what came.
+// ready, not what came. How often that is counted: TestDepthGateCounts.
 func TestMaxDepthWithWorkers(t *testing.T) {
 	t.Parallel()
 	nc := brokertest.Start(t)
@@ -176,7 +187,6 @@ func TestMaxDepthWithWorkers(t *testing.T) {
 	mux := worker.NewMux()
 	mux.Handle("k", handler(func(context.Context, *pelton.Task) (json.RawMessage, error) { return nil, nil }))
 	serve(t, nc, mux, worker.Config{})
-	began := time.Now()
 	const n = 200
 	for taken := 0; taken < n; {
 		switch _, err := client.Enqueue(t.Context(), pelton.Spec{Kind: "k"}); {
@@ -185,9 +195,6 @@ func TestMaxDepthWithWorkers(t *testing.T) {
 		case !errors.Is(err, pelton.ErrOverloaded):
 			t.Fatal(err)
 		}
-	}
-	if took := time.Since(began); took > n/5*250*time.Millisecond*9/10 { // less than by a count every 250 ms
-		t.Errorf("%d tasks took %s", n, took)
 	}
 }
 
