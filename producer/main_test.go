@@ -111,6 +111,7 @@ func lastSeq(t *testing.T, nc *nats.Conn, stream string) uint64 {
 	return s.CachedInfo().State.LastSeq
 }
 
+// scheduled is what the broker shows; it follows a moment after what it took.
 func scheduled(t *testing.T, b *broker.Broker) uint64 {
 	t.Helper()
 	q, err := b.Queue(t.Context(), pelton.DefaultQueue)
