@@ -194,12 +194,13 @@ func TestLockWaitsNoLongerThanItsContext(t *testing.T) {
 	held := r.holding("holder", "x", released)
 	type key struct{}
 	bounded := r.in(t, "bounded", func(ctx context.Context) error {
-		waiting, cancel := context.WithTimeoutCause(context.WithValue(ctx, key{}, "mine"), 300*time.Millisecond, errors.New("too long"))
-		defer cancel()
+		waiting, cancel := context.WithCancelCause(context.WithValue(ctx, key{}, "mine"))
+		defer cancel(nil)
 		free, err := worker.Lock(waiting, "y")
 		if err != nil {
 			return err
 		}
+		time.AfterFunc(time.Second, func() { cancel(errors.New("too long")) })
 		_, err = worker.Lock(waiting, "x")
 		if free.Context().Err() != nil || free.Context().Value(key{}) != "mine" {
 			t.Errorf("ctx of a lock ended with the wait for another: %v", context.Cause(free.Context()))
@@ -230,12 +231,16 @@ func TestLockIsRenewed(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	released := make(chan struct{})
-	held := r.holding("holder", "x", released, worker.Lease(3*time.Second))
+	const lease = 6 * time.Second // renewed every two seconds, lost after four
+	held := r.holding("holder", "x", released, worker.Lease(lease))
 	tries := r.in(t, "tries", func(ctx context.Context) error {
-		end := time.After(7 * time.Second)
+		end := time.After(2*lease + time.Second)
 		for {
-			if lock, err := worker.TryLock(ctx, "x"); !errors.Is(err, pelton.ErrConflict) {
-				return errors.Join(errors.New("had"), err, lock.Unlock())
+			switch lock, err := worker.TryLock(ctx, "x"); {
+			case err == nil:
+				return errors.Join(errors.New("taken from its holder"), lock.Unlock())
+			case !errors.Is(err, pelton.ErrConflict):
+				return err
 			}
 			select {
 			case <-end:
@@ -276,11 +281,11 @@ func TestLocksOfEveryEndAreReleased(t *testing.T) {
 		"goexit": {handler: func(context.Context) error { runtime.Goexit(); return nil }, opts: []pelton.Option{pelton.WithMaxAttempts(1)}},
 		"timeout": {
 			handler: func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() },
-			opts:    []pelton.Option{pelton.WithTimeout(100 * time.Millisecond), pelton.WithMaxAttempts(1)},
+			opts:    []pelton.Option{pelton.WithTimeout(2 * time.Second), pelton.WithMaxAttempts(1)}, // long enough to get there
 		},
 		"deaf": {
 			handler: func(context.Context) error { <-forever; return nil },
-			opts:    []pelton.Option{pelton.WithTimeout(100 * time.Millisecond), pelton.WithMaxAttempts(1)},
+			opts:    []pelton.Option{pelton.WithTimeout(2 * time.Second), pelton.WithMaxAttempts(1)}, // long enough to get there
 		},
 		"cancel": {
 			handler: func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() },
@@ -332,7 +337,7 @@ func TestLocksOfEveryEndAreReleased(t *testing.T) {
 				}
 				return len(locks) == 0
 			})
-			if took := time.Since(began); took > 5*time.Second {
+			if took := time.Since(began); took > 15*time.Second { // half the lease
 				t.Errorf("released after %s", took)
 			}
 			eventually(t, "the ctx of both has ended", func() bool { return first.Context().Err() != nil && second.Context().Err() != nil })
