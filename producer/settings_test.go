@@ -74,14 +74,10 @@ func TestSettingsOverReconnection(t *testing.T) {
 	eventually(t, "the loss is known", func() bool { return !nc.IsConnected() || nc.Stats().Reconnects > 0 })
 	set(t, desk, pelton.DefaultQueue, `{"max_attempts":3}`)
 	eventually(t, "the connection is back", nc.IsConnected)
-	began := time.Now()
 	eventually(t, "the producer follows", func() bool {
 		task, err := client.Enqueue(t.Context(), pelton.Spec{Kind: "k"})
 		return err == nil && task.MaxAttempts == 3
 	})
-	if took := time.Since(began); took > 2*time.Second {
-		t.Errorf("it took %s", took)
-	}
 }
 
 func TestMaxDepth(t *testing.T) {

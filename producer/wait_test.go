@@ -25,18 +25,14 @@ func TestWaitGivesTheTaskAsLastSeen(t *testing.T) {
 		return nil, ctx.Err()
 	}))
 	task := enqueue(t, client, "k", pelton.WithMaxAttempts(1))
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
-	defer cancel()
-	got, err := client.Wait(ctx, task.ID)
-	if !errors.Is(err, context.DeadlineExceeded) || got == nil || got.ID != task.ID || got.State != pelton.Queued {
+	got, err := waitBriefly(t, client, task.ID, nil)
+	if !errors.Is(err, context.DeadlineExceeded) || got.ID != task.ID || got.State != pelton.Queued {
 		t.Errorf("Wait = %+v, %v", got, err)
 	}
 	serve(t, nc, mux, worker.Config{Grace: time.Millisecond})
 	<-started
 	why := errors.New("enough")
-	waiting, stop := context.WithCancelCause(t.Context())
-	time.AfterFunc(20*time.Millisecond, func() { stop(why) })
-	if got, err = client.Wait(waiting, task.ID); !errors.Is(err, why) || got == nil || got.State != pelton.Running {
+	if got, err = waitBriefly(t, client, task.ID, why); !errors.Is(err, why) || got.State != pelton.Running {
 		t.Errorf("Wait = %+v, %v", got, err)
 	}
 	if _, err := client.Wait(t.Context(), pelton.NewID(time.Now(), 0)); !errors.Is(err, pelton.ErrNotFound) {
@@ -44,21 +40,59 @@ func TestWaitGivesTheTaskAsLastSeen(t *testing.T) {
 	}
 }
 
-// TestWaitIsTold does not depend on reading again from time to time.
+// waitBriefly is a Wait whose ctx ends after its first read. When that is, nobody
+// tells: a Wait that saw nothing of the task says so, and the next one has twice the
+// time. The cause is that of a deadline, or why.
+func waitBriefly(t *testing.T, client *producer.Client, id pelton.ID, why error) (*pelton.Task, error) {
+	t.Helper()
+	for brief := 20 * time.Millisecond; brief < patience; brief *= 2 {
+		ctx, cancel := context.WithTimeoutCause(t.Context(), brief, why)
+		task, err := client.Wait(ctx, id)
+		cancel()
+		if err == nil {
+			t.Fatalf("Wait for a task that is not over = %+v", task)
+		}
+		if task != nil {
+			return task, err
+		}
+	}
+	t.Fatal("Wait never saw the task")
+	panic("unreachable")
+}
+
+// TestWaitIsTold does not depend on reading again from time to time, which would be
+// every two seconds. Each task ends after its waiter has begun to listen and to read.
 func TestWaitIsTold(t *testing.T) {
 	t.Parallel()
-	nc := brokertest.Start(t)
+	srv := brokertest.StartServer(t)
+	nc := brokertest.Connect(t, srv)
 	client := open(t, nc)
 	mux := worker.NewMux()
-	mux.Handle("k", handler(func(context.Context, *pelton.Task) (json.RawMessage, error) { return nil, nil }))
-	serve(t, nc, mux, worker.Config{})
-	wait(t, client, enqueue(t, client, "k").ID) // the lane is open
+	release := make(chan struct{})
+	mux.Handle("k", handler(func(context.Context, *pelton.Task) (json.RawMessage, error) { <-release; return nil, nil }))
+	serve(t, brokertest.Connect(t, srv), mux, worker.Config{})
 	began := time.Now()
-	const n = 20
+	const n = 10
 	for range n {
-		wait(t, client, enqueue(t, client, "k").ID)
+		task := enqueue(t, client, "k")
+		eventually(t, "it runs", func() bool { return get(t, client, task.ID).State == pelton.Running })
+		subscriptions, sent := nc.NumSubscriptions(), nc.Stats().OutMsgs
+		done := make(chan error, 1)
+		go func() {
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
+			defer cancel()
+			_, err := client.Wait(ctx, task.ID)
+			done <- err
+		}()
+		eventually(t, "the waiter listens and reads", func() bool {
+			return nc.NumSubscriptions() > subscriptions && nc.Stats().OutMsgs > sent
+		})
+		release <- struct{}{}
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
 	}
-	if took := time.Since(began); took > 2*time.Second {
+	if took := time.Since(began); took > n*time.Second {
 		t.Errorf("%d tasks one after the other took %s", n, took)
 	}
 }
