@@ -72,6 +72,8 @@ type Broker struct {
 	maxQueues int
 	keyGrace  time.Duration // see unique.go
 	deadReads time.Duration // see maxDeadReading
+	// cancelWait is how long a cancel waits for the holder of a running task.
+	cancelWait time.Duration
 
 	limits    runningLimits
 	lineDoors doors
@@ -101,7 +103,7 @@ func Open(ctx context.Context, nc *nats.Conn, cfg Config) (*Broker, error) {
 	}
 	b := &Broker{
 		names: names{cfg.Namespace}, cfg: cfg, js: js,
-		replicas: make(map[string]int), opening: make(chan struct{}, 1), maxQueues: maxQueuesR1, keyGrace: keyGrace, deadReads: maxDeadReading,
+		replicas: make(map[string]int), opening: make(chan struct{}, 1), maxQueues: maxQueuesR1, keyGrace: keyGrace, deadReads: maxDeadReading, cancelWait: cancelWait,
 	}
 	b.limits.ready = make(chan struct{})
 	for _, want := range b.streams(cfg.Replicas) {

@@ -81,7 +81,7 @@ func (b *Broker) subscribed(ctx context.Context, subject string, got nats.MsgHan
 // error: the record says cancelled, and the holder will find out. Errors:
 // pelton.ErrUnavailable, when the signal did not go out or its answer was lost.
 func (b *Broker) SignalCancel(ctx context.Context, id pelton.ID) (dropped bool, err error) {
-	waiting, cancel := context.WithTimeout(ctx, cancelWait)
+	waiting, cancel := context.WithTimeout(ctx, b.cancelWait)
 	defer cancel()
 	reply, err := b.conn.call(waiting, &nats.Msg{Subject: b.cancelSignal(id)})
 	switch {
