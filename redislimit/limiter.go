@@ -59,6 +59,7 @@ type Observer interface {
 // 50 ms to answer. Close it when nobody asks any more.
 type Limiter struct {
 	cfg     Config
+	answer  time.Duration // answerTimeout
 	client  *redis.Client
 	fleet   *redis_rate.Limiter
 	local   *limit.Local
@@ -70,6 +71,10 @@ type Limiter struct {
 // rediss://user:password@host. A Redis that is out of reach is no error, it is
 // asked again every second. A url that cannot be one is pelton.ErrInvalid.
 func Open(ctx context.Context, url string, cfg Config) (*Limiter, error) {
+	return open(ctx, url, cfg, answerTimeout)
+}
+
+func open(ctx context.Context, url string, cfg Config, answer time.Duration) (*Limiter, error) {
 	if cfg.Share == 0 {
 		cfg.Share = 1
 	}
@@ -90,12 +95,12 @@ func Open(ctx context.Context, url string, cfg Config) (*Limiter, error) {
 	// What the client would repeat, wait for or tell the server by itself makes a
 	// question without an answer 1.7 s long.
 	options.MaxRetries, options.DialerRetries = -1, 1
-	options.DialTimeout, options.ReadTimeout, options.WriteTimeout, options.PoolTimeout = dialTimeout, answerTimeout, answerTimeout, answerTimeout
+	options.DialTimeout, options.ReadTimeout, options.WriteTimeout, options.PoolTimeout = max(dialTimeout, answer), answer, answer, answer
 	options.ContextTimeoutEnabled = true
 	options.DisableIdentity = true
 	options.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
 	client := redis.NewClient(options)
-	l := &Limiter{cfg: cfg, client: client, fleet: redis_rate.NewLimiter(client), local: local}
+	l := &Limiter{cfg: cfg, answer: answer, client: client, fleet: redis_rate.NewLimiter(client), local: local}
 	l.breaker = circuitbreaker.NewBuilder[any]().
 		WithFailureThreshold(tripAfter).WithSuccessThreshold(1).WithDelay(tripFor).
 		OnStateChanged(l.changed).Build()
@@ -144,7 +149,7 @@ func (l *Limiter) ask(ctx context.Context, question func(context.Context) error)
 		return errTripped
 	}
 	// A caller that goes away says nothing about Redis.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), answerTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), l.answer)
 	defer cancel()
 	err := question(ctx)
 	if err == nil {

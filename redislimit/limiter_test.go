@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -60,15 +59,29 @@ func open(t *testing.T, url string, cfg redislimit.Config) *redislimit.Limiter {
 	return l
 }
 
+// answer is how long a patient Limiter waits for Redis: on a busy machine more than
+// 50 ms may pass although Redis is there.
+const answer = 2 * time.Second
+
+func openPatient(t *testing.T, url string, cfg redislimit.Config) *redislimit.Limiter {
+	t.Helper()
+	l, err := redislimit.OpenPatient(t.Context(), url, cfg, answer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	return l
+}
+
 func bucket(r pelton.RateLimit) limit.Bucket {
 	return limit.Bucket{Limit: "mail", Key: "mail", Rate: r}
 }
 
 func TestTakeAndBook(t *testing.T) {
 	t.Parallel()
-	l := open(t, redistest.Start(t).URL, redislimit.Config{})
+	l := openPatient(t, redistest.Start(t).URL, redislimit.Config{})
 	b := bucket(pelton.RateLimit{Limit: 1, Per: time.Minute, Burst: 5})
-	near := func(got, want time.Duration) bool { return (got - want).Abs() < 2*time.Second }
+	near := func(got, want time.Duration) bool { return (got - want).Abs() < 15*time.Second }
 
 	if d := l.Take(t.Context(), b, 2); d.Allowed != 2 || d.Remaining != 3 || d.RetryAfter != 0 || !near(d.ResetAfter, 2*time.Minute) {
 		t.Errorf("two of five: %+v", d)
@@ -173,7 +186,7 @@ func TestRedisGoesAndComesBack(t *testing.T) {
 			server := redistest.Start(t)
 			var log bytes.Buffer
 			watcher := &seen{}
-			l := open(t, server.URL, redislimit.Config{
+			l := openPatient(t, server.URL, redislimit.Config{
 				Share: 0.5, Observer: watcher, Logger: slog.New(slog.NewTextHandler(&log, nil)),
 			})
 			at := func(mode string) limit.Bucket {
@@ -222,7 +235,7 @@ func TestRedisGoesAndComesBack(t *testing.T) {
 					t.Errorf("closed booking: %+v", got)
 				}
 			})
-			if slowest > 150*time.Millisecond { // one question is 50 ms
+			if slowest > 2*answer { // one question at most was asked
 				t.Errorf("an answer without Redis took %s", slowest)
 			}
 
@@ -260,21 +273,21 @@ func TestNoQuestionsWhileTripped(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
 	server.Kill()
-	l := open(t, server.URL, redislimit.Config{})
-	var answers atomic.Int64
-	var all sync.WaitGroup
 	begin := time.Now()
+	l := open(t, server.URL, redislimit.Config{})
+	asked := l.CountQuestions()
+	var all sync.WaitGroup
 	for range 8 {
 		all.Go(func() {
-			for time.Since(begin) < 500*time.Millisecond {
+			for range 2000 {
 				l.Take(t.Context(), bucket(pelton.RateLimit{Limit: 1, Per: time.Second, Burst: 1}), 1)
-				answers.Add(1)
 			}
 		})
 	}
 	all.Wait()
-	if got := answers.Load(); got < 10_000 {
-		t.Errorf("%d answers in half a second: they waited for Redis", got)
+	got := asked()
+	if most := int64(time.Since(begin) / redislimit.TripFor); got > most {
+		t.Errorf("%d of 16,000 questions were asked of Redis in %s", got, time.Since(begin))
 	}
 }
 
