@@ -178,12 +178,12 @@ func TestUnknownOutcome(t *testing.T) {
 	enqueue(t, client, "before") // the lane is there
 
 	between.mute(true)
-	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 	defer cancel()
 	if _, err := client.Enqueue(ctx, pelton.Spec{Kind: "k"}); !errors.Is(err, pelton.ErrUnknownOutcome) || errors.Is(err, pelton.ErrUnavailable) {
 		t.Errorf("Enqueue = %v, want ErrUnknownOutcome", err)
 	}
-	ctx, cancel = context.WithTimeout(t.Context(), 200*time.Millisecond)
+	ctx, cancel = context.WithTimeout(t.Context(), 2*time.Second)
 	defer cancel()
 	items, err := client.EnqueueMany(ctx, []pelton.Spec{{Kind: "k"}, {Kind: ""}})
 	if err != nil || !errors.Is(items[0].Err, pelton.ErrUnknownOutcome) || !errors.Is(items[1].Err, pelton.ErrInvalid) {

@@ -364,7 +364,7 @@ func TestEnqueueTriesAgainUnderAKey(t *testing.T) {
 
 	// ctx bounds it.
 	tap.mute(true)
-	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 	defer cancel()
 	_, err = client.Enqueue(ctx, pelton.Spec{Kind: "a"}, pelton.WithIdempotencyKey("never"))
 	if !errors.Is(err, pelton.ErrUnknownOutcome) {

@@ -223,7 +223,11 @@ func TestFailures(t *testing.T) {
 		{"text", 3, 1, pelton.ReasonResult, "not JSON"},
 		{"func", 3, 1, pelton.ReasonResult, "encode result of func()"},
 	} {
-		task := r.enqueue(t, tc.kind, pelton.WithMaxAttempts(tc.maxAttempts), pelton.WithTimeout(200*time.Millisecond))
+		timeout := patience
+		if tc.reason == pelton.ReasonTimeout {
+			timeout = 200 * time.Millisecond
+		}
+		task := r.enqueue(t, tc.kind, pelton.WithMaxAttempts(tc.maxAttempts), pelton.WithTimeout(timeout))
 		task = r.finished(t, task.ID)
 		if task.State != pelton.Failed || task.Attempt != tc.attempt || len(task.Errors) != tc.attempt || len(task.Result) > 0 {
 			t.Errorf("%s: %+v", tc.kind, task)

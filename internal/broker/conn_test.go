@@ -189,7 +189,7 @@ func TestUnansweredCall(t *testing.T) {
 	t.Parallel()
 	b := openNew(t)
 	subject, _ := silence(t, b.conn.nc)
-	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second) // long enough for it to be sent
 	defer cancel()
 	if _, err := b.do(ctx, write{subject: subject, expect: anyRevision}); !errors.Is(err, pelton.ErrUnknownOutcome) || errors.Is(err, pelton.ErrUnavailable) {
 		t.Errorf("unanswered write = %v, want ErrUnknownOutcome", err)
