@@ -139,7 +139,13 @@ func (r *rig) enqueueMany(t *testing.T, n int, kind string, opts ...pelton.Optio
 // finished waits for the task's end, and for the broker to hold nothing of it.
 func (r *rig) finished(t *testing.T, id pelton.ID) *pelton.Task {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	return r.finishedWithin(t, patience, id)
+}
+
+// finishedWithin is finished for what takes long by itself.
+func (r *rig) finishedWithin(t *testing.T, limit time.Duration, id pelton.ID) *pelton.Task {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	defer cancel()
 	task, err := r.client.Wait(ctx, id)
 	if err != nil {
@@ -160,8 +166,14 @@ func (r *rig) get(t *testing.T, id pelton.ID) *pelton.Task {
 // succeeds waits for the task and fails the test if it ended otherwise.
 func (r *rig) succeeds(t *testing.T, ids ...pelton.ID) {
 	t.Helper()
+	r.succeedsWithin(t, patience, ids...)
+}
+
+// succeedsWithin is succeeds for what takes long by itself, each task up to limit.
+func (r *rig) succeedsWithin(t *testing.T, limit time.Duration, ids ...pelton.ID) {
+	t.Helper()
 	for _, id := range ids {
-		if task := r.finished(t, id); task.State != pelton.Succeeded {
+		if task := r.finishedWithin(t, limit, id); task.State != pelton.Succeeded {
 			t.Fatalf("task %s is %s: %+v", id, task.State, task.Error)
 		}
 	}
