@@ -233,8 +233,8 @@ func TestDelayedTask(t *testing.T) {
 	enqueue(t, client, "k", pelton.WithDelay(time.Hour))
 	eventually(t, "one task is scheduled", func() bool { return scheduled(t, b) == 1 })
 	before := time.Now()
-	task := enqueue(t, client, "k", pelton.WithDelay(500*time.Millisecond))
-	if task.State != pelton.Scheduled || task.RunAt.Before(before.Add(500*time.Millisecond)) {
+	task := enqueue(t, client, "k", pelton.WithDelay(2*time.Second))
+	if task.State != pelton.Scheduled || task.RunAt.Before(before.Add(2*time.Second)) {
 		t.Errorf("task = %+v", task)
 	}
 	task = wait(t, client, task.ID)

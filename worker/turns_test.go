@@ -248,7 +248,7 @@ func TestDelayedTaskTakesItsPlaceLater(t *testing.T) {
 	})
 	r.run(t, worker.Config{})
 	key := pelton.WithConcurrencyKey("k")
-	delayed := r.enqueue(t, "a", key, pelton.WithDelay(300*time.Millisecond))
+	delayed := r.enqueue(t, "a", key, pelton.WithDelay(3*time.Second))
 	if delayed.State != pelton.Scheduled {
 		t.Errorf("delayed task is %s", delayed.State)
 	}
