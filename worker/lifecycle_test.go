@@ -277,7 +277,7 @@ func TestRedeliveryElsewhere(t *testing.T) {
 // the first notices by itself and writes nothing.
 func TestTakeover(t *testing.T) {
 	t.Parallel()
-	const lease = 1500 * time.Millisecond
+	const lease = 6 * time.Second
 	srv := brokertest.StartServer(t)
 	r := rigOn(t, brokertest.Connect(t, srv), producer.Config{Lease: lease})
 	started := make(chan string, 2)
