@@ -307,7 +307,7 @@ func TestLinesSurviveDyingWorkers(t *testing.T) {
 		}
 		return nil, nil
 	})
-	const keys, each = 100, 10
+	const keys, each = 50, 8
 	specs := make([]pelton.Spec, keys*each)
 	for i := range specs {
 		specs[i] = pelton.Spec{Kind: "a", ConcurrencyKey: fmt.Sprint("key-", i%keys)}
