@@ -317,7 +317,7 @@ func (w *slot) halt() (resume func()) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	p, name := w.p, w.named()
-	w.s.fault(history.FaultBegin, "stop", name)
+	w.s.fault(history.FaultBegin, history.StopFault, name)
 	if err := p.signal(syscall.SIGSTOP); err != nil {
 		w.s.Error(err)
 	}
@@ -325,7 +325,7 @@ func (w *slot) halt() (resume func()) {
 		if err := p.signal(syscall.SIGCONT); err != nil {
 			w.s.Error(err)
 		}
-		w.s.fault(history.FaultEnd, "stop", name)
+		w.s.fault(history.FaultEnd, history.StopFault, name)
 	}
 }
 

@@ -23,14 +23,18 @@ var client = &http.Client{
 	Timeout:   90 * time.Second,
 }
 
-// call makes a request and gives status and body; err is of the transport.
-func call(ctx context.Context, method, url, body string) (int, []byte, error) {
+// call makes a request and gives status and body; err is of the transport. headers are
+// names and values in turn.
+func call(ctx context.Context, method, url, body string, headers ...string) (int, []byte, error) {
 	req, err := http.NewRequestWithContext(ctx, method, url, bytes.NewBufferString(body))
 	if err != nil {
 		return 0, nil, err
 	}
 	if body != "" {
 		req.Header.Set("Content-Type", "application/json")
+	}
+	for header := range slices.Chunk(headers, 2) {
+		req.Header.Set(header[0], header[1])
 	}
 	resp, err := client.Do(req)
 	if err != nil {
@@ -54,36 +58,22 @@ type order struct {
 	// priority of the task; empty is the default.
 	priority pelton.Priority
 	pad      int // bytes of ballast in the payload
+
+	key         string // concurrency key
+	unique      string // key among the tasks of the kind
+	conflict    pelton.OnConflict
+	idempotency string // key of the request
+	lock        string // what it works under
+	slots       int    // of the lock
 }
 
-// producer enqueues over HTTP, reads and cancels, and writes down what it was told.
-type producer struct {
-	s   *suite
-	log *history.Log
-
-	mu   sync.Mutex
-	n    int
-	ids  []pelton.ID // accepted
-	over map[pelton.ID]bool
-}
-
-func newProducer(s *suite) *producer {
-	return &producer{s: s, log: s.actor("producer"), over: make(map[pelton.ID]bool)}
-}
-
-func (p *producer) url(path string) string { return "http://" + p.s.server.http + path }
-
-// enqueue sends an order once, under a name of its own, and gives the id if it was
-// accepted.
-func (p *producer) enqueue(o order) (id pelton.ID, accepted bool) {
-	p.mu.Lock()
-	p.n++
-	ref := fmt.Sprintf("t%d", p.n)
-	p.mu.Unlock()
+// body is the request that enqueues the order under a name.
+func (o *order) body(ref string) ([]byte, error) {
 	body := map[string]any{
 		"kind": o.kind, "retention": "1h", "max_attempts": 10,
 		"payload": map[string]any{
 			"ref": ref, "ms": o.ms, "times": o.times, "mib": o.mib, "wait_ms": o.wait.Milliseconds(), "pad": strings.Repeat("x", o.pad),
+			"lock": o.lock, "slots": o.slots,
 		},
 	}
 	if o.timeout > 0 {
@@ -98,36 +88,104 @@ func (p *producer) enqueue(o order) (id pelton.ID, accepted bool) {
 	if o.priority != "" {
 		body["priority"] = o.priority
 	}
-	text, err := json.Marshal(body)
+	if o.key != "" {
+		body["concurrency_key"] = o.key
+	}
+	if o.unique != "" {
+		body["unique"] = pelton.Unique{Key: o.unique, OnConflict: o.conflict}
+	}
+	return json.Marshal(body)
+}
+
+// uniqueKey names a unique key in the history: it belongs to its kind.
+func uniqueKey(kind, key string) string { return kind + "/" + key }
+
+// producer enqueues over HTTP, reads and cancels, and writes down what it was told.
+type producer struct {
+	s   *suite
+	log *history.Log
+
+	mu    sync.Mutex
+	n     int
+	ids   []pelton.ID // accepted
+	known map[pelton.ID]bool
+}
+
+func newProducer(s *suite) *producer {
+	return &producer{s: s, log: s.actor("producer"), known: make(map[pelton.ID]bool)}
+}
+
+func (p *producer) url(path string) string { return "http://" + p.s.server.http + path }
+
+// name gives a name for a request.
+func (p *producer) name() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.n++
+	return fmt.Sprintf("t%d", p.n)
+}
+
+// enqueue sends an order once, under a name of its own, and gives the id if it was
+// accepted.
+func (p *producer) enqueue(o order) (id pelton.ID, accepted bool) {
+	e := p.post(p.name(), o)
+	return e.Task, e.Kind == history.EnqueueOK
+}
+
+// post sends an order once and gives what it wrote down of the answer.
+func (p *producer) post(ref string, o order) history.Event {
+	e := history.Event{Kind: history.EnqueueSent, Ref: ref, Key: o.key, Idempotency: o.idempotency}
+	if o.unique != "" {
+		e.Unique = uniqueKey(o.kind, o.unique)
+	}
+	text, err := o.body(ref)
 	if err != nil {
 		p.s.Error(err)
-		return id, false
+		return e
 	}
-	p.s.write(p.log, history.Event{Kind: history.EnqueueSent, Ref: ref, Note: o.kind})
-	began := history.Now()
+	var headers []string
+	if o.idempotency != "" {
+		headers = []string{"Idempotency-Key", o.idempotency}
+	}
+	sent := e
+	sent.Note = o.kind
+	p.s.write(p.log, sent)
+	e.Began = history.Now()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	status, answer, err := call(ctx, http.MethodPost, p.url("/tasks"), string(text))
-	e := history.Event{Began: began, Ref: ref}
+	status, answer, err := call(ctx, http.MethodPost, p.url("/tasks"), string(text), headers...)
 	var task pelton.Task
 	switch {
 	case err == nil && status == http.StatusAccepted && json.Unmarshal(answer, &task) == nil:
 		e.Kind, e.Task, e.Retention, e.Record = history.EnqueueOK, task.ID, time.Hour, view(&task)
+	case err == nil && status == http.StatusOK && json.Unmarshal(answer, &task) == nil:
+		e.Kind, e.Task, e.Record = history.EnqueueExisting, task.ID, view(&task)
 	case err == nil && !strings.Contains(string(answer), "unknown-outcome") && status >= 400:
-		e.Kind, e.Note = history.EnqueueRefused, fmt.Sprintf("%d %s", status, answer)
+		e.Kind, e.Note, e.Task = history.EnqueueRefused, fmt.Sprintf("%d %s", status, answer), holderOf(answer)
 	case isDial(err):
 		e.Kind, e.Note = history.EnqueueRefused, err.Error()
 	default:
 		e.Kind, e.Note = history.EnqueueUnknown, fmt.Sprintf("%d %s %v", status, answer, err)
 	}
 	p.s.write(p.log, e)
-	if e.Kind != history.EnqueueOK {
-		return id, false
+	if e.Kind == history.EnqueueOK {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if !p.known[e.Task] {
+			p.known[e.Task] = true
+			p.ids = append(p.ids, e.Task)
+		}
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.ids = append(p.ids, task.ID)
-	return task.ID, true
+	return e
+}
+
+// holderOf is the task that a refusal names.
+func holderOf(problem []byte) pelton.ID {
+	var named struct {
+		TaskID pelton.ID `json:"task_id"`
+	}
+	_ = json.Unmarshal(problem, &named) // most name none
+	return named.TaskID
 }
 
 // isDial reports whether a request failed before anything of it was sent.

@@ -61,6 +61,9 @@ func stored(msg jetstream.Msg) (history.Event, bool) {
 	}
 	var form struct {
 		ID         pelton.ID        `json:"id"`
+		Kind       string           `json:"kind"`
+		Key        string           `json:"concurrency_key"`
+		Unique     *pelton.Unique   `json:"unique"`
 		State      pelton.State     `json:"state"`
 		PayloadLen int              `json:"payload_len"`
 		RunAt      time.Time        `json:"run_at"`
@@ -83,7 +86,11 @@ func stored(msg jetstream.Msg) (history.Event, bool) {
 	if n := len(form.Errors); n > 0 {
 		r.Reason = form.Errors[n-1].Reason
 	}
-	return history.Event{Kind: history.Observe, Task: form.ID, Record: r}, true
+	e := history.Event{Kind: history.Observe, Task: form.ID, Key: form.Key, Record: r}
+	if form.Unique != nil {
+		e.Unique = uniqueKey(form.Kind, form.Unique.Key)
+	}
+	return e, true
 }
 
 // watchBroker asks the broker for something all the time until ctx ends, and writes a

@@ -27,14 +27,15 @@ type profile struct {
 	long        bool
 	lease       time.Duration
 	workers     int
-	concurrency int           // of each worker
-	tasks       int           // of a scenario that counts
-	mixed       time.Duration // how long the mixed scenario goes on at least
-	kills       int           // of a kill loop
-	cut         time.Duration // how long the network is cut in each mode, beyond the lease
-	drain       time.Duration // what the broker may take to work off the rest
-	data        string        // data folder of the server; empty is one in the suite's own
-	serve       []string      // further flags of the server
+	concurrency int            // of each worker
+	tasks       int            // of a scenario that counts
+	mixed       time.Duration  // how long the mixed scenario goes on at least
+	kills       int            // of a kill loop
+	cut         time.Duration  // how long the network is cut in each mode, beyond the lease
+	drain       time.Duration  // what the broker may take to work off the rest
+	data        string         // data folder of the server; empty is one in the suite's own
+	serve       []string       // further flags of the server
+	limits      map[string]int // of concurrency keys; others have 1
 }
 
 func theProfile() profile {
@@ -295,7 +296,7 @@ func (s *suite) examine() check.Report {
 		s.Fatal(err)
 	}
 	report := check.Check(events, check.Config{
-		Lease: s.lease, Slots: s.workers * s.concurrency, CtxEnd: 1500 * time.Millisecond, Idle: 2 * time.Second,
+		Lease: s.lease, Slots: s.workers * s.concurrency, CtxEnd: 1500 * time.Millisecond, Idle: 2 * time.Second, Limits: s.limits,
 	})
 	s.Logf("%s; %d torn lines", report.Counts, torn)
 	return report

@@ -33,6 +33,8 @@ type plan struct {
 	Times int    `json:"times"`   // how many attempts (of exit: starts) misbehave before one is good
 	MiB   int    `json:"mib"`     // what a hog takes
 	Wait  int    `json:"wait_ms"` // from a failed attempt to the next, in milliseconds; 0 is soon
+	Lock  string `json:"lock"`    // what it works under
+	Slots int    `json:"slots"`   // of the lock; 0 is 1
 }
 
 // actor writes down what its handlers do.
@@ -57,6 +59,7 @@ func (a *actor) mux() *worker.Mux {
 	for kind, do := range map[string]handler{
 		"chaos.quick": quick, "chaos.sleep": sleep, "chaos.fail": fail, "chaos.panic": panics, "chaos.goexit": goexit,
 		"chaos.exit": exit, "chaos.hang": hang, "chaos.hog": hog, "chaos.snooze": snooze, "chaos.doom": doom,
+		"chaos.locked": locked,
 	} {
 		mux.Handle(kind, worker.HandlerFunc(func(ctx context.Context, task *pelton.Task) (json.RawMessage, error) {
 			return a.serve(ctx, task, do)
@@ -84,10 +87,13 @@ func (a *actor) serve(ctx context.Context, task *pelton.Task, do handler) (json.
 // write appends an event of a run. A history that cannot be written is worthless,
 // so the process ends.
 func (a *actor) write(r *run, kind history.Kind, o history.Outcome) {
-	err := a.log.Write(history.Event{
-		Kind: kind, Ref: r.Ref, Task: r.task.ID, Attempt: r.task.Attempt, Fence: r.fence, Worker: a.worker, Outcome: o,
-	})
-	if err != nil {
+	a.tell(r, history.Event{Kind: kind, Outcome: o})
+}
+
+// tell is write with more to say.
+func (a *actor) tell(r *run, e history.Event) {
+	e.Ref, e.Task, e.Attempt, e.Fence, e.Worker, e.Key = r.Ref, r.task.ID, r.task.Attempt, r.fence, a.worker, r.task.ConcurrencyKey
+	if err := a.log.Write(e); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
@@ -102,6 +108,8 @@ func outcome(err error) history.Outcome {
 		return history.Cancelled
 	case errors.Is(err, pelton.ErrFenced):
 		return history.Fenced
+	case errors.Is(err, pelton.ErrLockLost):
+		return history.LostLock
 	case errors.Is(err, pelton.ErrShutdown):
 		return history.Shutdown
 	case errors.Is(err, pelton.ErrTimeout):

@@ -8,13 +8,21 @@ import (
 	"github.com/peltonq/pelton/chaos/history"
 )
 
-// refused: nothing is enqueued by a request that got an error.
+// refused: nothing is enqueued by a request that got an error, each time if it was
+// repeated.
 func refused(h *index) []Violation {
-	no := make(map[string]bool)
+	open := make(map[string]int)
 	for i := range h.events {
-		if e := &h.events[i]; e.Kind == history.EnqueueRefused {
-			no[e.Ref] = true
+		switch e := &h.events[i]; e.Kind { //nolint:exhaustive // the others are of no request
+		case history.EnqueueSent:
+			open[e.Ref]++
+		case history.EnqueueRefused:
+			open[e.Ref]--
 		}
+	}
+	no := make(map[string]bool)
+	for ref, n := range open {
+		no[ref] = n <= 0
 	}
 	var found []Violation
 	for _, t := range h.tasks {
@@ -49,7 +57,8 @@ func invented(h *index) []Violation {
 			sent[e.Ref] = true
 		case history.EnqueueOK, history.RunStart:
 			claim(h.byID[e.Task], e)
-		case history.EnqueueUnknown, history.EnqueueRefused, history.RunEnd, history.CtxEnd,
+		case history.EnqueueExisting, history.EnqueueUnknown, history.EnqueueRefused,
+			history.RunEnd, history.CtxEnd, history.LockTaken, history.LockReleased, history.LockLost,
 			history.CancelSent, history.CancelOK, history.CancelConflict, history.CancelUnknown, history.RetrySent,
 			history.Observe, history.Missing, history.FaultBegin, history.FaultEnd, history.Healed:
 		}
@@ -84,8 +93,8 @@ func cancels(_ *index, t *task) string {
 					return fmt.Sprintf("cancelled at revision %d, and started on %s with token %d", e.Record.Revision, r.Actor, r.Fence)
 				}
 			}
-		case history.EnqueueSent, history.EnqueueOK, history.EnqueueUnknown, history.EnqueueRefused, history.RetrySent,
-			history.RunStart, history.RunEnd, history.CtxEnd, history.Observe, history.Missing,
+		case history.EnqueueSent, history.EnqueueOK, history.EnqueueExisting, history.EnqueueUnknown, history.EnqueueRefused, history.RetrySent,
+			history.RunStart, history.RunEnd, history.CtxEnd, history.LockTaken, history.LockReleased, history.LockLost, history.Observe, history.Missing,
 			history.FaultBegin, history.FaultEnd, history.Healed:
 		}
 	}

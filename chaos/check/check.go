@@ -28,6 +28,9 @@ type Config struct {
 	// Idle is how long workers with free slots may start nothing while a task is
 	// due: the time to hand over a backlog. Zero means 1 s.
 	Idle time.Duration
+	// Limits of concurrency keys: how many tasks of each may run at a time. A key
+	// that is absent has 1.
+	Limits map[string]int
 }
 
 func (c Config) withDefaults() Config {
@@ -67,6 +70,8 @@ type Counts struct {
 	Cancelled, Expired         int
 	Runs                       int
 	Duplicates                 int // runs beyond the first of the same attempt, or beside another run of the task
+	MostPerKey                 int // runs of one concurrency key at a time, without zombies
+	Zombies                    int // runs that went on beside others of their key after their workers had lost them
 	Faults                     map[string]int
 	Reads                      int // records read, stored ones included
 }
@@ -77,8 +82,8 @@ func (c Counts) String() string {
 		faults = append(faults, fmt.Sprintf("%s %d", what, n))
 	}
 	slices.Sort(faults)
-	return fmt.Sprintf("%d accepted (%d unknown, %d refused): %d succeeded, %d failed (%d as poison), %d cancelled, %d expired; %d runs, %d duplicates, %d records read; faults: %s",
-		c.Accepted, c.Unknown, c.Refused, c.Succeeded, c.Failed, c.Poisoned, c.Cancelled, c.Expired, c.Runs, c.Duplicates, c.Reads, strings.Join(faults, ", "))
+	return fmt.Sprintf("%d accepted (%d unknown, %d refused): %d succeeded, %d failed (%d as poison), %d cancelled, %d expired; %d runs, %d duplicates, at most %d of a key (and %d zombies), %d records read; faults: %s",
+		c.Accepted, c.Unknown, c.Refused, c.Succeeded, c.Failed, c.Poisoned, c.Cancelled, c.Expired, c.Runs, c.Duplicates, c.MostPerKey, c.Zombies, c.Reads, strings.Join(faults, ", "))
 }
 
 // Report is what Check found.
@@ -94,7 +99,7 @@ type rule struct {
 }
 
 // rules in the order of design: what is kept, what is final, what runs, what the
-// calls say, how soon.
+// calls say, how soon, what excludes what.
 func rules() []rule {
 	return []rule{
 		{"lost", each(lost)},
@@ -116,6 +121,11 @@ func rules() []rule {
 		{"cancels", each(cancels)},
 		{"ctx-ends", each(ctxEnds)},
 		{"recovery", recovery},
+		{"key-limits", keyLimits},
+		{"key-order", keyOrder},
+		{"unique", unique},
+		{"idempotent", idempotent},
+		{"locks", locks},
 	}
 }
 

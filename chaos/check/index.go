@@ -16,6 +16,7 @@ type index struct {
 	events []history.Event
 	tasks  []*task // in the order in which they first appear
 	byID   map[pelton.ID]*task
+	sent   map[string]*history.Event // the first request of each name
 	faults []fault
 	healed *history.Event // the last one
 }
@@ -24,7 +25,7 @@ type index struct {
 type task struct {
 	id       pelton.ID
 	events   []history.Event
-	accepted *history.Event
+	accepted *history.Event  // the first answer that said so
 	retried  bool            // somebody asked for it to run again when it was over
 	runs     []*run          // by time of start
 	reads    []history.Event // of the record, by time
@@ -42,6 +43,7 @@ type run struct {
 	history.Event                // the start
 	end           *history.Event // nil: the process died, or the handler still runs
 	ctxEnd        *history.Event
+	locks         []*history.Event // what it took and gave back
 }
 
 // attemptEnded reports whether the handler ended an attempt: with an outcome of
@@ -56,7 +58,7 @@ func (r *run) attemptEnded() bool {
 	switch r.end.Outcome {
 	case history.OK, history.Failure, history.Panic, history.Goexit, history.Timeout:
 		return true
-	case history.Snoozed, history.Cancelled, history.Fenced, history.Shutdown:
+	case history.Snoozed, history.Cancelled, history.Fenced, history.LostLock, history.Shutdown:
 		return false
 	default:
 		return false
@@ -71,7 +73,7 @@ type fault struct {
 }
 
 func newIndex(events []history.Event, cfg Config) *index {
-	h := &index{cfg: cfg, events: events, byID: make(map[pelton.ID]*task)}
+	h := &index{cfg: cfg, events: events, byID: make(map[pelton.ID]*task), sent: make(map[string]*history.Event)}
 	open := make(map[[2]string][]int)
 	for i := range events {
 		e := &events[i]
@@ -88,10 +90,13 @@ func newIndex(events []history.Event, cfg Config) *index {
 			}
 		case history.Healed:
 			h.healed = e
-		case history.EnqueueSent, history.EnqueueOK, history.EnqueueUnknown, history.EnqueueRefused,
-			history.RunStart, history.RunEnd, history.CtxEnd,
+		case history.EnqueueSent, history.EnqueueOK, history.EnqueueExisting, history.EnqueueUnknown, history.EnqueueRefused,
+			history.RunStart, history.RunEnd, history.CtxEnd, history.LockTaken, history.LockReleased, history.LockLost,
 			history.CancelSent, history.CancelOK, history.CancelConflict, history.CancelUnknown, history.RetrySent,
 			history.Observe, history.Missing:
+			if e.Kind == history.EnqueueSent && h.sent[e.Ref] == nil {
+				h.sent[e.Ref] = e
+			}
 			if !e.Task.IsZero() {
 				h.task(e.Task).add(e)
 			}
@@ -117,7 +122,9 @@ func (t *task) add(e *history.Event) {
 	t.events = append(t.events, *e)
 	switch e.Kind {
 	case history.EnqueueOK:
-		t.accepted = e
+		if t.accepted == nil {
+			t.accepted = e
+		}
 	case history.RunStart:
 		t.runs = append(t.runs, &run{Event: *e})
 	case history.RunEnd:
@@ -130,8 +137,12 @@ func (t *task) add(e *history.Event) {
 		}
 	case history.RetrySent:
 		t.retried = true
-	case history.EnqueueSent, history.EnqueueUnknown, history.EnqueueRefused, history.CancelSent, history.CancelUnknown,
-		history.CancelOK, history.CancelConflict, history.Observe, history.Missing, history.FaultBegin, history.FaultEnd, history.Healed:
+	case history.LockTaken, history.LockReleased, history.LockLost:
+		if r := t.run(e.Fence); r != nil {
+			r.locks = append(r.locks, e)
+		}
+	case history.EnqueueSent, history.EnqueueExisting, history.EnqueueUnknown, history.EnqueueRefused,
+		history.CancelSent, history.CancelUnknown, history.CancelOK, history.CancelConflict, history.Observe, history.Missing, history.FaultBegin, history.FaultEnd, history.Healed:
 	}
 	if e.Record != nil {
 		t.reads = append(t.reads, *e)
@@ -200,6 +211,10 @@ func (h *index) unaware(actor string, begin, end int64) bool {
 
 func (h *index) counts() Counts {
 	c := Counts{Faults: make(map[string]int)}
+	for _, key := range h.keys() {
+		c.MostPerKey = max(c.MostPerKey, key.most)
+		c.Zombies += key.zombies
+	}
 	for i := range h.events {
 		switch e := &h.events[i]; {
 		case e.Kind == history.EnqueueUnknown:

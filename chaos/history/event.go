@@ -13,14 +13,19 @@ type Kind string
 
 // The kinds of events.
 const (
-	EnqueueSent    Kind = "enqueue-sent"    // about to be sent, under Ref
-	EnqueueOK      Kind = "enqueue-ok"      // 202, with the id
-	EnqueueUnknown Kind = "enqueue-unknown" // sent, and no answer that tells
-	EnqueueRefused Kind = "enqueue-refused" // an answer, or a connection refused, by which nothing was enqueued
+	EnqueueSent     Kind = "enqueue-sent"     // about to be sent, under Ref; a request that is repeated keeps it
+	EnqueueOK       Kind = "enqueue-ok"       // 202, with the id
+	EnqueueExisting Kind = "enqueue-existing" // 200, with the task that holds the unique key
+	EnqueueUnknown  Kind = "enqueue-unknown"  // sent, and no answer that tells
+	EnqueueRefused  Kind = "enqueue-refused"  // an answer, or a connection refused, by which nothing was enqueued; Task is what holds the unique key
 
 	RunStart Kind = "run-start" // first act of a handler
 	RunEnd   Kind = "run-end"   // last act of a handler before it returns
 	CtxEnd   Kind = "ctx-end"   // the handler's ctx ended while it ran; Outcome is the cause
+
+	LockTaken    Kind = "lock-taken"    // by a handler that asked at Began
+	LockReleased Kind = "lock-released" // about to be given back
+	LockLost     Kind = "lock-lost"     // the handler was told; Outcome is the cause
 
 	CancelSent     Kind = "cancel-sent"
 	CancelOK       Kind = "cancel-ok"       // 200, with the record
@@ -50,6 +55,7 @@ const (
 	Timeout   Outcome = "timeout"
 	Cancelled Outcome = "cancelled"
 	Fenced    Outcome = "fenced"
+	LostLock  Outcome = "lost-lock"
 	Shutdown  Outcome = "shutdown"
 )
 
@@ -70,6 +76,14 @@ type Event struct {
 	Ref       string        `json:"ref,omitempty"` // the producer's own name of a task, also in its payload
 	Task      pelton.ID     `json:"task,omitzero"`
 	Retention time.Duration `json:"retention,omitempty"` // of an accepted task
+
+	Key         string `json:"key,omitempty"`         // concurrency key, of an enqueue and of a start
+	Unique      string `json:"unique,omitempty"`      // kind and unique key, of an enqueue and of a stored record
+	Idempotency string `json:"idempotency,omitempty"` // key of the request
+
+	Lock  string `json:"lock,omitempty"` // name of what the handler holds
+	Slots int    `json:"slots,omitempty"`
+	Token uint64 `json:"token,omitempty"` // of the acquisition
 
 	Attempt int     `json:"attempt,omitempty"`
 	Fence   uint64  `json:"fence,omitempty"`  // worker.Fence of the run

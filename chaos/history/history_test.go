@@ -41,6 +41,7 @@ func TestWriteAndRead(t *testing.T) {
 	id := pelton.NewID(time.Now(), 0)
 	full := history.Event{
 		At: 7, Began: 5, Kind: history.Observe, Ref: "r", Task: id, Retention: time.Hour,
+		Key: "k", Unique: "kind/u", Idempotency: "i", Lock: "l", Slots: 3, Token: 1 << 61,
 		Attempt: 2, Fence: 1 << 60, Worker: "w", Outcome: history.OK, Fault: "kill", Target: history.Everyone, Note: "n\n",
 		Record: &history.Record{
 			State: pelton.Failed, Revision: 9, Stored: true, Previous: 8, Attempt: 2, Crashes: 1, Worker: "w", Reason: pelton.ReasonPanic,

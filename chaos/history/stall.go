@@ -5,6 +5,9 @@ import (
 	"time"
 )
 
+// StopFault is the fault of a process that was stopped.
+const StopFault = "stop"
+
 // StallFault is the fault that WatchStalls writes.
 const StallFault = "stall"
 

@@ -1,0 +1,245 @@
+package chaos_test
+
+import (
+	"fmt"
+	"net/http"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/peltonq/pelton"
+	"github.com/peltonq/pelton/chaos/history"
+)
+
+// change makes a request that changes something until it is answered well.
+func (s *suite) change(method, path, body string) {
+	s.Helper()
+	s.eventually(method+" "+path, 10*time.Second, func() bool {
+		status, answer, err := call(s.Context(), method, s.producer.url(path), body)
+		if err == nil && status >= 400 && status < 500 {
+			s.Fatalf("%s %s: %d %s", method, path, status, answer)
+		}
+		return err == nil && status < 300
+	})
+}
+
+// pauseQueue pauses the queue for a while.
+func (s *suite) pauseQueue(d time.Duration) {
+	s.Helper()
+	s.change(http.MethodPost, "/queues/default/pause", "")
+	s.pause(d)
+	s.change(http.MethodPost, "/queues/default/resume", "")
+}
+
+// lines enqueues n tasks of each key, one key's after the other, so that the order of
+// their acceptance is known. It waits for the answers.
+func (s *suite) lines(keys []string, n int) {
+	var enqueuing sync.WaitGroup
+	places := make(chan struct{}, 16)
+	for i, key := range keys {
+		ms := 5 + (i*7)%40
+		enqueuing.Go(func() {
+			for range n {
+				places <- struct{}{}
+				s.producer.must(order{kind: "chaos.sleep", ms: ms, key: key})
+				<-places
+			}
+		})
+	}
+	enqueuing.Wait()
+}
+
+// Keys keep their limits and their order while workers die and are stopped and the queue
+// is paused.
+func TestKeys(t *testing.T) {
+	t.Parallel()
+	p := theProfile()
+	p.workers = 3
+	s := newSuite(t, p)
+	s.limits = make(map[string]int)
+	s.change(http.MethodPut, "/limits/two", `{"concurrency_key":"two-*","max_running":2}`)
+	var keys []string
+	for i := range 50 {
+		key := fmt.Sprintf("two-%d", i)
+		s.limits[key] = 2
+		keys = append(keys, key)
+	}
+	for i := range 10 {
+		keys = append(keys, fmt.Sprintf("one-%d", i))
+	}
+	n, rounds := 7, 1
+	if p.long {
+		n, rounds = 20_000/len(keys)+1, 8
+	}
+	var enqueuing sync.WaitGroup
+	enqueuing.Go(func() { s.lines(keys, n) })
+	for range rounds {
+		s.eventually("workers are busy", 10*time.Second, func() bool { return s.running() >= p.concurrency })
+		s.anyone().crash()
+		s.pauseQueue(s.between(100*time.Millisecond, 400*time.Millisecond))
+		s.eventually("workers are busy", 10*time.Second, func() bool { return s.running() >= p.concurrency/2 })
+		s.halt(s.anyone(), p.lease+s.between(200*time.Millisecond, 700*time.Millisecond))
+		s.pauseQueue(s.between(100*time.Millisecond, 400*time.Millisecond))
+	}
+	enqueuing.Wait()
+	s.healed()
+	if report := s.judge(); report.Counts.MostPerKey != 2 || report.Counts.Accepted != n*len(keys) {
+		t.Errorf("at most %d of a key ran at a time, and %d were accepted", report.Counts.MostPerKey, report.Counts.Accepted)
+	}
+}
+
+// settle repeats a request until its answer tells what became of it.
+func (p *producer) settle(ref string, o order) history.Event {
+	deadline := time.Now().Add(time.Minute)
+	for {
+		e := p.post(ref, o)
+		if !e.Task.IsZero() {
+			return e
+		}
+		if time.Now().After(deadline) {
+			p.s.Errorf("%s has no answer after a minute: %s", ref, e.Note)
+			return e
+		}
+		p.s.pause(50 * time.Millisecond)
+	}
+}
+
+// crowd is n requests at a time, each repeated until it is answered.
+func (s *suite) crowd(n int, request func(i int) (ref string, o order)) []history.Event {
+	answers := make([]history.Event, n)
+	var asking sync.WaitGroup
+	for i := range n {
+		ref, o := request(i)
+		asking.Go(func() { answers[i] = s.producer.settle(ref, o) })
+	}
+	asking.Wait()
+	return answers
+}
+
+// oneOf checks that all answers name one task, how many of them it was accepted by, and
+// gives it.
+func (s *suite) oneOf(what string, answers []history.Event, accepted int) pelton.ID {
+	s.Helper()
+	n := 0
+	for _, e := range answers {
+		if e.Task != answers[0].Task {
+			s.Errorf("%s: tasks %s and %s", what, answers[0].Task, e.Task)
+		}
+		if e.Kind == history.EnqueueOK {
+			n++
+		}
+	}
+	if n != accepted {
+		s.Errorf("%s: accepted %d times, want %d", what, n, accepted)
+	}
+	return answers[0].Task
+}
+
+// Of a hundred requests at a time, with one unique key or one idempotency key, one makes
+// a task, also when the server is killed among them and they are repeated.
+func TestUniqueAndIdempotent(t *testing.T) {
+	t.Parallel()
+	p := theProfile()
+	s := newSuite(t, p)
+	const crowd = 100
+	rounds := 2
+	if p.long {
+		rounds = 20
+	}
+	waits := order{kind: "chaos.quick", delay: time.Hour} // it holds its key until it is cancelled
+	for round := range rounds {
+		for _, policy := range []pelton.OnConflict{pelton.ConflictReject, pelton.ConflictExisting, ""} {
+			var killing sync.WaitGroup
+			if round%2 == 1 {
+				after := s.between(0, 80*time.Millisecond)
+				killing.Go(func() {
+					s.pause(after)
+					s.crashServer(0)
+				})
+			}
+			what := fmt.Sprintf("round %d, %q", round, policy)
+			shared := s.producer.name()
+			answers := s.crowd(crowd, func(int) (string, order) {
+				o := waits
+				if policy == "" {
+					o.idempotency = "i-" + shared
+					return shared, o
+				}
+				ref := s.producer.name()
+				o.unique, o.conflict, o.idempotency = "u", policy, "i-"+ref
+				return ref, o
+			})
+			killing.Wait()
+			accepted := 1
+			if policy == "" {
+				accepted = crowd
+			}
+			s.producer.cancel(s.oneOf(what, answers, accepted))
+		}
+	}
+	s.contend(rounds)
+	s.healed()
+	if report := s.judge(); report.Counts.Accepted <= 3*rounds || report.Counts.Cancelled != 3*rounds {
+		t.Errorf("keys that were given back were not taken again: %s", report.Counts)
+	}
+}
+
+// contend enqueues tasks that run, of a few unique keys, from many sides, while workers
+// die.
+func (s *suite) contend(rounds int) {
+	var asking sync.WaitGroup
+	for i := range 8 {
+		o := order{kind: "chaos.sleep", ms: 20, unique: fmt.Sprint("r", i%3), conflict: pelton.OnConflicts()[i%2]}
+		asking.Go(func() {
+			for range 20 * rounds {
+				o.idempotency = s.producer.name()
+				s.producer.settle(o.idempotency, o)
+				s.pause(10 * time.Millisecond)
+			}
+		})
+	}
+	for range rounds {
+		s.pause(s.between(100*time.Millisecond, 300*time.Millisecond))
+		s.anyone().crash()
+	}
+	asking.Wait()
+}
+
+// Locks exclude while those who hold them are killed and stopped, and the broker is
+// killed with the server.
+func TestLocks(t *testing.T) {
+	t.Parallel()
+	p := theProfile()
+	p.workers = 3
+	s := newSuite(t, p)
+	n, rounds := p.tasks/2, 1
+	if p.long {
+		n, rounds = p.tasks, 10
+	}
+	next := 0
+	var enqueuing sync.WaitGroup
+	enqueuing.Go(func() {
+		s.producer.flood(s.Context(), 10*time.Millisecond, func() (order, bool) {
+			if next++; next > n {
+				return order{}, false
+			}
+			o := order{kind: "chaos.locked", ms: 20 + next*13%50, lock: fmt.Sprint("lock-", next%4)}
+			if next%4 == 3 {
+				o.lock, o.slots = "semaphore", 3
+			}
+			return o, true
+		})
+	})
+	for range rounds {
+		s.pause(s.between(200*time.Millisecond, 500*time.Millisecond))
+		s.halt(s.anyone(), p.lease+s.between(500*time.Millisecond, time.Second))
+		s.anyone().crash()
+		s.pause(s.between(100*time.Millisecond, 300*time.Millisecond))
+		s.crashServer(s.between(0, p.lease/2))
+	}
+	enqueuing.Wait()
+	s.healed()
+	if report := s.judge(); report.Counts.Succeeded != n {
+		t.Errorf("%d of %d tasks had their locks: %s", report.Counts.Succeeded, n, report.Counts)
+	}
+}
