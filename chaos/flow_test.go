@@ -31,6 +31,17 @@ func (s *suite) pauseQueue(d time.Duration) {
 	s.change(http.MethodPost, "/queues/default/resume", "")
 }
 
+// busyAfterPause pauses the queue, so that tasks wait, and gives a worker that is in the
+// middle of them.
+func (s *suite) busyAfterPause() *slot {
+	s.Helper()
+	s.pauseQueue(s.between(100*time.Millisecond, 400*time.Millisecond))
+	w := s.anyone()
+	before := w.written()
+	s.eventually("a worker is busy", 10*time.Second, func() bool { return w.written() > before+2<<10 })
+	return w
+}
+
 // lines enqueues n tasks of each key, one key's after the other, so that the order of
 // their acceptance is known. It waits for the answers.
 func (s *suite) lines(keys []string, n int) {
@@ -73,18 +84,17 @@ func TestKeys(t *testing.T) {
 	}
 	var enqueuing sync.WaitGroup
 	enqueuing.Go(func() { s.lines(keys, n) })
-	for range rounds {
-		s.eventually("workers are busy", 10*time.Second, func() bool { return s.running() >= p.concurrency })
-		s.anyone().crash()
-		s.pauseQueue(s.between(100*time.Millisecond, 400*time.Millisecond))
-		s.eventually("workers are busy", 10*time.Second, func() bool { return s.running() >= p.concurrency/2 })
-		s.halt(s.anyone(), p.lease+s.between(200*time.Millisecond, 700*time.Millisecond))
-		s.pauseQueue(s.between(100*time.Millisecond, 400*time.Millisecond))
+	for round := range rounds {
+		s.busyAfterPause().crash()
+		s.halt(s.busyAfterPause(), p.lease+s.between(200*time.Millisecond, 700*time.Millisecond))
+		if round%2 == 1 {
+			s.crashServer(s.between(0, p.lease/2))
+		}
 	}
 	enqueuing.Wait()
 	s.healed()
-	if report := s.judge(); report.Counts.MostPerKey != 2 || report.Counts.Accepted != n*len(keys) {
-		t.Errorf("at most %d of a key ran at a time, and %d were accepted", report.Counts.MostPerKey, report.Counts.Accepted)
+	if c := s.judge().Counts; c.MostPerKey != 2 || c.Accepted != n*len(keys) || c.Faults["kill"] == 0 || c.Faults[history.StopFault] == 0 {
+		t.Errorf("want %d tasks, at most 2 of a key at a time, kills and stops: %s", n*len(keys), c)
 	}
 }
 

@@ -10,7 +10,7 @@ import (
 )
 
 // The hand-made histories have a lease of 1 s; times are in milliseconds.
-var config = check.Config{Lease: time.Second, Slots: 1}
+var config = check.Config{Lease: time.Second, Slots: 1, Limits: map[string]int{"wide": 2}}
 
 const (
 	ms  = int64(time.Millisecond)
@@ -22,7 +22,7 @@ var epoch = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 
 func wall(at int64) time.Time { return epoch.Add(time.Duration(at * ms)) }
 
-var one, two = pelton.NewID(epoch, 0), pelton.NewID(epoch.Add(time.Millisecond), 0)
+var one, two, three = pelton.NewID(epoch, 0), pelton.NewID(epoch.Add(time.Millisecond), 0), pelton.NewID(epoch.Add(2*time.Millisecond), 0)
 
 // script is a history by hand. Its methods return what can be changed further.
 type script struct{ events []*history.Event }
