@@ -10,7 +10,7 @@ import (
 )
 
 // locked works under a lock, as long as it has it: what comes too late is done again.
-func locked(ctx context.Context, a *actor, r *run) error {
+func locked(ctx context.Context, a *actor, r *run) error { //nolint:contextcheck // the lock's ctx ends with the handler's
 	slots := max(r.Slots, 1)
 	event := history.Event{Lock: r.Lock, Slots: slots, Began: history.Now()}
 	held, err := worker.Lock(ctx, r.Lock, worker.Slots(slots))
@@ -23,12 +23,13 @@ func locked(ctx context.Context, a *actor, r *run) error {
 		a.tell(r, event)
 	}
 	tell(history.LockTaken, "")
-	told := context.AfterFunc(held.Context(), func() {
-		if cause := context.Cause(held.Context()); errors.Is(cause, pelton.ErrLockLost) || errors.Is(cause, pelton.ErrFenced) {
+	under := held.Context()
+	told := context.AfterFunc(under, func() {
+		if cause := context.Cause(under); errors.Is(cause, pelton.ErrLockLost) || errors.Is(cause, pelton.ErrFenced) {
 			tell(history.LockLost, outcome(cause))
 		}
 	})
-	err = sleep(held.Context(), a, r)
+	err = sleep(under, a, r)
 	told()
 	tell(history.LockReleased, outcome(err))
 	if err = errors.Join(err, held.Unlock()); errors.Is(err, pelton.ErrLockLost) && ctx.Err() == nil {

@@ -98,6 +98,26 @@ func TestCounts(t *testing.T) {
 	}
 }
 
+// Zombies are counted, and do not count as runs of their key.
+func TestCountsOfKeys(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		script        *script
+		most, zombies int
+	}{
+		"no key":       {side(60, 70), 0, 0},
+		"in turn":      {pair("k", 20, 30, 40, 50, 2, 4), 1, 0},
+		"side by side": {pair("wide", 20, 40, 30, 50, 2, 4), 2, 0},
+		"a zombie":     {lostAnd(history.StopFault), 1, 1},
+		"a cut":        {lostAnd(history.NetworkFault + "drop"), 2, 0},
+	} {
+		got := check.Check(c.script.sorted(), config).Counts
+		if got.MostPerKey != c.most || got.Zombies != c.zombies {
+			t.Errorf("%s: at most %d and %d zombies, want %d and %d", name, got.MostPerKey, got.Zombies, c.most, c.zombies)
+		}
+	}
+}
+
 // A violation names its rule and its task, and brings the task's events.
 func TestViolation(t *testing.T) {
 	t.Parallel()

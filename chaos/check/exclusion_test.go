@@ -46,7 +46,7 @@ func pair(key string, firstBegin, firstEnd, secondBegin, secondEnd int64, firstF
 	return s
 }
 
-// lost is task one of a key, whose worker has a fault from 100 to 1,900 and goes on until
+// lostAnd is task one of a key, whose worker has a fault from 100 to 1,900 and goes on until
 // 2,000, while w2 takes it over, and task two, which follows at 1,700.
 func lostAnd(what string) *script {
 	s := &script{}
@@ -85,7 +85,7 @@ func (s *script) hold(taken, released int64, actor string, id pelton.ID, fence, 
 	}
 }
 
-// pairs is two tasks that run at the same time, the first on w1 from 20 to firstEnd, the
+// side is two tasks that run at the same time, the first on w1 from 20 to firstEnd, the
 // second on w2 from 25 to secondEnd.
 func side(firstEnd, secondEnd int64) *script {
 	return pair("", 20, firstEnd, 25, secondEnd, 2, 4)
