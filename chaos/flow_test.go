@@ -157,6 +157,8 @@ func TestUniqueAndIdempotent(t *testing.T) {
 	if p.long {
 		rounds = 20
 	}
+	var contending sync.WaitGroup
+	contending.Go(func() { s.contend(rounds) })
 	waits := order{kind: "chaos.quick", delay: time.Hour} // it holds its key until it is cancelled
 	for round := range rounds {
 		for _, policy := range []pelton.OnConflict{pelton.ConflictReject, pelton.ConflictExisting, ""} {
@@ -188,7 +190,7 @@ func TestUniqueAndIdempotent(t *testing.T) {
 			s.producer.cancel(s.oneOf(what, answers, accepted))
 		}
 	}
-	s.contend(rounds)
+	contending.Wait()
 	s.healed()
 	if report := s.judge(); report.Counts.Accepted <= 3*rounds || report.Counts.Cancelled != 3*rounds {
 		t.Errorf("keys that were given back were not taken again: %s", report.Counts)
@@ -209,9 +211,9 @@ func (s *suite) contend(rounds int) {
 			}
 		})
 	}
-	for range rounds {
-		s.pause(s.between(100*time.Millisecond, 300*time.Millisecond))
-		s.anyone().crash()
+	for i := range rounds {
+		s.pause(300 * time.Millisecond)
+		s.fleet[i%len(s.fleet)].crash() // not at random: the nemesis is at work elsewhere
 	}
 	asking.Wait()
 }

@@ -23,13 +23,13 @@ func locked(ctx context.Context, a *actor, r *run) error { //nolint:contextcheck
 		a.tell(r, event)
 	}
 	tell(history.LockTaken, "")
-	under := held.Context()
-	told := context.AfterFunc(under, func() {
+	under := held.Context()                   // ends with ctx
+	told := context.AfterFunc(under, func() { //nolint:contextcheck // see above
 		if cause := context.Cause(under); errors.Is(cause, pelton.ErrLockLost) || errors.Is(cause, pelton.ErrFenced) {
 			tell(history.LockLost, outcome(cause))
 		}
 	})
-	err = sleep(under, a, r)
+	err = sleep(under, a, r) //nolint:contextcheck // see above
 	told()
 	tell(history.LockReleased, outcome(err))
 	if err = errors.Join(err, held.Unlock()); errors.Is(err, pelton.ErrLockLost) && ctx.Err() == nil {
