@@ -43,16 +43,19 @@ func (s *suite) busyAfterPause() *slot {
 }
 
 // lines enqueues n tasks of each key, one key's after the other, so that the order of
-// their acceptance is known. It waits for the answers.
+// their acceptance is known, and a few keys at a time, so that lines form. It waits for
+// the answers.
 func (s *suite) lines(keys []string, n int) {
 	var enqueuing sync.WaitGroup
 	places := make(chan struct{}, 16)
 	for i, key := range keys {
-		ms := 5 + (i*7)%40
+		ms := 30 + (i*7)%60
 		enqueuing.Go(func() {
-			for range n {
+			for left := n; left > 0; left -= 10 {
 				places <- struct{}{}
-				s.producer.must(order{kind: "chaos.sleep", ms: ms, key: key})
+				for range min(left, 10) {
+					s.producer.must(order{kind: "chaos.sleep", ms: ms, key: key})
+				}
 				<-places
 			}
 		})
