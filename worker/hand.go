@@ -61,13 +61,16 @@ func (w *Worker) keepInHand(h kept, until time.Time) {
 	})
 }
 
+// pausedBy stands where a limit's name would; see Observer.PutOff.
+const pausedBy = "pause"
+
 // limited holds a task against the limits, when it could start. done means that it
 // was put off or is held, or that the attempt to do so ended with err.
 func (w *Worker) limited(r *run, c candidate, now time.Time) (done bool, err error) {
 	rules := w.rules.Load()
 	kind, key := r.record.Kind, r.record.RateKey
 	if until := rules.paused(kind, key, r.record.RunAt, now); !until.IsZero() {
-		return true, w.putOff(r, c, limitVerdict{until: until, putOff: true, by: "pause"})
+		return true, w.putOff(r, c, limitVerdict{until: until, putOff: true, by: pausedBy, paused: true})
 	}
 	if c.way.Times == 0 && len(c.way.Passes) == 0 && r.record.Limited != nil {
 		*c.way = *r.record.Limited // else it was asked before, in this hand
@@ -104,7 +107,11 @@ func (w *Worker) limited(r *run, c candidate, now time.Time) (done bool, err err
 func (w *Worker) putOff(r *run, c candidate, v limitVerdict) error {
 	way := *c.way
 	way.Times++
+	if way.By = v.by; v.paused {
+		way.By = ""
+	}
 	r.record.Limited = &way
+	r.record.Deferrals, r.record.DeferredAt = 0, time.Time{}
 	r.log.Debug("task put off by a limit", "limit", v.by, "until", v.until)
 	err := r.putBack(pelton.Scheduled, v.until)
 	if err == nil {

@@ -69,8 +69,9 @@ type limitVerdict struct {
 	// giveBack says that it is to be given back, and its queue not to be asked before
 	// until.
 	giveBack bool
-	// by names the limit that said so.
-	by string
+	// by names the limit that said so; paused says that it was a pause instead.
+	by     string
+	paused bool
 }
 
 // hand is what a worker can hold of a task until it starts.

@@ -85,7 +85,8 @@ type Record struct {
 	// LetterDropped says that the failed task's dead letter was deleted on purpose.
 	LetterDropped bool
 	// Deferrals counts the times in a row that the task was put off because no
-	// worker knew its kind; DeferredAt is the first of them.
+	// worker knew its kind; DeferredAt is the first of them. A limit that puts the task
+	// off ends the row: its worker knew the kind.
 	Deferrals  int
 	DeferredAt time.Time
 
@@ -123,7 +124,9 @@ type Record struct {
 
 // Limited is the way of a task through the limits that put it off.
 type Limited struct {
-	Times  int    `json:"times"` // that it was put off
+	Times int `json:"times"` // that it was put off
+	// By names the limit that put it off last; empty if that was a pause.
+	By     string `json:"by,omitempty"`
 	Passes []Pass `json:"passes,omitempty"`
 }
 
