@@ -82,9 +82,10 @@ type Queues interface {
 	Purge(ctx context.Context, name string, p pelton.Priority, cursor string) (*pelton.Purged, error)
 }
 
-// Config is what New needs. Tasks, Queues, Dead, Locks and Limits are required.
+// Config is what New needs. Tasks, Why, Queues, Dead, Locks and Limits are required.
 type Config struct {
 	Tasks  Tasks
+	Why    Explainer
 	Queues Queues
 	Dead   DeadLetters
 	Locks  Locks
@@ -114,8 +115,8 @@ type Config struct {
 }
 
 func (c Config) withDefaults() (Config, error) {
-	if c.Tasks == nil || c.Queues == nil || c.Dead == nil || c.Locks == nil || c.Limits == nil {
-		return Config{}, errors.New("api: Config needs Tasks, Queues, Dead, Locks and Limits")
+	if c.Tasks == nil || c.Why == nil || c.Queues == nil || c.Dead == nil || c.Locks == nil || c.Limits == nil {
+		return Config{}, errors.New("api: Config needs Tasks, Why, Queues, Dead, Locks and Limits")
 	}
 	if slices.Contains(c.AllowedHosts, "") {
 		return Config{}, errors.New("api: Config.AllowedHosts has an empty name")
@@ -156,6 +157,7 @@ func New(cfg Config) (http.Handler, error) {
 	document := humago.New(mux, s.humaConfig())
 	s.registerTasks(document)
 	s.registerEvents(document)
+	s.registerWhy(document)
 	s.registerQueues(document)
 	s.registerDead(document)
 	s.registerLocks(document)

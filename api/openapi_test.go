@@ -70,7 +70,7 @@ func TestDocumentListsEveryRoute(t *testing.T) {
 	want := []string{
 		"DELETE /dead/{id}", "DELETE /limits/{name}", "DELETE /locks/{name}",
 		"GET /dead", "GET /dead/{id}", "GET /healthz", "GET /limits", "GET /locks", "GET /openapi.json", "GET /queues", "GET /queues/{queue}", "GET /readyz",
-		"GET /tasks/{id}", "GET /tasks/{id}/events",
+		"GET /tasks/{id}", "GET /tasks/{id}/events", "GET /tasks/{id}/why",
 		"PATCH /queues/{queue}",
 		"POST /dead/purge", "POST /dead/retry", "POST /dead/{id}/retry",
 		"POST /queues/{queue}/pause", "POST /queues/{queue}/purge", "POST /queues/{queue}/resume",
@@ -193,9 +193,11 @@ func TestAnswersFitTheirSchemas(t *testing.T) {
 		c.Dead = &fakeDead{letters: []*pelton.Task{exampleDead()}, next: "34"}
 		c.Locks = &fakeLocks{locks: []pelton.Lock{*exampleLock()}, next: exampleLockList().NextCursor}
 		c.Limits = &fakeLimits{limits: []pelton.Limit{exampleLimit()}}
+		c.Why = &fakeWhy{why: exampleWhy()}
 	})
 	for _, tc := range []struct{ method, path, body, schema string }{
 		{http.MethodGet, "/tasks/" + task.ID.String(), "", "Task"},
+		{http.MethodGet, "/tasks/" + task.ID.String() + "/why", "", "Why"},
 		{http.MethodPost, "/tasks", string(exampleRequest()), "Task"},
 		{http.MethodPost, "/tasks/batch", string(exampleBatchRequest()), "BatchAnswer"},
 		{http.MethodGet, "/queues", "", "QueueList"},
@@ -241,10 +243,12 @@ func TestExamplesAreServed(t *testing.T) {
 		c.Dead = &fakeDead{letters: []*pelton.Task{exampleDead()}, next: "34"}
 		c.Locks = &fakeLocks{locks: []pelton.Lock{*exampleLock()}, next: exampleLockList().NextCursor}
 		c.Limits = &fakeLimits{limits: []pelton.Limit{exampleLimit()}}
+		c.Why = &fakeWhy{why: exampleWhy()}
 	})
 	doc, _ := document(t, h)
 	for path, pattern := range map[string]string{
-		"/tasks/" + exampleTask(true).ID.String(): "/tasks/{id}",
+		"/tasks/" + exampleTask(true).ID.String():          "/tasks/{id}",
+		"/tasks/" + exampleTask(true).ID.String() + "/why": "/tasks/{id}/why",
 		"/queues":                            "/queues",
 		"/queues/default":                    "/queues/{queue}",
 		"/dead":                              "/dead",

@@ -15,6 +15,7 @@ const (
 	pathCancel  = "/tasks/{id}/cancel"
 	pathRetry   = "/tasks/{id}/retry"
 	pathEvents  = "/tasks/{id}/events"
+	pathWhy     = "/tasks/{id}/why"
 	pathQueues  = "/queues"
 	pathQueue   = "/queues/{queue}"
 	pathPause   = "/queues/{queue}/pause"
@@ -38,7 +39,6 @@ const (
 func planned() []string {
 	return []string{
 		"GET /tasks",
-		"GET /tasks/{id}/why",
 		"POST /tasks/{id}/run",
 		"POST /tasks/cancel",
 		"POST /tasks/retry",

@@ -36,6 +36,8 @@ func schemas() map[string]*huma.Schema {
 		"LimitRequest":  limitRequestSchema(),
 		"LimitList":     object(properties{"items": array(ref("Limit"), "All limits.")}, "items"),
 		"RateLimit":     rateLimitSchema(),
+		"Why":           whySchema(),
+		"WhyReason":     whyReasonSchema(),
 		"Health":        object(properties{"status": text("ok or ready.")}, "status"),
 		"Problem":       problemSchema(),
 	}

@@ -141,7 +141,7 @@ func (s *serving) run(ctx context.Context, l *link) error {
 	m.WatchQueues(ctx, queues)
 	s.slots.Observer = m
 	handler, err := api.New(api.Config{
-		Tasks: countedTasks{tasks, m}, Metrics: m.Handler(), Queues: queues, Dead: queues, Locks: queues, Limits: queues, Requests: s.requests, Ready: s.ready(ready),
+		Tasks: countedTasks{tasks, m}, Why: queues, Metrics: m.Handler(), Queues: queues, Dead: queues, Locks: queues, Limits: queues, Requests: s.requests, Ready: s.ready(ready),
 		Token: s.flags.token, CheckHost: s.flags.checkHost(), AllowedHosts: s.flags.allowedHosts,
 		Version: readBuild().Version, Logger: s.log,
 	})
