@@ -124,18 +124,3 @@ func TestExplain(t *testing.T) {
 		})
 	}
 }
-
-// Every code has its place in the list of codes, which the API documents.
-func TestWhyCodesAreListed(t *testing.T) {
-	t.Parallel()
-	seen := map[pelton.WhyCode]bool{}
-	for _, code := range pelton.WhyCodes() {
-		if seen[code] {
-			t.Errorf("%s is listed twice", code)
-		}
-		seen[code] = true
-	}
-	if len(seen) != 20 {
-		t.Errorf("%d codes", len(seen))
-	}
-}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -185,7 +186,7 @@ func wantReason(t *testing.T, got, want pelton.WhyReason) {
 // Each code through the broker, with its numbers.
 func TestWhy(t *testing.T) {
 	t.Parallel()
-	for code, test := range map[pelton.WhyCode]func(*testing.T, *asker){
+	tests := map[pelton.WhyCode]func(*testing.T, *asker){
 		pelton.WhyFinished:       whyFinished,
 		pelton.WhyRunning:        whyRunning,
 		pelton.WhyWorkerLost:     whyWorkerLost,
@@ -206,7 +207,17 @@ func TestWhy(t *testing.T) {
 		pelton.WhyWorkersBusy:    whyWorkersBusy,
 		pelton.WhyQueueRate:      whyQueueRate,
 		pelton.WhyReady:          whyReady,
-	} {
+	}
+	docs, err := os.ReadFile("../docs/why.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, code := range pelton.WhyCodes() {
+		if tests[code] == nil || !strings.Contains(string(docs), "\n| `"+string(code)+"` |") {
+			t.Errorf("%s has no test, or is not in docs/why.md", code)
+		}
+	}
+	for code, test := range tests {
 		t.Run(string(code), func(t *testing.T) {
 			t.Parallel()
 			test(t, newAsker(t))
@@ -292,8 +303,10 @@ func whyBackingOff(t *testing.T, a *asker) {
 
 func whyRateLimited(t *testing.T, a *asker) {
 	a.setLimit(t, pelton.Limit{Name: "pause", Kind: "k", Rate: pelton.RateLimit{Limit: 1, Per: time.Hour}})
-	a.work(t, map[string]worker.HandlerFunc{"k": func(context.Context, *pelton.Task) (json.RawMessage, error) { return nil, nil }}, 1)
 	ids := a.enqueueMany(t, 2, pelton.Spec{Kind: "k"})
+	// Before, it met a worker that did not know its kind: what put it off last counts.
+	a.change(t, ids[1], func(r *broker.Record) { r.Deferrals, r.DeferredAt = 3, time.Now() })
+	a.work(t, map[string]worker.HandlerFunc{"k": func(context.Context, *pelton.Task) (json.RawMessage, error) { return nil, nil }}, 1)
 	a.answers(t, ids[0], pelton.WhyFinished)
 	why := a.answers(t, ids[1], pelton.WhyRateLimited)
 	r := why.Reasons[0]
