@@ -65,13 +65,15 @@ func TestExplain(t *testing.T) {
 		"by one that is over":        {[]change{scheduled(soon), limited(broker.Limited{Times: 1}), pauseKind(now)}, codes{pelton.WhyScheduled}, soon, "a pause that is over"},
 		"limited": {
 			[]change{scheduled(soon), limited(broker.Limited{By: "l", Passes: []broker.Pass{{Limit: "m", At: now}, {Limit: "l", At: later}}})},
-			codes{pelton.WhyRateLimited}, later, "its place in the limit's line comes at 2026-12-01T09:00:00.000Z; it is looked at again at 2026-12-01T08:01",
+			codes{pelton.WhyRateLimited},
+			later, "its place in the limit's line comes at 2026-12-01T09:00:00.000Z; it is looked at again at 2026-12-01T08:01",
 		},
 		"booked": {
 			[]change{scheduled(soon), limited(broker.Limited{By: "l", Passes: []broker.Pass{{Limit: "l", At: later, Booked: true}}}), func(s *broker.Standing) {
 				s.Limit = &pelton.Limit{Name: "l", Rate: pelton.RateLimit{Limit: 5, Per: time.Second, Burst: 5}}
 			}},
-			codes{pelton.WhyRateLimited}, later, "limit l lets 5 start in 1s; its start is booked",
+			codes{pelton.WhyRateLimited},
+			later, "limit l lets 5 start in 1s; its start is booked",
 		},
 		"limit closed": {[]change{scheduled(soon), limited(broker.Limited{By: "l"})}, codes{pelton.WhyRateLimited}, time.Time{}, "it has no place yet"},
 

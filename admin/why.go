@@ -140,7 +140,7 @@ func rateLimited(s *broker.Standing, task *pelton.Task) pelton.WhyReason {
 		r.Rate = &s.Limit.Rate
 		r.Message += fmt.Sprintf(" lets %d start in %s", r.Rate.Limit, pelton.FormatDuration(r.Rate.Per))
 	} else {
-		r.Message += ", which was deleted or is a queue's, put it off"
+		r.Message += ", which was deleted, put it off"
 	}
 	passes := s.Record.Limited.Passes
 	i := slices.IndexFunc(passes, func(p broker.Pass) bool { return p.Limit == by })

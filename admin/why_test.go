@@ -316,6 +316,13 @@ func whyRateLimited(t *testing.T, a *asker) {
 	if !r.LookAt.Before(r.Until) || !r.LookAt.After(time.Now()) || !why.Estimate.Equal(r.Until) {
 		t.Errorf("why = %+v", why)
 	}
+	// A task that is taken over is put off by its queue's rate, too.
+	a.setQueue(t, func(s *pelton.QueueSettings) { s.Rate = &pelton.RateLimit{Limit: 7} })
+	a.change(t, ids[1], func(r *broker.Record) { r.Limited.By = broker.QueueLimit(pelton.DefaultQueue) })
+	if r := a.ask(t, ids[1]).Reasons[0]; r.Code != pelton.WhyRateLimited || r.Limit != "queue:default" || r.Rate == nil || r.Rate.Limit != 7 {
+		t.Errorf("by the queue's rate: %+v", r)
+	}
+	a.change(t, ids[1], func(r *broker.Record) { r.Limited.By = "pause" })
 	if err := a.DeleteLimit(t.Context(), "pause"); err != nil {
 		t.Fatal(err)
 	}

@@ -232,7 +232,7 @@ func queueRate(cfg *broker.QueueConfig) *broker.RevisedLimit {
 	rate := cfg.Settings.Rate.Filled()
 	form := fnv.New64a()
 	_, _ = fmt.Fprint(form, rate.Limit, rate.Per, rate.Burst) // never fails
-	return &broker.RevisedLimit{Limit: pelton.Limit{Name: "queue:" + cfg.Name, Cost: 1, Rate: rate}, Revision: form.Sum64()}
+	return &broker.RevisedLimit{Limit: pelton.Limit{Name: broker.QueueLimit(cfg.Name), Cost: 1, Rate: rate}, Revision: form.Sum64()}
 }
 
 // mostOf is how many tasks of a queue may start while they are in hand.

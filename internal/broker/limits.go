@@ -44,6 +44,10 @@ func (p Pause) key() string {
 	return pauseKeyPrefix + base64.RawURLEncoding.EncodeToString(sum[:16])
 }
 
+// QueueLimit is by what name a task's way through its limits (Limited) has the rate
+// of its queue. No limit can be called that.
+func QueueLimit(queue string) string { return "queue:" + queue }
+
 // RevisedLimit is a limit and the revision of its form: whatever was counted under
 // another revision was counted for another limit.
 type RevisedLimit struct {

@@ -104,7 +104,13 @@ func (b *Broker) addRules(ctx context.Context, s *Standing) (err error) {
 			return err
 		}
 	}
-	if r.Limited == nil || pelton.ValidateLimitName(r.Limited.By) != nil { // the rate of a queue is no limit of that name
+	switch {
+	case r.Limited == nil || r.Limited.By == "":
+		return nil
+	case r.Limited.By == QueueLimit(r.Queue):
+		if rate := s.Queue.Settings.Rate; rate != nil {
+			s.Limit = &pelton.Limit{Name: r.Limited.By, Rate: rate.Filled()}
+		}
 		return nil
 	}
 	msg, err := b.get(ctx, bucketStream(b.names.config()), getRequest{LastFor: b.configKey(limitKeyPrefix + r.Limited.By)}, false)
@@ -114,9 +120,11 @@ func (b *Broker) addRules(ctx context.Context, s *Standing) (err error) {
 		return fmt.Errorf("read limit %s: %w", r.Limited.By, err)
 	case !msg.deleted():
 		var l pelton.Limit
-		if json.Unmarshal(msg.data, &l) == nil && l.Name == r.Limited.By { // an unreadable one does not hold
-			s.Limit = &l
+		if err := json.Unmarshal(msg.data, &l); err != nil || l.Name != r.Limited.By {
+			b.cfg.Logger.Error("limit is unreadable and does not hold", "limit", r.Limited.By, "error", err)
+			break
 		}
+		s.Limit = &l
 	}
 	return nil
 }
@@ -131,8 +139,9 @@ func (b *Broker) loadPause(ctx context.Context, of Pause) (*Pause, error) {
 		return nil, fmt.Errorf("read pause: %w", err)
 	}
 	var p Pause
-	if json.Unmarshal(msg.data, &p) != nil {
-		return nil, nil //nolint:nilnil // an unreadable one does not hold
+	if err := json.Unmarshal(msg.data, &p); err != nil {
+		b.cfg.Logger.Error("pause is unreadable and does not hold", "error", err)
+		return nil, nil //nolint:nilnil // logged
 	}
 	return &p, nil
 }
