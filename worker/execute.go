@@ -80,7 +80,7 @@ func (w *Worker) act(r *run, what admission, c candidate) error {
 // An owner that runs the task and holds its lease keeps it: the broker restarted
 // and has forgotten who has what, or this delivery lay in a stopped process while
 // the lease went by. Nothing is sent then. The owner's heartbeats extend the lease of this
-// delivery too (jetstream.md 2: they name the message, not the delivery), and if it
+// delivery too (to nats-server they name the message, not the delivery), and if it
 // dies after all, the broker hands the task out again.
 func (w *Worker) takeover(r *run, c candidate, now time.Time) (over bool, err error) {
 	if failpoint.Broken(failpoint.NoCarrier) { // the owner's word would hold copies back too
