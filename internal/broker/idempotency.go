@@ -131,8 +131,7 @@ func (b *Broker) join(ctx context.Context, r *Record, c *claim, lock idempotency
 	young := time.Since(at) < b.keyGrace
 	switch {
 	case err == nil:
-		b.finishEnqueue(ctx, c, task, young && !own)
-		return c, task, nil
+		return c, task, b.finishEnqueue(ctx, c, task)
 	case !errors.Is(err, pelton.ErrNotFound):
 		return nil, nil, err
 	case lock.Bound:
@@ -187,22 +186,26 @@ func (b *Broker) abandon(ctx context.Context, c *claim, cause error) error {
 	}
 }
 
-// finishEnqueue publishes what a dead request may have left unpublished, once.
-// While the first request may be at work nothing is done; should it die after all,
-// another repeat or the sweep publishes the message.
-func (b *Broker) finishEnqueue(ctx context.Context, c *claim, r *Record, young bool) {
+// finishEnqueue publishes what a dead request may have left unpublished, once. The
+// first request may be alive and about to do so, and nobody can tell: the copy that
+// is one too many is dropped at admission by the carrier rule. Leaving it to the first
+// request would answer 202 for a task that has no message until the sweep comes by.
+// The error is pelton.ErrUnknownOutcome: a repeat tries again.
+func (b *Broker) finishEnqueue(ctx context.Context, c *claim, r *Record) error {
 	waits := r.Epoch == 0 && r.Carrier == 0 && (r.State == pelton.Queued || r.State == pelton.Scheduled)
-	if young || !waits || c.lock.Bound || c.lock.Finished {
-		return
+	if !waits || c.lock.Bound || c.lock.Finished {
+		return nil
 	}
-	if err := b.ensure(ctx, r); err != nil {
-		return // the next repeat tries again
+	err := b.ensure(ctx, r)
+	if err == nil {
+		err = b.Publish(ctx, r)
 	}
-	if err := b.Publish(ctx, r); err != nil {
-		return
+	if err != nil {
+		return fmt.Errorf("%w: the record is there, its message may not be: %w", pelton.ErrUnknownOutcome, err)
 	}
 	c.lock.Finished = true
 	if err := b.writeClaim(ctx, c); err != nil {
 		b.cfg.Logger.Debug("message of a repeated request published, but not noted", "task_id", r.ID.String(), "error", err)
 	}
+	return nil
 }

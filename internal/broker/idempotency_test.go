@@ -108,6 +108,9 @@ func TestIdempotencyCrashWindows(t *testing.T) {
 			b.keyGrace = time.Hour
 			out, err := b.EnqueueOnce(ctx, request(), idem)
 			check("soon", tc.soon, out, err)
+			if tc.soon == replayed && messagesOf(t, b, first.ID) == 0 {
+				t.Error("a repeat was answered with a task that has no message")
+			}
 			mismatched(t, b, idem)
 			b.keyGrace = 0
 			out, err = b.EnqueueOnce(ctx, request(), idem)

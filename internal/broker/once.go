@@ -171,7 +171,7 @@ func (e *onceEnqueue) create(ctx context.Context) (made *Record, err error) {
 		return nil, errBurnt
 	}
 	if err == nil && e.claim != nil {
-		e.b.finishEnqueue(ctx, e.claim, made, false)
+		err = e.b.finishEnqueue(ctx, e.claim, made)
 	}
 	return made, err
 }
