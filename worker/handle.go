@@ -120,7 +120,7 @@ func (w *Worker) unloadable(c candidate, err error) {
 		// Records come before messages and outlive them, so this one is of a task
 		// that is over and forgotten.
 		c.log.Warn("message without a record dropped", "seq", c.delivery.Seq)
-		if err := w.b.LeaveEarlierLines(w.hard, nil, c.delivery.Envelope, c.delivery.Seq); err != nil {
+		if err := w.b.LeaveDropped(w.hard, nil, c.delivery.Envelope, c.delivery.Seq); err != nil {
 			c.log.Warn("turn not given back, delivery given back", "error", err)
 			w.giveBackFor(c.lane, c.delivery, brokenDelay)
 			return

@@ -86,10 +86,7 @@ func (w *Worker) leaveBehind(r *run, c candidate) (ok bool) {
 			return false
 		}
 	}
-	err := w.b.LeaveEarlierLines(w.hard, rec, c.delivery.Envelope, seq)
-	if err == nil && rec.State.Terminal() {
-		err = w.b.LeaveLines(w.hard, rec, seq)
-	}
+	err := w.b.LeaveDropped(w.hard, rec, c.delivery.Envelope, seq)
 	if err != nil {
 		r.log.Warn("turn not given back, delivery given back", "error", err)
 		w.giveBackFor(c.lane, c.delivery, brokenDelay)

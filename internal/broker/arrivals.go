@@ -6,6 +6,8 @@ import (
 	"sync"
 	"time"
 
+	lru "github.com/hashicorp/golang-lru/v2"
+
 	"github.com/peltonq/pelton"
 )
 
@@ -35,7 +37,7 @@ func (b *Broker) CallLines(ctx context.Context) {
 func (b *Broker) serveArrivals(ctx context.Context) error {
 	up, forget := b.conn.reconnected()
 	defer forget()
-	if err := b.createConsumer(ctx, b.keyed(0), b.arrivals(0, b.cfg.Lease)); err != nil {
+	if err := b.createConsumer(ctx, b.keyed(0), b.arrivals(b.cfg.Lease)); err != nil {
 		return err
 	}
 	arrived := make(chan *Delivery, arrivalsAtOnce) // a request brings no more
@@ -69,14 +71,18 @@ func (b *Broker) serveArrivals(ctx context.Context) error {
 			}
 		}
 	}()
-	c := &caller{b: b, waiting: map[Line][]*Delivery{}, room: make(chan struct{}, linesAtOnce), held: make(chan struct{}, arrivalsHeld)}
+	lines, err := lru.New[string, Line](seenLines)
+	if err != nil {
+		return fmt.Errorf("remember lines: %w", err)
+	}
+	c := &caller{b: b, lines: lines, waiting: map[Line][]*Delivery{}, room: make(chan struct{}, linesAtOnce), held: make(chan struct{}, arrivalsHeld)}
 	defer c.settling.Wait()
 	for {
 		batch, err := p.collect(ctx, up, arrived, ended)
 		for _, d := range batch {
 			if err != nil || ctx.Err() != nil {
 				b.giveBackArrival(d, 0)
-			} else if line, ok := b.arrivedIn(d); ok {
+			} else if line, ok := c.lineOf(d); ok {
 				c.take(ctx, line, d)
 			}
 		}
@@ -122,8 +128,9 @@ func (p *Puller) collect(ctx context.Context, up <-chan struct{}, arrived <-chan
 // settled is settled with it next.
 type caller struct {
 	b        *Broker
-	room     chan struct{} // for lines
-	held     chan struct{} // arrivals
+	lines    *lru.Cache[string, Line] // by subject
+	room     chan struct{}            // for lines
+	held     chan struct{}            // arrivals
 	settling sync.WaitGroup
 
 	mu      sync.Mutex
@@ -164,7 +171,7 @@ func (c *caller) settle(ctx context.Context, line Line) bool {
 	}
 	c.waiting[line] = nil
 	c.mu.Unlock()
-	_, err := c.b.settleLine(ctx, line, nil)
+	_, err := c.b.settleLine(ctx, line, lineSettling{})
 	if err != nil && ctx.Err() == nil {
 		c.b.cfg.Logger.Warn("line not settled, trying again", "concurrency_key", line.Key, "kind", line.Kind, "error", err)
 	}
@@ -179,18 +186,24 @@ func (c *caller) settle(ctx context.Context, line Line) bool {
 	return true
 }
 
-// arrivedIn is the line in which a task took a place. What is no place is dropped.
-func (b *Broker) arrivedIn(d *Delivery) (Line, bool) {
-	if d.Err == nil {
+// lineOf is the line in which a task took a place. What is no place is dropped.
+func (c *caller) lineOf(d *Delivery) (Line, bool) {
+	if line, known := c.lines.Get(d.subject); known {
+		d.data = nil
+		return line, true
+	}
+	if d.decode(); d.Err == nil {
 		for _, line := range []Line{d.Envelope.Line(OfKey), d.Envelope.Line(OfKind)} {
-			if d.subject == b.place(0, line, d.Envelope.Queue) {
+			if d.subject == c.b.place(0, line, d.Envelope.Queue) {
+				c.lines.Add(d.subject, line)
 				return line, true
 			}
 		}
 	}
-	// A line holds it until it is reached, and says so then.
+	// A schedule, whose place will arrive in its time, or what a line holds until it is
+	// reached, and says so then.
 	if err := d.Ack(); err != nil {
-		b.cfg.Logger.Debug("acknowledgement not sent", "error", err)
+		c.b.cfg.Logger.Debug("acknowledgement not sent", "error", err)
 	}
 	return Line{}, false
 }

@@ -58,7 +58,7 @@ func TestArrivalsAreServed(t *testing.T) {
 func TestArrivalOfADeadWorker(t *testing.T) {
 	t.Parallel()
 	b := openOn(t, brokertest.Start(t), Config{Lease: time.Second})
-	must(t, b.createConsumer(t.Context(), b.keyed(0), b.arrivals(0, b.cfg.Lease)))
+	must(t, b.createConsumer(t.Context(), b.keyed(0), b.arrivals(b.cfg.Lease)))
 	records := inLineOf(t, b, "k", 1)
 	taken := make(chan *Delivery, 1)
 	p, err := b.openPuller(Lane{}, b.keyed(0), arrivalsConsumer, func(d *Delivery) { taken <- d }, func(PullEnd) {})

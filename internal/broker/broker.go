@@ -77,6 +77,7 @@ type Broker struct {
 
 	limits    runningLimits
 	lineDoors doors
+	seen      seenDocs
 
 	ensured sync.Map      // lanes and counters known to exist: consumer name → struct{}
 	opening chan struct{} // held by whoever opens a lane
@@ -106,6 +107,9 @@ func Open(ctx context.Context, nc *nats.Conn, cfg Config) (*Broker, error) {
 		replicas: make(map[string]int), opening: make(chan struct{}, 1), maxQueues: maxQueuesR1, keyGrace: keyGrace, deadReads: maxDeadReading, cancelWait: cancelWait,
 	}
 	b.limits.ready = make(chan struct{})
+	if b.seen, err = newSeenDocs(); err != nil {
+		return nil, err
+	}
 	for _, want := range b.streams(cfg.Replicas) {
 		if err := b.openStream(ctx, want); err != nil {
 			return nil, err

@@ -188,6 +188,15 @@ func (c *conn) send(ctx context.Context, msg *nats.Msg, done func(*nats.Msg, err
 	return nil, fmt.Errorf("%w: %w", pelton.ErrUnavailable, err)
 }
 
+// post makes a call of the JetStream API whose answer nobody waits for.
+func (c *conn) post(subject string, body []byte) error {
+	if !c.nc.IsConnected() { // it would wait in the client for the next connection
+		return pelton.ErrUnavailable
+	}
+	// Nobody is subscribed to the reply, which the server wants to have.
+	return c.nc.PublishRequest("$JS.API."+subject, c.prefix+"no.one", body) //nolint:wrapcheck // the caller knows what it posted
+}
+
 // call is send and wait. Its errors: pelton.ErrUnavailable (not sent),
 // errNoResponder, errSent (sent, unanswered).
 func (c *conn) call(ctx context.Context, msg *nats.Msg) (*nats.Msg, error) {

@@ -55,6 +55,7 @@ func (b *Broker) loadLine(ctx context.Context, line Line) (*lineDoc, error) {
 		}
 	}
 	doc.revision, doc.written = msg.seq, msg.time
+	b.seen.keep(doc)
 	return doc, nil
 }
 
@@ -90,9 +91,11 @@ func (b *Broker) saveLine(ctx context.Context, doc *lineDoc) error {
 		err = errors.Join(ErrStale, err)
 	}
 	if err != nil {
+		b.seen.forget(doc.Line)
 		return fmt.Errorf("save line: %w", err)
 	}
 	doc.revision = seq
+	b.seen.keep(doc)
 	return nil
 }
 

@@ -88,8 +88,7 @@ func (m *lineMachine) deliver(t *rapid.T, ctx context.Context, msg *stored, dies
 	switch {
 	case r.State.Terminal():
 		if dies > 0 {
-			m.must(t, m.b.LeaveLines(ctx, r, msg.seq))
-			m.must(t, m.b.LeaveEarlierLines(ctx, r, env, msg.seq))
+			m.must(t, m.b.LeaveDropped(ctx, r, env, msg.seq))
 			m.ack(t, ctx, msg.seq)
 		}
 	case r.Epoch > env.Epoch:
@@ -98,7 +97,7 @@ func (m *lineMachine) deliver(t *rapid.T, ctx context.Context, msg *stored, dies
 			m.arrived[m.keyOf[r.ID]] = true
 		}
 		if dies > 1 {
-			m.must(t, m.b.LeaveEarlierLines(ctx, r, env, msg.seq))
+			m.must(t, m.b.LeaveDropped(ctx, r, env, msg.seq))
 			m.ack(t, ctx, msg.seq)
 		}
 	case r.State == pelton.Running && r.Carrier != msg.seq:
@@ -205,7 +204,7 @@ func (m *lineMachine) cancel(t *rapid.T, ctx context.Context, id pelton.ID, dies
 }
 
 func (m *lineMachine) settle(t *rapid.T, ctx context.Context, key string) {
-	_, err := m.b.settleLine(ctx, Line{Key: key}, nil)
+	_, err := m.b.settleLine(ctx, Line{Key: key}, lineSettling{})
 	m.must(t, err)
 	m.arrived[key] = false
 }

@@ -1,10 +1,11 @@
 package broker
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"sync"
+	"strconv"
 	"time"
 
 	"github.com/peltonq/pelton"
@@ -17,11 +18,25 @@ const voidsAtOnce = 256
 // over decides whether a task with a turn is to lose it.
 type over func(ctx context.Context, g grant) (bool, error)
 
-// settleLine takes the turns of tasks that are over, nil for none, and calls the next
-// in line while there is room. It returns the document as it is at its end, and
-// may be repeated at any time. A process settles a line once at a time, so that
-// its tasks do not compete with each other. Errors: pelton.ErrUnavailable.
-func (b *Broker) settleLine(ctx context.Context, line Line, over over) (*lineDoc, error) {
+// lineSettling is what a line is settled for.
+type lineSettling struct {
+	over over // takes turns; nil takes none
+	// seen lets it begin from the document as this process last saw it, if somebody
+	// in that is over: the compare-and-swap fails where it has changed.
+	seen bool
+	// fence writes the document even if nothing changes in it, so that a call that was
+	// decided before, and counts on a message that the caller is about to drop, fails.
+	fence bool
+	// front begins at the first place that is there, and looks at the record of each:
+	// some have left.
+	front bool
+}
+
+// settleLine takes the turns of tasks that are over, and calls the next in line
+// while there is room. It returns the document as it is at its end, and may be
+// repeated at any time. A process settles a line once at a time, so that its tasks
+// do not compete with each other. Errors: pelton.ErrUnavailable.
+func (b *Broker) settleLine(ctx context.Context, line Line, s lineSettling) (*lineDoc, error) {
 	if err := b.LoadLimits(ctx); err != nil {
 		return nil, err
 	}
@@ -30,27 +45,39 @@ func (b *Broker) settleLine(ctx context.Context, line Line, over over) (*lineDoc
 		return nil, fmt.Errorf("settle line: %w: %w", pelton.ErrUnavailable, err)
 	}
 	defer leave()
-	doc, err := b.loadLine(ctx, line)
+	var doc *lineDoc
+	var taken bool
+	if s.seen {
+		if doc = b.seen.of(line); doc != nil {
+			taken, err = doc.take(ctx, s.over)
+		}
+	}
+	if err == nil && !taken {
+		if doc, err = b.loadLine(ctx, line); err == nil {
+			taken, err = doc.take(ctx, s.over)
+		}
+	}
 	for err == nil {
-		var taken, called bool
-		if taken, err = doc.take(ctx, over); err != nil {
-			break
-		}
+		var called bool
 		var done []uint64
-		if done, called, err = b.callNext(ctx, doc, taken); err != nil {
+		if done, called, err = b.callNext(ctx, doc, taken, s.front); err != nil {
 			break
 		}
-		if !taken && !called {
-			b.deletePlaces(ctx, done)
+		if !taken && !called && (!s.fence || len(doc.Granted) == 0) {
+			b.deletePlaces(done)
 			return doc, nil
 		}
-		switch err = b.saveLine(ctx, doc); {
-		case err == nil:
-			b.deletePlaces(ctx, done)
-		case errors.Is(err, ErrStale) && ctx.Err() == nil:
+		if err = b.saveLine(ctx, doc); err == nil {
+			b.deletePlaces(done)
+			s.fence, taken = false, false
+			continue
+		}
+		if errors.Is(err, ErrStale) && ctx.Err() == nil {
 			// Somebody else settles it too. The messages of those who were not called
 			// after all find that out (Called).
-			doc, err = b.loadLine(ctx, line)
+			if doc, err = b.loadLine(ctx, line); err == nil {
+				taken, err = doc.take(ctx, s.over)
+			}
 		}
 	}
 	if errors.Is(err, ErrStale) { // not the record's: its holder must not look at that again
@@ -64,10 +91,15 @@ func (b *Broker) settleLine(ctx context.Context, line Line, over over) (*lineDoc
 // who have a turn by then, to be deleted once the document is written; void places
 // are deleted at once. It ends early when a turn was taken and many places are void:
 // those who wait for room must not wait for that.
-func (b *Broker) callNext(ctx context.Context, doc *lineDoc, taken bool) (done []uint64, called bool, err error) {
+//
+// Behind the place that the document has Reached, a place is taken for what it is
+// without a look at its record. If its task has left the line meanwhile, the
+// message of the call finds that out, and gives the turn back (LeaveLines).
+func (b *Broker) callNext(ctx context.Context, doc *lineDoc, taken, front bool) (done []uint64, called bool, err error) {
 	limit := b.limits.of(doc.Line)
-	voids := 0
-	for next := uint64(1); len(doc.Granted) < limit && (!taken || voids < voidsAtOnce); {
+	trusted := doc.Reached > 0 && !front
+	next, voids, unread := uint64(1), 0, false
+	for len(doc.Granted) < limit && (!taken || voids < voidsAtOnce) {
 		msg, err := b.get(ctx, b.keyed(0), getRequest{Seq: next, NextFor: b.placesIn(0, doc.Line)}, false)
 		if errors.Is(err, pelton.ErrNotFound) {
 			break
@@ -76,25 +108,31 @@ func (b *Broker) callNext(ctx context.Context, doc *lineDoc, taken bool) (done [
 			return nil, false, err
 		}
 		next = msg.seq + 1
-		what, record, err := b.placeOf(ctx, doc, msg)
+		if trusted && msg.seq <= doc.Reached { // called; its deletion is under way, or was lost
+			done = append(done, msg.seq)
+			continue
+		}
+		what, head, err := b.placeOf(ctx, doc, msg, trusted && !unread)
 		switch {
 		case err != nil:
 			return nil, false, err
 		case what == placeVoid:
 			voids++
-			b.deletePlaces(ctx, []uint64{msg.seq})
+			b.deletePlaces([]uint64{msg.seq})
 		case what == placeCalled:
 			done = append(done, msg.seq)
 		case what == placeWaits:
 			at := time.Now().UTC()
-			if _, err := b.PublishReady(ctx, record.Envelope()); err != nil && !errors.Is(err, pelton.ErrUnknownOutcome) {
+			if err := b.publishCall(ctx, head, msg); err != nil {
 				return nil, false, err
-			} else if err != nil {
-				return nil, false, fmt.Errorf("%w: %w", pelton.ErrUnavailable, err) // a second copy does no harm
 			}
-			doc.Granted = append(doc.Granted, grant{record.ID, record.Epoch, at})
+			doc.Granted = append(doc.Granted, grant{head.ID, head.Epoch, at})
 			done, called = append(done, msg.seq), true
 		case what == placeUnread:
+			unread = true // those behind it cannot be told from it by their place
+		}
+		if !unread {
+			doc.Reached = max(doc.Reached, msg.seq)
 		}
 	}
 	return done, called, nil
@@ -110,18 +148,75 @@ const (
 	placeUnread                       // of a newer version: left to a newer process
 )
 
-func (b *Broker) placeOf(ctx context.Context, doc *lineDoc, msg *stored) (placeState, *Record, error) {
-	env, err := decodeEnvelope(msg.data)
+// placeHead is what has to be known of a place to call its task. To read the whole
+// envelope takes several times as long.
+type placeHead struct {
+	Version  int             `json:"v"`
+	ID       pelton.ID       `json:"id"`
+	Queue    string          `json:"queue"`
+	Priority pelton.Priority `json:"priority"`
+	Epoch    uint32          `json:"epoch"`
+}
+
+func decodePlace(data []byte) (*placeHead, error) {
+	head, ok := plainHead(data)
+	if !ok {
+		if _, err := split(data, &head); err != nil {
+			return nil, err
+		}
+	}
+	return &head, checkWay(head.Version, head.ID, head.Queue, head.Priority)
+}
+
+// plainHead reads what this version writes, in the order in which it does: see
+// Meta. Everything else is for the JSON decoder.
+func plainHead(data []byte) (head placeHead, ok bool) {
+	field := func(name, end string) (value string, ok bool) {
+		rest, found := bytes.CutPrefix(data, []byte(name))
+		at := bytes.Index(rest, []byte(end))
+		if !found || at < 0 {
+			return "", false
+		}
+		data = rest[at:]
+		return string(rest[:at]), true
+	}
+	id, okID := field(plainStart, `","kind":"`)
+	_, okKind := field(`","kind":"`, `","queue":"`)
+	queue, okQueue := field(`","queue":"`, `","priority":"`)
+	priority, okPriority := field(`","priority":"`, `",`)
+	parsed, err := pelton.ParseID(id)
+	if !okID || !okKind || !okQueue || !okPriority || err != nil {
+		return placeHead{}, false
+	}
+	head = placeHead{Version: version, ID: parsed, Queue: queue, Priority: pelton.Priority(priority)}
+	if epoch, later := field(`","epoch":`, `,`); later {
+		n, err := strconv.ParseUint(epoch, 10, 32)
+		if err != nil {
+			return placeHead{}, false
+		}
+		head.Epoch = uint32(n)
+	}
+	return head, true
+}
+
+var plainStart = fmt.Sprintf(`{"v":%d,"id":"`, version) //nolint:gochecknoglobals // a constant
+
+// placeOf reads a place. trusted takes it for one that waits without a look at the
+// record, unless its task has a turn.
+func (b *Broker) placeOf(ctx context.Context, doc *lineDoc, msg *stored, trusted bool) (placeState, *placeHead, error) {
+	head, err := decodePlace(msg.data)
 	switch {
 	case errors.Is(err, ErrNewer):
 		return placeUnread, nil, nil
 	case err != nil:
 		b.cfg.Logger.Error("message in a line that is no place dropped", "seq", msg.seq, "error", err)
 		return placeVoid, nil, nil
-	case doc.has(env.ID, env.Epoch):
-		return placeCalled, nil, nil
+	case doc.has(head.ID, head.Epoch):
+		return placeCalled, head, nil
+	case trusted:
+		return placeWaits, head, nil
 	}
-	r, err := b.LoadRecord(ctx, env.ID)
+	r, err := b.LoadRecord(ctx, head.ID)
 	switch {
 	case errors.Is(err, pelton.ErrNotFound): // the record came before the place, so it is over and forgotten
 		return placeVoid, nil, nil
@@ -129,59 +224,33 @@ func (b *Broker) placeOf(ctx context.Context, doc *lineDoc, msg *stored) (placeS
 		return placeUnread, nil, nil
 	case err != nil:
 		return 0, nil, err
-	case !r.waitsAt(doc.Line, env.Epoch):
+	case !r.waitsAt(doc.Line, head.Epoch):
 		return placeVoid, nil, nil
 	default:
-		return placeWaits, r, nil
+		return placeWaits, head, nil
 	}
 }
 
-// deletePlaces deletes messages of lines. One that stays is deleted by whoever
-// finds it next.
-func (b *Broker) deletePlaces(ctx context.Context, seqs []uint64) {
+// publishCall publishes the task of a place to its lane, as it stands there: without
+// the payload, which the record has.
+func (b *Broker) publishCall(ctx context.Context, head *placeHead, place *stored) error {
+	_, err := b.do(ctx, write{subject: b.ready(head.ID.Shard(), head.Queue, head.Priority), data: place.data, expect: anyRevision})
+	if errors.Is(err, pelton.ErrUnknownOutcome) {
+		err = fmt.Errorf("%w: %w", pelton.ErrUnavailable, err) // a second copy does no harm
+	}
+	if err != nil {
+		return fmt.Errorf("call task %s: %w", head.ID, err)
+	}
+	return nil
+}
+
+// deletePlaces deletes messages of lines, without waiting for it. One that stays is
+// deleted by whoever finds it next.
+func (b *Broker) deletePlaces(seqs []uint64) {
 	for _, seq := range seqs {
-		if err := b.deleteFrom(ctx, b.keyed(0), seq); err != nil {
+		if err := b.conn.post(deletion(b.keyed(0), seq)); err != nil {
 			b.cfg.Logger.Debug("place not deleted", "seq", seq, "error", err)
 			return
 		}
-	}
-}
-
-// doors lets one goroutine at a time into each line.
-type doors struct {
-	mu   sync.Mutex
-	open map[Line]*door
-}
-
-type door struct {
-	key   chan struct{}
-	users int
-}
-
-func (d *doors) enter(ctx context.Context, line Line) (leave func(), err error) {
-	d.mu.Lock()
-	if d.open == nil {
-		d.open = map[Line]*door{}
-	}
-	at := d.open[line]
-	if at == nil {
-		at = &door{key: make(chan struct{}, 1)}
-		d.open[line] = at
-	}
-	at.users++
-	d.mu.Unlock()
-	done := func() {
-		d.mu.Lock()
-		defer d.mu.Unlock()
-		if at.users--; at.users == 0 {
-			delete(d.open, line)
-		}
-	}
-	select {
-	case at.key <- struct{}{}:
-		return func() { <-at.key; done() }, nil
-	case <-ctx.Done():
-		done()
-		return nil, context.Cause(ctx)
 	}
 }

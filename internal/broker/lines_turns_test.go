@@ -33,9 +33,9 @@ func TestTurnIsItsCarriers(t *testing.T) {
 	if !again.InLine || again.Former != d.Seq || len(again.Places) != 1 || again.Places[0].Epoch != 1 {
 		t.Errorf("requeued record: %+v", again)
 	}
-	must(t, b.LeaveEarlierLines(t.Context(), again, d.Envelope, d.Seq+1))
+	must(t, b.LeaveDropped(t.Context(), again, d.Envelope, d.Seq+1))
 	haveTurns(t, b, "k", first)
-	must(t, b.LeaveEarlierLines(t.Context(), again, d.Envelope, d.Seq))
+	must(t, b.LeaveDropped(t.Context(), again, d.Envelope, d.Seq))
 	haveTurns(t, b, "k", records[1])
 	// It went to the end.
 	records[1].State = pelton.Succeeded
@@ -47,7 +47,7 @@ func TestTurnIsItsCarriers(t *testing.T) {
 		t.Errorf("turn is of epoch %d", doc.Granted[0].Epoch)
 	}
 	// A message of a task whose record is gone gives back what it had.
-	must(t, b.LeaveEarlierLines(t.Context(), nil, again.Envelope(), 1))
+	must(t, b.LeaveDropped(t.Context(), nil, again.Envelope(), 1))
 	haveTurns(t, b, "k")
 }
 
@@ -64,12 +64,12 @@ func TestSettleMeetsOthers(t *testing.T) {
 	newerDoc := write{subject: b.line(Line{Key: "new"}), data: []byte(`{"v":2}`), expect: anyRevision}
 	_, err := b.do(t.Context(), newerDoc)
 	must(t, err)
-	if _, err := b.settleLine(t.Context(), Line{Key: "new"}, nil); !errors.Is(err, ErrNewer) {
+	if _, err := b.settleLine(t.Context(), Line{Key: "new"}, lineSettling{}); !errors.Is(err, ErrNewer) {
 		t.Errorf("settle a line of a newer version = %v", err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := b.settleLine(ctx, Line{Key: "k"}, nil); !errors.Is(err, pelton.ErrUnavailable) || errors.Is(err, ErrStale) {
+	if _, err := b.settleLine(ctx, Line{Key: "k"}, lineSettling{}); !errors.Is(err, pelton.ErrUnavailable) || errors.Is(err, ErrStale) {
 		t.Errorf("settle with a ctx that is over = %v", err)
 	}
 }
@@ -146,7 +146,7 @@ func TestRefusedPlacesLeaveNoRecord(t *testing.T) {
 			t.Errorf("record of task %d: %v", i, err)
 		}
 	}
-	if _, err := b.settleLine(t.Context(), Line{Key: "k"}, nil); err == nil {
+	if _, err := b.settleLine(t.Context(), Line{Key: "k"}, lineSettling{}); err == nil {
 		t.Error("a line without its stream was settled")
 	}
 }

@@ -111,6 +111,9 @@ type lineDoc struct {
 	Version int `json:"v"`
 	Line
 	Granted []grant `json:"granted"`
+	// Reached is the place up to which, in the order of the line, everybody was called
+	// or had left: whoever calls the next one begins behind it. 0 is not known.
+	Reached uint64 `json:"reached,omitempty"`
 
 	revision uint64
 	written  time.Time

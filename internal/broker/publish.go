@@ -304,11 +304,8 @@ func (b *Broker) DeleteMessage(ctx context.Context, shard uint8, seq uint64) err
 }
 
 func (b *Broker) deleteFrom(ctx context.Context, stream string, seq uint64) error {
-	body, err := json.Marshal(map[string]any{"seq": seq, "no_erase": true})
-	if err != nil {
-		return fmt.Errorf("encode delete: %w", err)
-	}
-	err = b.api(ctx, "STREAM.MSG.DELETE."+stream, body)
+	subject, body := deletion(stream, seq)
+	err := b.api(ctx, subject, body)
 	if err == nil || errors.Is(err, pelton.ErrNotFound) {
 		return nil
 	}
@@ -318,4 +315,9 @@ func (b *Broker) deleteFrom(ctx context.Context, stream string, seq uint64) erro
 		return nil
 	}
 	return fmt.Errorf("delete message %d: %w", seq, err)
+}
+
+// deletion is the call of the JetStream API that deletes one message.
+func deletion(stream string, seq uint64) (subject string, body []byte) {
+	return "STREAM.MSG.DELETE." + stream, []byte(`{"seq":` + formatSeq(seq) + `,"no_erase":true}`)
 }

@@ -25,6 +25,7 @@ type Delivery struct {
 
 	conn    *conn
 	subject string // of the message
+	data    []byte // until it is decoded
 	ack     string // subject that takes +ACK, -NAK, +WPI
 }
 
@@ -128,15 +129,24 @@ func (p *Puller) delivery(msg *nats.Msg) *Delivery {
 	if len(msg.Reply) == 0 {
 		return nil
 	}
-	d := &Delivery{Lane: p.lane, Arrived: time.Now(), conn: p.b.conn, subject: msg.Subject, ack: msg.Reply}
+	d := &Delivery{Lane: p.lane, Arrived: time.Now(), conn: p.b.conn, subject: msg.Subject, data: msg.Data, ack: msg.Reply}
 	meta, err := msg.Metadata()
 	if err != nil {
 		d.Err = fmt.Errorf("%w: acknowledgement subject: %w", ErrMalformed, err)
 		return d
 	}
 	d.Seq, d.Published = meta.Sequence.Stream, meta.Timestamp
-	d.Envelope, d.Err = decodeEnvelope(msg.Data)
+	if p.lane != (Lane{}) { // an arrival is decoded when it has to be
+		d.decode()
+	}
 	return d
+}
+
+func (d *Delivery) decode() {
+	if d.Err == nil && d.Envelope == nil {
+		d.Envelope, d.Err = decodeEnvelope(d.data)
+	}
+	d.data = nil
 }
 
 // pullEnd reads a status message. Heartbeats are not an end.

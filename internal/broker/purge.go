@@ -227,13 +227,9 @@ func (b *Broker) purgeMessage(ctx context.Context, msg *stored, p pelton.Priorit
 // message: a crash in between leaves the message, which gives them back. r is nil
 // for a task whose record is gone; by is as of LeaveLines.
 func (b *Broker) leaveAndDrop(ctx context.Context, r *Record, env *Envelope, msg *stored, by uint64) error {
-	if err := b.LeaveEarlierLines(ctx, r, env, by); err != nil {
+	called := strings.HasPrefix(msg.subject, b.ns+".t.0.r.") // else it is no message that a turn counts on
+	if err := b.leaveDropped(ctx, r, env, by, lineSettling{seen: true, fence: called, front: true}); err != nil {
 		return err
-	}
-	if r != nil {
-		if err := b.LeaveLines(ctx, r, by); err != nil {
-			return err
-		}
 	}
 	return b.dropPurged(ctx, msg)
 }

@@ -346,13 +346,24 @@ func newer(v int) error { return fmt.Errorf("%w: version %d, this is %d", ErrNew
 
 // checkMeta refuses names that must not become subjects.
 func checkMeta(m *Meta) error {
-	if m.Version > version {
-		return newer(m.Version)
+	if err := checkWay(m.Version, m.ID, m.Queue, m.Priority); err != nil {
+		return err
 	}
-	if m.Version != version || m.ID.IsZero() || m.Priority == "" || m.Priority.Rank() < 0 {
-		return fmt.Errorf("%w: version %d, id %s, priority %q", ErrMalformed, m.Version, m.ID, m.Priority)
+	if err := pelton.ValidateKind(m.Kind); err != nil {
+		return fmt.Errorf("%w: %w", ErrMalformed, err)
 	}
-	if err := errors.Join(pelton.ValidateQueue(m.Queue), pelton.ValidateKind(m.Kind)); err != nil {
+	return nil
+}
+
+// checkWay checks what says where a task goes.
+func checkWay(v int, id pelton.ID, queue string, p pelton.Priority) error {
+	if v > version {
+		return newer(v)
+	}
+	if v != version || id.IsZero() || p == "" || p.Rank() < 0 {
+		return fmt.Errorf("%w: version %d, id %s, priority %q", ErrMalformed, v, id, p)
+	}
+	if err := pelton.ValidateQueue(queue); err != nil {
 		return fmt.Errorf("%w: %w", ErrMalformed, err)
 	}
 	return nil

@@ -15,7 +15,7 @@ import (
 // messages are passed over.
 func (b *Broker) Scan(ctx context.Context, yield func(*Envelope) bool) error {
 	for _, in := range []struct{ stream, filter string }{
-		{b.tasks(0), b.ns + ".t.0.r.>"}, {b.tasks(0), b.ns + ".t.0.s.>"}, {b.keyed(0), b.places(0)}, {b.keyed(0), b.laterPlaces(0)},
+		{b.tasks(0), b.ns + ".t.0.r.>"}, {b.tasks(0), b.ns + ".t.0.s.>"}, {b.keyed(0), b.places()}, {b.keyed(0), b.laterPlaces(0)},
 	} {
 		for next := uint64(1); ; {
 			msg, err := b.get(ctx, in.stream, getRequest{Seq: next, NextFor: in.filter}, false)
@@ -38,7 +38,7 @@ func (b *Broker) Scan(ctx context.Context, yield func(*Envelope) bool) error {
 // is acknowledged leaves the stream. Unlike the lanes' counters it is exact at once.
 func (b *Broker) Idle(ctx context.Context) (bool, error) {
 	// Lines first: a task is in its lane before it leaves its line.
-	for _, in := range []struct{ stream, filter string }{{b.keyed(0), b.places(0)}, {b.tasks(0), b.ns + ".t.0.r.>"}} {
+	for _, in := range []struct{ stream, filter string }{{b.keyed(0), b.places()}, {b.tasks(0), b.ns + ".t.0.r.>"}} {
 		_, err := b.get(ctx, in.stream, getRequest{Seq: 1, NextFor: in.filter}, false)
 		switch {
 		case errors.Is(err, pelton.ErrNotFound):

@@ -71,7 +71,7 @@ func (s *Sweeper) Step(ctx context.Context, budget int) (Swept, error) {
 		s.round(ctx, budget, bucketStream(s.b.state(0)), "$KV."+s.b.state(0)+".>", &s.records, &swept, s.record),
 		s.round(ctx, budget, bucketStream(s.b.locks()), "$KV."+s.b.locks()+".unique.>", &s.keys, &swept, s.key),
 		s.round(ctx, budget, s.b.keyed(0), s.b.laterPlaces(0), &s.later, &swept, s.schedule),
-		s.round(ctx, budget, s.b.keyed(0), s.b.places(0), &s.places, &swept, s.place),
+		s.round(ctx, budget, s.b.keyed(0), s.b.places(), &s.places, &swept, s.place),
 		s.round(ctx, budget, bucketStream(s.b.keys()), "$KV."+s.b.keys()+".>", &s.lines, &swept, s.line),
 	)
 	return swept, err

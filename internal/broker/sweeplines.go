@@ -71,12 +71,12 @@ func (s *Sweeper) place(ctx context.Context, msg *stored, swept *Swept) error {
 	if err != nil {
 		return err
 	}
-	what, _, err := s.b.placeOf(ctx, doc, msg)
+	what, _, err := s.b.placeOf(ctx, doc, msg, false)
 	switch {
 	case err != nil:
 		return err
 	case what == placeVoid, what == placeCalled:
-		s.b.deletePlaces(ctx, []uint64{msg.seq})
+		s.b.deletePlaces([]uint64{msg.seq})
 		return nil
 	case what == placeUnread:
 		return nil
@@ -87,7 +87,7 @@ func (s *Sweeper) place(ctx context.Context, msg *stored, swept *Swept) error {
 	if dealt, err := s.dealtWith(ctx, msg.seq); err != nil || !dealt {
 		return err
 	}
-	after, err := s.b.settleLine(ctx, line, nil)
+	after, err := s.b.settleLine(ctx, line, lineSettling{front: true})
 	if err != nil {
 		return err
 	}
@@ -133,7 +133,7 @@ func (s *Sweeper) line(ctx context.Context, msg *stored, swept *Swept) error {
 		return nil
 	}
 	// Not only a stuck one: a limit that was raised makes room that nobody else sees.
-	_, err = s.b.settleLine(ctx, doc.Line, func(ctx context.Context, g grant) (bool, error) { return s.gone(ctx, doc.Line, g) })
+	_, err = s.b.settleLine(ctx, doc.Line, lineSettling{front: true, over: func(ctx context.Context, g grant) (bool, error) { return s.gone(ctx, doc.Line, g) }})
 	if err == nil && stuck {
 		s.b.cfg.Logger.Warn("turn of a task that is over taken back", "concurrency_key", doc.Key, "kind", doc.Kind)
 		swept.Turns++

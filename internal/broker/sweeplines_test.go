@@ -56,7 +56,7 @@ func TestSweepHealsLines(t *testing.T) {
 		}, Swept{Turns: 1}},
 		"a line in which nobody was called": {func(t *testing.T, b *Broker) *Record {
 			r := inLineOf(t, b, "k", 1)[0]
-			must(t, b.createConsumer(t.Context(), b.keyed(0), b.arrivals(0, time.Second)))
+			must(t, b.createConsumer(t.Context(), b.keyed(0), b.arrivals(time.Second)))
 			p, err := b.openPuller(Lane{}, b.keyed(0), arrivalsConsumer, func(d *Delivery) { answered(t, d, "+ACK") }, func(PullEnd) {})
 			must(t, err)
 			must(t, p.Pull(1, 5*time.Second))

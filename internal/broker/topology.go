@@ -92,7 +92,7 @@ func (n names) place(shard uint8, l Line, queue string) string {
 	return fmt.Sprintf("%s.k.%d.l.%s.%s", n.ns, shard, l.token(), queue)
 }
 
-func (n names) places(shard uint8) string { return fmt.Sprintf("%s.k.%d.l.>", n.ns, shard) }
+func (n names) places() string { return n.ns + ".k.0.l.>" }
 
 func (n names) placesOf(shard uint8, queue string) string {
 	return fmt.Sprintf("%s.k.%d.l.*.%s", n.ns, shard, queue)
@@ -319,11 +319,11 @@ func counter(name, filter string) jetstream.ConsumerConfig {
 }
 
 // arrivals is the consumer that hands every place that was taken in a line to some
-// worker.
-func (n names) arrivals(shard uint8, lease time.Duration) jetstream.ConsumerConfig {
+// worker. It has no filter, which the server would match against the subject of every
+// line there is for each message; so schedules come too, and are left alone.
+func (n names) arrivals(lease time.Duration) jetstream.ConsumerConfig {
 	return jetstream.ConsumerConfig{
 		Durable:       arrivalsConsumer,
-		FilterSubject: n.places(shard),
 		DeliverPolicy: jetstream.DeliverAllPolicy,
 		AckPolicy:     jetstream.AckExplicitPolicy,
 		AckWait:       min(lease, arrivalsLease),

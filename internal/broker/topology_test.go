@@ -34,7 +34,7 @@ func TestNames(t *testing.T) {
 			n.place(0, line, "emails"),
 			n.placesIn(0, line),
 			n.placesOf(0, "emails"),
-			n.places(0),
+			n.places(),
 			n.laterPlace(0, "emails", id, 7),
 			n.laterPlacesOf(0, "emails", id),
 			n.laterPlacesIn(0, "emails"),

@@ -13,10 +13,13 @@ import (
 // that brought it here may be dropped: the task will be called in a new one.
 func (b *Broker) Called(ctx context.Context, r *Record) (bool, error) {
 	line, place := r.waitsIn()
+	if b.seen.hasTurn(line, r.ID, place.Epoch) {
+		return true, nil
+	}
 	doc, err := b.loadLine(ctx, line)
 	for err == nil && !doc.has(r.ID, place.Epoch) {
 		// The message came before the turn, or without one.
-		if doc, err = b.settleLine(ctx, line, nil); err != nil || doc.has(r.ID, place.Epoch) {
+		if doc, err = b.settleLine(ctx, line, lineSettling{}); err != nil || doc.has(r.ID, place.Epoch) {
 			break
 		}
 		if err = b.saveLine(ctx, doc); err == nil {
@@ -37,6 +40,10 @@ func (b *Broker) Called(ctx context.Context, r *Record) (bool, error) {
 // holds; while another one carries the task, its handler may still run, and the
 // turns are left to whoever holds that.
 func (b *Broker) LeaveLines(ctx context.Context, r *Record, by uint64) error {
+	return b.leaveLines(ctx, r, by, lineSettling{seen: true})
+}
+
+func (b *Broker) leaveLines(ctx context.Context, r *Record, by uint64, s lineSettling) error {
 	if len(r.Places) == 0 {
 		return nil
 	}
@@ -44,40 +51,60 @@ func (b *Broker) LeaveLines(ctx context.Context, r *Record, by uint64) error {
 		return err
 	}
 	for _, place := range slices.Backward(r.Places) {
-		_, err := b.settleLine(ctx, r.Line(place.Of), func(_ context.Context, g grant) (bool, error) {
+		s.over = func(_ context.Context, g grant) (bool, error) {
 			return g.ID == r.ID && g.Epoch == place.Epoch, nil
-		})
-		if err != nil {
+		}
+		if _, err := b.settleLine(ctx, r.Line(place.Of), s); err != nil {
 			return fmt.Errorf("give back the turn of task %s: %w", r.ID, err)
 		}
 	}
 	return nil
 }
 
-// LeaveEarlierLines gives back the turns that a task may hold from before it was
+// LeaveDropped gives back the turns that a task may hold by a message that is about
+// to be dropped without a start: those of before it was requeued, or was forgotten,
+// and all of them if it is over. r is the record, nil if there is none; by is the
+// message. Whoever is about to write that the task has its turn, and counts on the
+// message, finds that the document has changed.
+func (b *Broker) LeaveDropped(ctx context.Context, r *Record, e *Envelope, by uint64) error {
+	return b.leaveDropped(ctx, r, e, by, lineSettling{seen: true, fence: true, front: true})
+}
+
+func (b *Broker) leaveDropped(ctx context.Context, r *Record, e *Envelope, by uint64, dropped lineSettling) error {
+	if r != nil && len(r.Places) > 0 && r.Places[0].Epoch <= e.Epoch { // it is still the same turn
+		if !r.State.Terminal() {
+			return nil
+		}
+		return b.leaveLines(ctx, r, by, dropped)
+	}
+	if err := b.leaveEarlierLines(ctx, r, e, by, dropped); err != nil {
+		return err
+	}
+	if r == nil || !r.State.Terminal() {
+		return nil
+	}
+	return b.leaveLines(ctx, r, by, lineSettling{seen: true})
+}
+
+// leaveEarlierLines gives back the turns that a task may hold from before it was
 // requeued, or from before its record was forgotten: those that the message e of
-// that time stands for. r is the record, nil if there is none.
-func (b *Broker) LeaveEarlierLines(ctx context.Context, r *Record, e *Envelope, by uint64) error {
+// that time stands for.
+func (b *Broker) leaveEarlierLines(ctx context.Context, r *Record, e *Envelope, by uint64, s lineSettling) error {
 	if r != nil {
-		if len(r.Places) == 0 || r.Places[0].Epoch <= e.Epoch {
-			return nil // it is still the same turn
+		if len(r.Places) == 0 {
+			return nil
 		}
 		if held, err := b.heldElsewhere(ctx, r.ID, r.Former, by); err != nil || held {
 			return err
 		}
 	}
+	s.over = func(_ context.Context, g grant) (bool, error) { return g.ID == e.ID && g.Epoch <= e.Epoch, nil }
 	lines := []Line{e.Line(OfKind)}
 	if e.ConcurrencyKey != "" {
 		lines = append(lines, e.Line(OfKey))
 	}
 	for _, line := range lines {
-		doc, err := b.loadLine(ctx, line)
-		if err == nil && slices.ContainsFunc(doc.Granted, func(g grant) bool { return g.ID == e.ID && g.Epoch <= e.Epoch }) {
-			_, err = b.settleLine(ctx, line, func(_ context.Context, g grant) (bool, error) {
-				return g.ID == e.ID && g.Epoch <= e.Epoch, nil
-			})
-		}
-		if err != nil {
+		if _, err := b.settleLine(ctx, line, s); err != nil {
 			return fmt.Errorf("give back an earlier turn of task %s: %w", e.ID, err)
 		}
 	}
