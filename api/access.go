@@ -20,7 +20,7 @@ func (s *server) guard(next http.Handler) http.Handler {
 	crossOrigin := http.NewCrossOriginProtection()
 	crossOrigin.SetDenyHandler(newProblem(kindForbidden, "a page of another origin must not change anything here"))
 
-	next = strictQuery(next)
+	next = s.account(strictQuery(next))
 	if s.Requests != nil {
 		next = s.limitRequests(next)
 	}

@@ -101,6 +101,12 @@ type Config struct {
 	Token string
 	// Requests bounds what each caller may send. Nil is no bound.
 	Requests *RequestLimit
+	// Memory bounds what requests hold of memory: their bodies, the tasks that they
+	// read, their answers. Nil is one of DefaultMemory; less than MinMemory is an error.
+	Memory *Budget
+	// Held bounds the number of answers that are held (?wait=, Prefer: wait) and of
+	// event streams, together. Nil is one of DefaultHeld.
+	Held *Budget
 	// CheckHost answers only requests whose Host names loopback or one of
 	// AllowedHosts, and 421 to all others: a page in a browser on this machine
 	// must not reach an open API by rebinding its own name to 127.0.0.1.
@@ -123,6 +129,15 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.Ready == nil {
 		c.Ready = func() error { return nil }
+	}
+	if c.Memory == nil {
+		c.Memory = NewBudget(DefaultMemory)
+	}
+	if c.Memory.most < MinMemory {
+		return Config{}, fmt.Errorf("api: Config.Memory is %d bytes, less than %d", c.Memory.most, MinMemory)
+	}
+	if c.Held == nil {
+		c.Held = NewBudget(DefaultHeld)
 	}
 	if c.Version == "" {
 		c.Version = "dev"

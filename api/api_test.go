@@ -345,6 +345,7 @@ func TestNewNeedsTasksAndQueues(t *testing.T) {
 		"empty host":  {Why: &fakeWhy{}, Tasks: newFakeTasks(), Queues: &fakeQueues{}, Dead: &fakeDead{}, Locks: &fakeLocks{}, Limits: &fakeLimits{}, AllowedHosts: []string{""}},
 		"limits":      {Why: &fakeWhy{}, Tasks: newFakeTasks(), Queues: &fakeQueues{}, Dead: &fakeDead{}, Locks: &fakeLocks{}},
 		"why":         {Tasks: newFakeTasks(), Queues: &fakeQueues{}, Dead: &fakeDead{}, Locks: &fakeLocks{}, Limits: &fakeLimits{}},
+		"memory":      {Why: &fakeWhy{}, Tasks: newFakeTasks(), Queues: &fakeQueues{}, Dead: &fakeDead{}, Locks: &fakeLocks{}, Limits: &fakeLimits{}, Memory: NewBudget(MinMemory - 1)},
 		"nothing set": {},
 	} {
 		if _, err := New(cfg); err == nil {

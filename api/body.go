@@ -19,11 +19,16 @@ const (
 	maxTaskBody  = 1 << 20  // bytes; the payload has its own limit
 	maxBatchBody = 16 << 20 // bytes
 	bodyTimeout  = 30 * time.Second
+	firstRead    = 16 << 10 // bytes of a body that are claimed at a time, at least
 )
 
 // readBody reads a request's body of at most limit bytes and checks that it is
 // strict JSON. The error is a problem. huma is not asked to read bodies: it would
 // decode and validate payloads, which must stay as they are.
+//
+// Memory is claimed before it is taken. A body whose length says that there is no
+// room is refused unread; what has room is claimed as it arrives, so that somebody
+// who announces much and sends slowly keeps nobody out.
 func readBody(ctx huma.Context, limit int64) ([]byte, error) {
 	r, w := humago.Unwrap(ctx)
 	if r.ContentLength == 0 {
@@ -32,15 +37,32 @@ func readBody(ctx huma.Context, limit int64) ([]byte, error) {
 	if err := checkMediaType(r.Header); err != nil {
 		return nil, err
 	}
+	c := claimOf(ctx.Context())
+	ceiling := c.s.Memory.most
+	if limit > maxTaskBody {
+		ceiling = c.s.Memory.forBatch()
+	}
+	limit = min(limit, ceiling/bodyWeight-1) // what never had room is no matter of trying again
 	if r.ContentLength > limit {
 		return nil, bodyTooLarge(limit)
 	}
 	// net/http lifts the deadline at the end of the body, so it does not end a
 	// ?wait=. Not every writer can have one; that of a connection can.
 	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTimeout))
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
-	var tooLarge *http.MaxBytesError
+	in := http.MaxBytesReader(w, r.Body, limit)
+	body, err := c.readAll(in, r.ContentLength, limit, ceiling)
+	var (
+		tooLarge *http.MaxBytesError
+		refused  *problem
+	)
 	switch {
+	case errors.As(err, &refused):
+		// Read on, into nothing: a connection that is closed while the caller sends is
+		// one that was lost, to most callers, and not an answer.
+		if _, err := io.Copy(io.Discard, in); err != nil {
+			refused = refused.withHeader("Connection", "close")
+		}
+		return nil, refused
 	case errors.As(err, &tooLarge):
 		return nil, bodyTooLarge(limit)
 	case errors.Is(err, os.ErrDeadlineExceeded):
@@ -49,6 +71,37 @@ func readBody(ctx huma.Context, limit int64) ([]byte, error) {
 		return nil, newProblem(kindMalformed, "the body ended early").withHeader("Connection", "close")
 	}
 	return body, checkJSON(body)
+}
+
+// readAll reads the body of a request that announced length bytes, -1 if it did not
+// say, claiming memory as it goes.
+func (c *claim) readAll(r io.Reader, length, limit, ceiling int64) ([]byte, error) {
+	if length > 0 && !c.s.Memory.fits(bodyWeight*length, ceiling) {
+		return nil, c.full()
+	}
+	var body []byte
+	for {
+		if len(body) == cap(body) {
+			// One byte more than it can have, to see the end.
+			next := min(max(firstRead, 2*int64(cap(body))), limit+1)
+			if length >= 0 {
+				next = min(next, length+1)
+			}
+			if err := c.grow(bodyWeight*next, ceiling); err != nil {
+				return nil, err
+			}
+			body = append(make([]byte, 0, next), body...)
+		}
+		n, err := r.Read(body[len(body):cap(body)])
+		body = body[:len(body)+n]
+		switch {
+		case errors.Is(err, io.EOF):
+			c.shrink(bodyWeight * int64(cap(body)))
+			return body, nil
+		case err != nil:
+			return body, err
+		}
+	}
 }
 
 func bodyTooLarge(limit int64) error {

@@ -12,13 +12,17 @@ import (
 	"github.com/peltonq/pelton"
 )
 
+// deadPageBytes is what DeadLetters keeps the payloads and results of a page to.
+const deadPageBytes = 8 << 20
+
 // bulkTimeout bounds a call by filter, which bounds itself to less.
 const bulkTimeout = 30 * time.Second
 
 // DeadLetters is what the API needs to serve dead letters. A query that makes no
 // sense is a *pelton.ValidationError.
 type DeadLetters interface {
-	// DeadLetters lists letters, newest first.
+	// DeadLetters lists letters, newest first. Their payloads and results are 8 MiB
+	// together, or one letter.
 	DeadLetters(ctx context.Context, q pelton.DeadQuery) (*pelton.DeadPage, error)
 	// DeadLetter is one letter, or ErrNotFound.
 	DeadLetter(ctx context.Context, id pelton.ID) (*pelton.Task, error)
@@ -45,6 +49,9 @@ type deadListInput struct {
 func (s *server) listDead(ctx context.Context, in *deadListInput) (*answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
+	if err := claimOf(ctx).page(in.Limit, deadPageBytes); err != nil {
+		return nil, err
+	}
 	page, err := s.Dead.DeadLetters(ctx, pelton.DeadQuery{
 		DeadFilter: pelton.DeadFilter{Queue: in.Queue, Kind: in.Kind, Error: in.Error},
 		Cursor:     in.Cursor, Limit: in.Limit,
@@ -56,6 +63,11 @@ func (s *server) listDead(ctx context.Context, in *deadListInput) (*answer, erro
 	if err != nil {
 		return nil, err
 	}
+	size := int64(0)
+	for _, letter := range page.Items {
+		size += weigh(letter)
+	}
+	claimOf(ctx).shrink(readWeight * size)
 	return taskListAnswer(page.Items, page.NextCursor)
 }
 
@@ -88,9 +100,7 @@ func (s *server) getDead(ctx context.Context, in *deadInput) (*answer, error) {
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
-	letter, err := s.Dead.DeadLetter(ctx, id)
+	letter, err := s.readOne(ctx, id, s.Dead.DeadLetter)
 	if err != nil {
 		return nil, err
 	}
@@ -111,7 +121,7 @@ func (s *server) deleteDead(ctx context.Context, in *deadInput) (*answer, error)
 }
 
 func (s *server) retryDead(ctx context.Context, in *deadInput) (*answer, error) {
-	return retryWith(ctx, in.ID, s.Dead.RetryDeadLetter)
+	return s.retryWith(ctx, in.ID, s.Dead.DeadLetter, s.Dead.RetryDeadLetter)
 }
 
 // retryInput is the request of POST /tasks/{id}/retry.
@@ -120,12 +130,15 @@ type retryInput struct {
 }
 
 func (s *server) retry(ctx context.Context, in *retryInput) (*answer, error) {
-	return retryWith(ctx, in.ID, s.Tasks.Retry)
+	return s.retryWith(ctx, in.ID, s.Tasks.Get, s.Tasks.Retry)
 }
 
-func retryWith(ctx context.Context, path string, retry func(context.Context, pelton.ID) (*pelton.Task, error)) (*answer, error) {
+func (s *server) retryWith(ctx context.Context, path string, get, retry func(context.Context, pelton.ID) (*pelton.Task, error)) (*answer, error) {
 	id, err := pathID(path)
 	if err != nil {
+		return nil, err
+	}
+	if err := s.makeRoom(ctx, id, get); err != nil {
 		return nil, err
 	}
 	ctx, cancel := detached(ctx, callTimeout)

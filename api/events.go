@@ -48,9 +48,15 @@ func (s *server) events(ctx context.Context, in *eventsInput) (*huma.StreamRespo
 	if err != nil {
 		return nil, s.problem(ctx, opEvents, "path", err)
 	}
+	over := task.State.Terminal() && task.Revision <= seen
+	if !over {
+		if err := claimOf(ctx).hold(0); err != nil {
+			return nil, err
+		}
+	}
 	return &huma.StreamResponse{Body: func(hctx huma.Context) {
 		r, w := humago.Unwrap(hctx)
-		if task.State.Terminal() && task.Revision <= seen {
+		if over {
 			w.WriteHeader(http.StatusNoContent)
 			return
 		}
@@ -82,7 +88,7 @@ func (s *server) stream(ctx context.Context, w *eventWriter, id pelton.ID, seen 
 	}
 	var last *pelton.Task
 	for task, err := range s.Tasks.Watch(ctx, id) {
-		if err != nil {
+		if err != nil || claimOf(ctx).read(task) != nil {
 			return
 		}
 		if task.Revision > seen {

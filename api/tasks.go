@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -68,6 +69,12 @@ func (s *server) enqueue(ctx context.Context, in *enqueueInput) (*answer, error)
 	if err != nil {
 		return nil, err
 	}
+	in.body = nil // the task has what it needs of it
+	if wait.d > 0 {
+		if err := claimOf(ctx).hold(heldWeight * weigh(&pelton.Task{Payload: spec.Payload})); err != nil {
+			return nil, err
+		}
+	}
 	accepted, err := s.enqueueOne(ctx, s.underKey(spec, in.Key))
 	if err != nil {
 		return nil, atHeader(err)
@@ -75,7 +82,11 @@ func (s *server) enqueue(ctx context.Context, in *enqueueInput) (*answer, error)
 
 	// From here on the task is accepted: nothing may turn the answer into an error.
 	task, status, applied := accepted.Task, statusOf(accepted), ""
-	if task = s.hold(ctx, task, wait.d); wait.d > 0 && task.State.Terminal() {
+	// One that there is no room for, because of its result, is answered as it was.
+	if seen := s.hold(ctx, task, wait.d); claimOf(ctx).read(seen) == nil {
+		task = seen
+	}
+	if wait.d > 0 && task.State.Terminal() {
 		status, applied = http.StatusOK, wait.applied
 	}
 	out, err := taskAnswer(status, task)
@@ -133,7 +144,15 @@ func (s *server) get(ctx context.Context, in *getInput) (*answer, error) {
 	if err != nil {
 		return nil, err
 	}
-	task = s.hold(ctx, task, wait.d)
+	if wait.d > 0 && !task.State.Terminal() {
+		if err := claimOf(ctx).hold(0); err != nil {
+			return nil, err
+		}
+		task = s.hold(ctx, task, wait.d)
+		if err := claimOf(ctx).read(task); err != nil {
+			return nil, err
+		}
+	}
 
 	etag := entityTag(task)
 	out := &answer{Status: http.StatusNotModified}
@@ -147,10 +166,30 @@ func (s *server) get(ctx context.Context, in *getInput) (*answer, error) {
 	return out, nil
 }
 
+// getOne reads a task that there is room for.
 func (s *server) getOne(ctx context.Context, id pelton.ID) (*pelton.Task, error) {
+	return s.readOne(ctx, id, s.Tasks.Get)
+}
+
+func (s *server) readOne(ctx context.Context, id pelton.ID, get func(context.Context, pelton.ID) (*pelton.Task, error)) (*pelton.Task, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	return s.Tasks.Get(ctx, id)
+	task, err := get(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	return task, claimOf(ctx).read(task)
+}
+
+// makeRoom makes sure that there is room for a task that is going to be answered
+// after it was changed, when it is too late to refuse. The error is a problem; a
+// task that cannot be read is left to the change, which will say so.
+func (s *server) makeRoom(ctx context.Context, id pelton.ID, get func(context.Context, pelton.ID) (*pelton.Task, error)) error {
+	var refused *problem
+	if _, err := s.readOne(ctx, id, get); errors.As(err, &refused) {
+		return refused
+	}
+	return nil
 }
 
 // cancelInput is the request of POST /tasks/{id}/cancel.
@@ -161,6 +200,9 @@ type cancelInput struct {
 func (s *server) cancel(ctx context.Context, in *cancelInput) (*answer, error) {
 	id, err := pathID(in.ID)
 	if err != nil {
+		return nil, err
+	}
+	if err := s.makeRoom(ctx, id, s.Tasks.Get); err != nil {
 		return nil, err
 	}
 	ctx, cancel := detached(ctx, callTimeout)

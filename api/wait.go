@@ -64,6 +64,7 @@ func (s *server) hold(ctx context.Context, task *pelton.Task, d time.Duration) *
 	}
 	ctx, cancel := context.WithTimeout(ctx, d)
 	defer cancel()
+	claimOf(ctx).shrink(heldWeight * weigh(task))
 	if seen, _ := s.Tasks.Wait(ctx, task.ID); seen != nil {
 		return seen
 	}

@@ -32,6 +32,7 @@ type Client struct {
 	queues *queues
 	log    *slog.Logger
 	now    func() time.Time
+	reads  chan struct{} // held by reads of records that are under way
 	closed atomic.Bool
 }
 
@@ -54,7 +55,30 @@ func New(ctx context.Context, nc *nats.Conn, cfg Config) (*Client, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	return &Client{b: b, queues: q, log: log, now: time.Now}, nil
+	return &Client{b: b, queues: q, log: log, now: time.Now, reads: make(chan struct{}, maxReads)}, nil
+}
+
+// maxReads is how many records are read at a time, for Get, Wait and Watch: a record
+// may have a payload and a result of 256 KiB each, and when a task ends, all who wait
+// for it want to read it at once. A read takes some 50 µs of a broker in the process.
+const maxReads = 128
+
+// reading runs one read of a record.
+func (c *Client) reading(ctx context.Context, id pelton.ID, read func(context.Context, pelton.ID) (*broker.Record, error)) (*pelton.Task, error) {
+	if err := c.check(); err != nil {
+		return nil, err
+	}
+	select {
+	case c.reads <- struct{}{}:
+		defer func() { <-c.reads }()
+	case <-ctx.Done():
+		return nil, fmt.Errorf("%w: %w", pelton.ErrUnavailable, context.Cause(ctx))
+	}
+	r, err := read(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	return r.Task(c.now()), nil
 }
 
 // Close ends calls that are under way; their outcome is unknown. It does not
@@ -189,14 +213,11 @@ func newRecord(spec pelton.Spec, now time.Time) *broker.Record {
 // Get reads a task. pelton.ErrNotFound means that it never was, or that its
 // retention is over.
 func (c *Client) Get(ctx context.Context, id pelton.ID) (*pelton.Task, error) {
-	if err := c.check(); err != nil {
-		return nil, err
-	}
-	r, err := c.b.ReadRecord(ctx, id)
+	task, err := c.reading(ctx, id, c.b.ReadRecord)
 	if err != nil {
 		return nil, fmt.Errorf("get: %w", err)
 	}
-	return r.Task(c.now()), nil
+	return task, nil
 }
 
 // reread is how often a waiter looks at the record although no event came.

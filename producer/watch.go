@@ -71,14 +71,7 @@ func (c *Client) watch(ctx context.Context, id pelton.ID, show func(*pelton.Task
 
 // look reads from the leader: a follower may not have what was just announced.
 func (c *Client) look(ctx context.Context, id pelton.ID) (*pelton.Task, error) {
-	if err := c.check(); err != nil {
-		return nil, err
-	}
-	r, err := c.b.LoadRecord(ctx, id)
-	if err != nil {
-		return nil, err
-	}
-	return r.Task(c.now()), nil
+	return c.reading(ctx, id, c.b.LoadRecord)
 }
 
 // changed reports whether task is news after last. A scheduled task reads queued

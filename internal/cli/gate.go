@@ -20,18 +20,25 @@ func (g *gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		(*next).ServeHTTP(w, r)
 		return
 	}
+	if r.URL.Path == "/healthz" && (r.Method == http.MethodGet || r.Method == http.MethodHead) {
+		answerJSON(w, http.StatusOK, "application/json", map[string]string{"status": "ok"})
+		return
+	}
+	answerUnavailable(w, "the broker cannot be reached yet; nothing was done")
+}
+
+// answerUnavailable is a problem of the API's, outside of it.
+func answerUnavailable(w http.ResponseWriter, detail string) {
+	w.Header().Set("Retry-After", "1")
+	answerJSON(w, http.StatusServiceUnavailable, "application/problem+json", problemError{
+		Type: "unavailable", Title: "Unavailable", Status: http.StatusServiceUnavailable, Detail: detail,
+	})
+}
+
+func answerJSON(w http.ResponseWriter, status int, mediaType string, body any) {
 	header := w.Header()
 	header.Set("Cache-Control", "no-store")
 	header.Set("X-Content-Type-Options", "nosniff")
-	status, mediaType, body := http.StatusServiceUnavailable, "application/problem+json", any(problemError{
-		Type: "unavailable", Title: "Unavailable", Status: http.StatusServiceUnavailable,
-		Detail: "the broker cannot be reached yet; nothing was done",
-	})
-	if r.URL.Path == "/healthz" && (r.Method == http.MethodGet || r.Method == http.MethodHead) {
-		status, mediaType, body = http.StatusOK, "application/json", map[string]string{"status": "ok"}
-	} else {
-		header.Set("Retry-After", "1")
-	}
 	header.Set("Content-Type", mediaType)
 	w.WriteHeader(status)
 	_ = json.NewEncoder(w).Encode(body) // fails only if the caller has gone

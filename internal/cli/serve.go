@@ -28,6 +28,7 @@ type serveFlags struct {
 	slots    concurrencyFlags
 	limiter  limiterFlags
 	requests apiRateFlags
+	bounds   boundFlags
 }
 
 // syncValue is --sync.
@@ -77,6 +78,7 @@ SIGINT; a second signal ends it at once.`,
 	flags.IntVar(&f.shards, "shards", 1, "number of shards (other than 1: not supported yet)")
 	f.limiter.register(flags)
 	f.requests.register(flags)
+	f.bounds.register(flags)
 	f.slots.register(flags)
 	f.handlers.register(flags)
 	return cmd
@@ -86,6 +88,9 @@ SIGINT; a second signal ends it at once.`,
 func (f *serveFlags) check() error {
 	if f.shards != 1 {
 		return usagef("--shards %d: more than one shard is not supported yet", f.shards)
+	}
+	if err := f.bounds.check(); err != nil {
+		return err
 	}
 	if slices.Contains(f.allowedHosts, "") {
 		return usagef("--allowed-hosts has an empty name")

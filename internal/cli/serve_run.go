@@ -63,7 +63,7 @@ func (a *app) serve(ctx context.Context, f *serveFlags) (err error) {
 		s.log.WarnContext(ctx, "requests are not counted together: each replica of this server lets its callers send its share of --api-rate, "+
 			"n replicas with share 1 n times as much; give --redis to share it", slog.Float64("share", f.limiter.share))
 	}
-	if s.web, err = startWeb(ctx, f.addr, s.log); err != nil {
+	if s.web, err = startWeb(ctx, f.addr, f.bounds.connections, s.log); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.web.stop(ctx)) }()
@@ -139,9 +139,10 @@ func (s *serving) run(ctx context.Context, l *link) error {
 	ready := newReadiness(queues.Probe, s.log, func() { s.announce(ctx) })
 	m := s.metrics
 	m.WatchQueues(ctx, queues)
+	memory, held := s.flags.bounds.budgets(s.web, m)
 	s.slots.Observer = m
 	handler, err := api.New(api.Config{
-		Tasks: countedTasks{tasks, m}, Why: queues, Metrics: m.Handler(), Queues: queues, Dead: queues, Locks: queues, Limits: queues, Requests: s.requests, Ready: s.ready(ready),
+		Tasks: countedTasks{tasks, m}, Why: queues, Metrics: m.Handler(), Queues: queues, Dead: queues, Locks: queues, Limits: queues, Requests: s.requests, Memory: memory, Held: held, Ready: s.ready(ready),
 		Token: s.flags.token, CheckHost: s.flags.checkHost(), AllowedHosts: s.flags.allowedHosts,
 		Version: readBuild().Version, Logger: s.log,
 	})

@@ -24,6 +24,7 @@ const (
 // web is the HTTP server. It is up before the broker is, behind a gate.
 type web struct {
 	gate   gate
+	conns  *connections
 	addr   string // with the port that the system chose
 	server *http.Server
 	cut    context.CancelFunc // lets held answers go
@@ -31,19 +32,21 @@ type web struct {
 	err    error // set before done is closed
 }
 
-// startWeb listens and serves. Stop it with stop.
-func startWeb(ctx context.Context, addr string, log *slog.Logger) (*web, error) {
+// startWeb listens and serves at most that many connections. Stop it with stop.
+func startWeb(ctx context.Context, addr string, most int, log *slog.Logger) (*web, error) {
+	conns := newConnections(most)
 	ln, err := new(net.ListenConfig).Listen(ctx, "tcp", addr)
 	if err != nil {
 		return nil, fmt.Errorf("listen for HTTP: %w", err)
 	}
 	// Requests under way when ctx ends are finished; stop decides about them.
 	requests, cut := context.WithCancel(context.WithoutCancel(ctx))
-	w := &web{addr: ln.Addr().String(), cut: cut, done: make(chan struct{})}
+	w := &web{conns: conns, addr: ln.Addr().String(), cut: cut, done: make(chan struct{})}
 	// No ReadTimeout: net/http would cut a held GET with it. The API bounds the
 	// reading of bodies by itself.
 	w.server = &http.Server{
-		Handler:           &w.gate,
+		Handler:           conns.guard(&w.gate),
+		ConnContext:       markSpare,
 		ReadHeaderTimeout: headerTimeout,
 		WriteTimeout:      writeTimeout,
 		IdleTimeout:       idleTimeout,
@@ -53,7 +56,7 @@ func startWeb(ctx context.Context, addr string, log *slog.Logger) (*web, error) 
 	}
 	go func() {
 		defer close(w.done)
-		if err := w.server.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
+		if err := w.server.Serve(conns.listen(ln)); !errors.Is(err, http.ErrServerClosed) {
 			w.err = fmt.Errorf("serve HTTP: %w", err)
 		}
 	}()

@@ -22,6 +22,9 @@ const (
 	minLease           = time.Second // what the broker package accepts
 	maxLease           = time.Hour
 
+	// metricsConnections is for scrapers.
+	metricsConnections = 64
+
 	// workerPatience is how long a worker looks for its broker at the start.
 	workerPatience = 30 * time.Second
 )
@@ -100,7 +103,7 @@ func runLinkedWorker(ctx context.Context, log *slog.Logger, flags natsFlags, lim
 	defer limiter.close()
 	limits.configure(&cfg, limiter)
 	if metricsAddr != "" {
-		web, err := startWeb(ctx, metricsAddr, log)
+		web, err := startWeb(ctx, metricsAddr, metricsConnections, log)
 		if err != nil {
 			return err
 		}

@@ -1,0 +1,177 @@
+package api
+
+import (
+	"context"
+	"net/http"
+	"sync/atomic"
+
+	"github.com/peltonq/pelton"
+)
+
+const (
+	// DefaultMemory is what requests may hold of memory if Config.Memory is nil.
+	DefaultMemory = 256 << 20
+	// MinMemory lets the largest body of a single task in.
+	MinMemory = 8 << 20
+	// DefaultHeld is how many answers are held if Config.Held is nil.
+	DefaultHeld = 10_000
+)
+
+// What a request holds for each byte of its body and of the tasks that it answers,
+// measured with batches of 16 MiB: the body, the tasks made of it, what is on its
+// way to the broker, the answer; and for a task that is read, its record, the task
+// and the answer. A task whose answer is held is there twice while it changes.
+const (
+	bodyWeight = 4
+	readWeight = 3
+	heldWeight = 2
+)
+
+// Budget bounds what all requests of a server hold of something: bytes of memory,
+// or a number. It is safe for concurrent use. It never waits: who does not fit is
+// refused at once, and nobody stands in a line behind a large one.
+type Budget struct {
+	most    int64
+	used    atomic.Int64
+	refused atomic.Int64
+}
+
+// NewBudget makes a budget of most.
+func NewBudget(most int64) *Budget { return &Budget{most: most} }
+
+// Most is the bound, InUse what is held now, and Refused how many requests did not
+// fit.
+func (b *Budget) Most() int64    { return b.most }
+func (b *Budget) InUse() int64   { return b.used.Load() }
+func (b *Budget) Refused() int64 { return b.refused.Load() }
+
+// take takes n unless all together would then hold more than ceiling.
+func (b *Budget) take(n, ceiling int64) bool {
+	for {
+		used := b.used.Load()
+		if used+n > ceiling {
+			b.refused.Add(1)
+			return false
+		}
+		if b.used.CompareAndSwap(used, used+n) {
+			return true
+		}
+	}
+}
+
+// fits is take without taking.
+func (b *Budget) fits(n, ceiling int64) bool {
+	if b.used.Load()+n <= ceiling {
+		return true
+	}
+	b.refused.Add(1)
+	return false
+}
+
+func (b *Budget) give(n int64) { b.used.Add(-n) }
+
+// The ceilings order requests by what they are to each other: while memory is
+// short, held answers and then batches are refused before single tasks and reads.
+func (b *Budget) forHeld() int64  { return b.most / 2 }
+func (b *Budget) forBatch() int64 { return b.most - b.most/8 }
+
+// claim is what one request holds. It belongs to the request's goroutine.
+type claim struct {
+	s     *server
+	bytes int64
+	held  bool
+}
+
+type claimKey struct{}
+
+// claimOf is the claim of the request that ctx is of.
+func claimOf(ctx context.Context) *claim { return ctx.Value(claimKey{}).(*claim) }
+
+// account gives every request a claim, which ends with the request: also with one
+// that panicked, or whose caller has gone.
+func (s *server) account(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		c := &claim{s: s}
+		defer c.release()
+		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), claimKey{}, c)))
+	})
+}
+
+func (c *claim) release() {
+	c.shrink(0)
+	if c.held {
+		c.s.Held.give(1)
+		c.held = false
+	}
+}
+
+// grow makes the claim one of n bytes, if it is less. The error is a problem: all
+// requests together would hold more than ceiling.
+func (c *claim) grow(n, ceiling int64) error {
+	if n <= c.bytes {
+		return nil
+	}
+	if !c.s.Memory.take(n-c.bytes, ceiling) {
+		return c.full()
+	}
+	c.bytes = n
+	return nil
+}
+
+func (c *claim) full() error {
+	return busy("what the server may hold for requests (%d bytes) is in use: try again", c.s.Memory.most)
+}
+
+// shrink makes the claim one of n bytes, if it is more.
+func (c *claim) shrink(n int64) {
+	if n < c.bytes {
+		c.s.Memory.give(c.bytes - n)
+		c.bytes = n
+	}
+}
+
+// read is for a task that was read and is to be answered.
+func (c *claim) read(task *pelton.Task) error {
+	return c.grow(readWeight*weigh(task), c.s.Memory.most)
+}
+
+// hold is for an answer that is held, with n bytes that are not given back before.
+// The error is a problem.
+func (c *claim) hold(n int64) error {
+	if !c.s.Memory.fits(n, c.s.Memory.forHeld()) {
+		return c.full()
+	}
+	if err := c.grow(c.bytes+n, c.s.Memory.forHeld()); err != nil {
+		return err
+	}
+	if !c.s.Held.take(1, c.s.Held.most) {
+		return busy("%d answers are held already: ask without waiting, or later", c.s.Held.most)
+	}
+	c.held = true
+	return nil
+}
+
+// page is for a page of tasks with payloads and results of at most size bytes, of
+// which one more may be read.
+func (c *claim) page(tasks int, size int64) error {
+	const most = 2 * pelton.MaxPayload // and a result
+	n := readWeight * (min(int64(tasks)*most, size+most) + int64(tasks)*taskBytes)
+	return c.grow(min(n, c.s.Memory.forBatch()), c.s.Memory.forBatch())
+}
+
+// taskBytes is for what a task has beside its texts.
+const taskBytes = 2 << 10
+
+// weigh is how much of memory a task takes, in bytes.
+func weigh(task *pelton.Task) int64 {
+	n := taskBytes + len(task.Payload) + len(task.Result)
+	for _, e := range task.Errors {
+		n += len(e.Message) + len(e.Stack)
+	}
+	return int64(n)
+}
+
+// busy is the problem of a request that does not fit now.
+func busy(format string, args ...any) *problem {
+	return newProblem(kindUnavailable, format, args...).withHeader("Retry-After", retryAfter)
+}
