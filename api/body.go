@@ -19,6 +19,7 @@ const (
 	maxTaskBody  = 1 << 20  // bytes; the payload has its own limit
 	maxBatchBody = 16 << 20 // bytes
 	bodyTimeout  = 30 * time.Second
+	reserveFor   = 2 * time.Second
 	firstRead    = 16 << 10 // bytes of a body that are claimed at a time, at least
 )
 
@@ -28,7 +29,9 @@ const (
 //
 // Memory is claimed before it is taken. A body whose length says that there is no
 // room is refused unread; what has room is claimed as it arrives, so that somebody
-// who announces much and sends slowly keeps nobody out.
+// who announces much and sends slowly keeps nobody out. A batch has the room for
+// the length that it announced at once, but only for reserveFor: without it, of
+// many that begin together most would be read in part and refused.
 func readBody(ctx huma.Context, limit int64) ([]byte, error) {
 	r, w := humago.Unwrap(ctx)
 	if r.ContentLength == 0 {
@@ -76,7 +79,14 @@ func readBody(ctx huma.Context, limit int64) ([]byte, error) {
 // readAll reads the body of a request that announced length bytes, -1 if it did not
 // say, claiming memory as it goes.
 func (c *claim) readAll(r io.Reader, length, limit, ceiling int64) ([]byte, error) {
-	if length > 0 && !c.s.Memory.fits(bodyWeight*length, ceiling) {
+	switch {
+	case limit > maxTaskBody && length > 0:
+		if err := c.reserve(bodyWeight*(length+1), ceiling); err != nil {
+			return nil, err
+		}
+		defer time.AfterFunc(reserveFor, c.unreserve).Stop()
+		defer c.unreserve()
+	case length > 0 && !c.s.Memory.fits(bodyWeight*length, ceiling):
 		return nil, c.full()
 	}
 	var body []byte
@@ -96,7 +106,6 @@ func (c *claim) readAll(r io.Reader, length, limit, ceiling int64) ([]byte, erro
 		body = body[:len(body)+n]
 		switch {
 		case errors.Is(err, io.EOF):
-			c.shrink(bodyWeight * int64(cap(body)))
 			return body, nil
 		case err != nil:
 			return body, err

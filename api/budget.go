@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"net/http"
+	"sync"
 	"sync/atomic"
 
 	"github.com/peltonq/pelton"
@@ -75,11 +76,15 @@ func (b *Budget) give(n int64) { b.used.Add(-n) }
 func (b *Budget) forHeld() int64  { return b.most / 2 }
 func (b *Budget) forBatch() int64 { return b.most - b.most/8 }
 
-// claim is what one request holds. It belongs to the request's goroutine.
+// claim is what one request holds. It belongs to the request's goroutine, except
+// for unreserve.
 type claim struct {
-	s     *server
+	s    *server
+	held bool
+
+	mu    sync.Mutex
 	bytes int64
-	held  bool
+	needs int64 // of bytes; the rest is reserved
 }
 
 type claimKey struct{}
@@ -108,6 +113,9 @@ func (c *claim) release() {
 // grow makes the claim one of n bytes, if it is less. The error is a problem: all
 // requests together would hold more than ceiling.
 func (c *claim) grow(n, ceiling int64) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.needs = max(c.needs, n)
 	if n <= c.bytes {
 		return nil
 	}
@@ -118,12 +126,37 @@ func (c *claim) grow(n, ceiling int64) error {
 	return nil
 }
 
+// reserve claims n bytes of which nothing is in use yet, until unreserve.
+func (c *claim) reserve(n, ceiling int64) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.s.Memory.take(n-c.bytes, ceiling) {
+		return c.full()
+	}
+	c.bytes = n
+	return nil
+}
+
+// unreserve leaves what has been asked for since with grow.
+func (c *claim) unreserve() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.shrinkLocked(c.needs)
+}
+
 func (c *claim) full() error {
 	return busy("what the server may hold for requests (%d bytes) is in use: try again", c.s.Memory.most)
 }
 
 // shrink makes the claim one of n bytes, if it is more.
 func (c *claim) shrink(n int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.needs = min(c.needs, n)
+	c.shrinkLocked(n)
+}
+
+func (c *claim) shrinkLocked(n int64) {
 	if n < c.bytes {
 		c.s.Memory.give(c.bytes - n)
 		c.bytes = n
@@ -141,7 +174,7 @@ func (c *claim) hold(n int64) error {
 	if !c.s.Memory.fits(n, c.s.Memory.forHeld()) {
 		return c.full()
 	}
-	if err := c.grow(c.bytes+n, c.s.Memory.forHeld()); err != nil {
+	if err := c.grow(c.needs+n, c.s.Memory.forHeld()); err != nil {
 		return err
 	}
 	if !c.s.Held.take(1, c.s.Held.most) {

@@ -317,3 +317,40 @@ func until(t *testing.T, holds func() bool) {
 		}
 	}
 }
+
+// A batch has the room that it announced for a moment, and then for what came.
+func TestReservationsEnd(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		const announced = 1 << 20
+		memory := NewBudget(MinMemory)
+		overPipe(t, serve(t, newFakeTasks(), func(c *Config) { c.Memory = memory }), func(conn net.Conn) {
+			if _, err := fmt.Fprintf(conn, "POST /tasks/batch HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n{\"tasks\":[", announced); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(reserveFor - 1)
+			synctest.Wait()
+			if got := memory.InUse(); got != bodyWeight*(announced+1) {
+				t.Errorf("%d bytes are held at first", got)
+			}
+			time.Sleep(1)
+			synctest.Wait()
+			if got := memory.InUse(); got != bodyWeight*firstRead {
+				t.Errorf("%d bytes are held later on", got)
+			}
+			// The rest comes after all.
+			if _, err := io.WriteString(conn, `{"kind":"a"}]}`+strings.Repeat(" ", announced-len(`{"tasks":[{"kind":"a"}]}`))); err != nil {
+				t.Fatal(err)
+			}
+			resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_ = resp.Body.Close()
+			synctest.Wait()
+			if got := memory.InUse(); resp.StatusCode != http.StatusOK || got != 0 {
+				t.Errorf("status %d; %d bytes are held after it", resp.StatusCode, got)
+			}
+		})
+	})
+}
