@@ -15,6 +15,7 @@ import (
 	"iter"
 	"log/slog"
 	"net/http"
+	"runtime"
 	"slices"
 	"time"
 
@@ -151,7 +152,8 @@ func (c Config) withDefaults() (Config, error) {
 // server holds what the handlers share. It is not changed after New.
 type server struct {
 	Config
-	spec []byte // the OpenAPI document
+	spec   []byte        // the OpenAPI document
+	checks chan struct{} // held by bodies that are checked
 }
 
 // New is the API as a handler. It starts no goroutines: a request's work ends
@@ -166,7 +168,7 @@ func New(cfg Config) (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &server{Config: cfg}
+	s := &server{Config: cfg, checks: make(chan struct{}, 2*runtime.GOMAXPROCS(0))}
 
 	mux := http.NewServeMux()
 	document := humago.New(mux, s.humaConfig())

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"context"
 	"errors"
 	"io"
 	"mime"
@@ -72,6 +73,14 @@ func readBody(ctx huma.Context, limit int64) ([]byte, error) {
 		return nil, newProblem(kindTimeout, "the body did not arrive within %s", pelton.FormatDuration(bodyTimeout)).withHeader("Connection", "close")
 	case err != nil:
 		return nil, newProblem(kindMalformed, "the body ended early").withHeader("Connection", "close")
+	}
+	// To look for names that stand twice takes memory of its own, for as long as it
+	// takes: no more of it at a time than processors can do.
+	select {
+	case c.s.checks <- struct{}{}:
+		defer func() { <-c.s.checks }()
+	case <-ctx.Context().Done():
+		return nil, context.Cause(ctx.Context())
 	}
 	return body, checkJSON(body)
 }

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -353,4 +354,48 @@ func TestReservationsEnd(t *testing.T) {
 			}
 		})
 	})
+}
+
+// Names cost more memory than their text: a body that is all names is refused
+// before they are remembered, and the largest payload of names is not.
+func TestNamesAreBounded(t *testing.T) {
+	t.Parallel()
+	h, _, _ := bounded(t, newFakeTasks(), DefaultMemory, 10)
+	object := func(open string, each func(i int) string, size int) string {
+		var b strings.Builder
+		b.WriteString(open)
+		for i := 0; b.Len() < size; i++ {
+			if i > 0 {
+				b.WriteByte(',')
+			}
+			b.WriteString(each(i))
+		}
+		return b.String() + "}"
+	}
+	name := func(i int) string { return `"` + strconv.FormatInt(int64(i), 36) + `":1` }
+	many := object("{", name, 1<<20)
+	body := `{"tasks":[{"kind":"a","payload":` + many + `}]}`
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	if w := call(t, h, http.MethodPost, "/tasks/batch", body); w.Code != http.StatusRequestEntityTooLarge {
+		t.Errorf("%d names: %d %.200s", strings.Count(many, ":"), w.Code, w.Body)
+	}
+	runtime.ReadMemStats(&after)
+	t.Logf("%d KiB of body, %d KiB allocated in the process", len(body)>>10, (after.TotalAlloc-before.TotalAlloc)>>10)
+
+	largest := object("{", name, pelton.MaxPayload-16)
+	if w := call(t, h, http.MethodPost, "/tasks", `{"kind":"a","payload":`+largest+`}`); w.Code != http.StatusAccepted {
+		t.Errorf("a payload with %d names: %d %.200s", strings.Count(largest, ":"), w.Code, w.Body)
+	}
+	for text, want := range map[string]bool{
+		many: true,
+		strings.Repeat(many[:600_000]+`,"x":{`, 2):                                      true, // together with those around
+		"[" + strings.Repeat(`{"a":{"b":":"}},`, 100_000) + "1]":                        false,
+		`{"a":"` + strings.Repeat(`:\":`, 100_000) + `"}`:                               false,
+		strings.Repeat("]}", 100) + strings.Repeat("[", 100) + strings.Repeat("{", 100): false,
+	} {
+		if got := crowded([]byte(text)); got != want {
+			t.Errorf("crowded(%.40s…) = %t", text, got)
+		}
+	}
 }

@@ -10,9 +10,15 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 )
 
-// maxDepth is how deep arrays and objects of a request may nest, the payload
-// included.
-const maxDepth = 64
+const (
+	// maxDepth is how deep arrays and objects of a request may nest, the payload
+	// included.
+	maxDepth = 64
+	// maxNames is how many names a request may have in an object and those around it.
+	// To find a name that stands twice, all are remembered, which takes ten times the
+	// room of their text. A payload of pelton.MaxPayload has no more than 52,000.
+	maxNames = 65_536
+)
 
 // checkJSON accepts one JSON value in valid UTF-8, without duplicate names, at
 // most maxDepth deep and with nothing behind it. Else the error is a problem of
@@ -23,6 +29,9 @@ const maxDepth = 64
 func checkJSON(body []byte) error {
 	if !utf8.Valid(body) {
 		return malformed(body, invalidUTF8(body), "is not valid UTF-8")
+	}
+	if crowded(body) {
+		return newProblem(kindTooLarge, "an object of the body, with those around it, has more than %d names", maxNames)
 	}
 	dec := newDecoder(body, false)
 	if _, err := dec.ReadValue(); err != nil {
@@ -109,6 +118,46 @@ func tooDeep(body []byte) (offset int, deep bool) {
 		}
 	}
 	return 0, false
+}
+
+// crowded reports whether JSON has more than maxNames names in an object and those
+// around it. What it says of other text does not matter.
+func crowded(body []byte) bool {
+	var (
+		names    [maxDepth + 1]int // of the open objects
+		all      int
+		depth    int
+		inString bool
+	)
+	for i := 0; i < len(body); i++ {
+		switch c := body[i]; {
+		case inString:
+			switch c {
+			case '\\':
+				i++
+			case '"':
+				inString = false
+			}
+		case c == '"':
+			inString = true
+		case c == '{' || c == '[':
+			if depth++; depth <= maxDepth {
+				names[depth] = 0
+			}
+		case (c == '}' || c == ']') && depth > 0:
+			if depth <= maxDepth {
+				all -= names[depth]
+				names[depth] = 0
+			}
+			depth--
+		case c == ':':
+			if all++; all > maxNames {
+				return true
+			}
+			names[min(depth, maxDepth)]++
+		}
+	}
+	return false
 }
 
 // eachMember calls f with every member of an object that checkJSON has passed.
