@@ -21,6 +21,11 @@ const (
 	// maxPayload is the largest message the server takes: a record with a payload
 	// and a result of 256 KiB each fits twice over.
 	maxPayload = 1 << 20
+
+	// maxConnections bounds the processes that reach the server at a time. Each may
+	// have messages waiting for it, up to the server's own bound of 64 MiB; one that
+	// takes none for 10 s is cut off.
+	maxConnections = 4096
 )
 
 // Config says where the embedded broker keeps its data and who may reach it.

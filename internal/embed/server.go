@@ -124,6 +124,7 @@ func serverOptions(cfg Config) (*server.Options, error) {
 		SyncAlways:             cfg.Sync.Always,
 		SyncInterval:           cfg.Sync.Interval,
 		MaxPayload:             maxPayload,
+		MaxConn:                maxConnections,
 	}
 	// By itself the server would keep to three quarters of what is free now, and
 	// not learn of a disk that grows or of programs that fill it: tend does better.

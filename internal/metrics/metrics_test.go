@@ -29,6 +29,12 @@ func (f *fakeQueues) Queues(context.Context) ([]pelton.Queue, error) {
 	}}, f.err
 }
 
+type fakeBound struct{}
+
+func (fakeBound) InUse() int64   { return 3 }
+func (fakeBound) Most() int64    { return 4 }
+func (fakeBound) Refused() int64 { return 5 }
+
 func scrape(t *testing.T, m *Metrics) string {
 	t.Helper()
 	answer := httptest.NewRecorder()
@@ -59,6 +65,9 @@ func TestMetrics(t *testing.T) {
 	m.Swept(200, 2, 1500*time.Millisecond)
 	m.Swept(1, 0, time.Second)
 
+	m.WatchBound("memory", "pelton_http_memory_bytes", "Memory.", fakeBound{})
+	m.WatchBound("held", "pelton_http_held", "Answers.", fakeBound{})
+
 	text := scrape(t, m)
 	for _, want := range []string{
 		`pelton_build_info{version="v1.2.3"} 1`,
@@ -82,6 +91,8 @@ func TestMetrics(t *testing.T) {
 		`pelton_queue_dead_tasks{queue="emails"} 7`,
 		`pelton_worker_slots 16`, `pelton_worker_slots_busy 4`, `pelton_worker_slots_leaked 1`,
 		`pelton_broker_up 1`,
+		`pelton_http_memory_bytes 3`, `pelton_http_memory_limit_bytes 4`, `pelton_http_refused_total{bound="memory"} 5`,
+		`pelton_http_held 3`, `pelton_http_held_limit 4`, `pelton_http_refused_total{bound="held"} 5`,
 	} {
 		if !strings.Contains(text, want+"\n") {
 			t.Errorf("no %s in the scrape", want)
