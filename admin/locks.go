@@ -2,18 +2,10 @@ package admin
 
 import (
 	"context"
-	"encoding/base64"
 	"errors"
-	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/peltonq/pelton"
-)
-
-const (
-	lockPage    = 50 // locks of a page, when the query does not say
-	maxLockPage = 500
 )
 
 // Locks lists the named locks that handlers hold, sorted by name, at most q.Limit
@@ -28,15 +20,8 @@ func (c *Client) Locks(ctx context.Context, q pelton.LockQuery) (*pelton.LockPag
 	if err != nil {
 		return nil, err
 	}
-	start, found := slices.BinarySearchFunc(locks, after, func(l pelton.Lock, name string) int { return strings.Compare(l.Name, name) })
-	if found {
-		start++
-	}
-	page := &pelton.LockPage{Items: locks[start:]}
-	if len(page.Items) > limit {
-		page.Items = page.Items[:limit]
-		page.NextCursor = base64.RawURLEncoding.EncodeToString([]byte(page.Items[limit-1].Name))
-	}
+	page := &pelton.LockPage{}
+	page.Items, page.NextCursor = cutPage(locks, after, limit, func(l pelton.Lock) string { return l.Name })
 	return page, nil
 }
 
@@ -64,20 +49,11 @@ func readLockQuery(q pelton.LockQuery) (after string, limit int, err error) {
 			bad = append(bad, pelton.FieldError{Field: "name", Message: strings.TrimPrefix(err.Error(), pelton.ErrInvalid.Error()+": ")})
 		}
 	}
-	if limit = q.Limit; limit == 0 {
-		limit = lockPage
-	}
-	if limit < 1 || limit > maxLockPage {
-		bad = append(bad, pelton.FieldError{Field: "limit", Message: fmt.Sprintf("%d is not between 1 and %d", limit, maxLockPage)})
-	}
-	decoded, err := base64.RawURLEncoding.DecodeString(q.Cursor)
-	if err != nil {
-		bad = append(bad, pelton.FieldError{Field: "cursor", Message: "is not one of an answer"})
-	}
-	if len(bad) > 0 {
+	after, limit, wrong := readPage(q.Cursor, q.Limit)
+	if bad = append(bad, wrong...); len(bad) > 0 {
 		return "", 0, &pelton.ValidationError{Fields: bad}
 	}
-	return string(decoded), limit, nil
+	return after, limit, nil
 }
 
 // ReleaseLock takes a lock from all who hold it, or from those with the given

@@ -83,14 +83,16 @@ type Queues interface {
 	Purge(ctx context.Context, name string, p pelton.Priority, cursor string) (*pelton.Purged, error)
 }
 
-// Config is what New needs. Tasks, Why, Queues, Dead, Locks and Limits are required.
+// Config is what New needs. Tasks, Why, Queues, Dead, Locks, Limits and Workers are
+// required.
 type Config struct {
-	Tasks  Tasks
-	Why    Explainer
-	Queues Queues
-	Dead   DeadLetters
-	Locks  Locks
-	Limits Limits
+	Tasks   Tasks
+	Why     Explainer
+	Queues  Queues
+	Dead    DeadLetters
+	Locks   Locks
+	Limits  Limits
+	Workers Workers
 
 	// Metrics answers GET /metrics. Without one there is no such call.
 	Metrics http.Handler
@@ -122,8 +124,8 @@ type Config struct {
 }
 
 func (c Config) withDefaults() (Config, error) {
-	if c.Tasks == nil || c.Why == nil || c.Queues == nil || c.Dead == nil || c.Locks == nil || c.Limits == nil {
-		return Config{}, errors.New("api: Config needs Tasks, Why, Queues, Dead, Locks and Limits")
+	if c.Tasks == nil || c.Why == nil || c.Queues == nil || c.Dead == nil || c.Locks == nil || c.Limits == nil || c.Workers == nil {
+		return Config{}, errors.New("api: Config needs Tasks, Why, Queues, Dead, Locks, Limits and Workers")
 	}
 	if slices.Contains(c.AllowedHosts, "") {
 		return Config{}, errors.New("api: Config.AllowedHosts has an empty name")
@@ -179,6 +181,7 @@ func New(cfg Config) (http.Handler, error) {
 	s.registerDead(document)
 	s.registerLocks(document)
 	s.registerLimits(document)
+	s.registerWorkers(document)
 	s.registerMeta(document)
 	s.registerMetrics(document)
 	if s.spec, err = finishDocument(document.OpenAPI()); err != nil {

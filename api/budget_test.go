@@ -329,12 +329,12 @@ func TestReservationsEnd(t *testing.T) {
 			if _, err := fmt.Fprintf(conn, "POST /tasks/batch HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n{\"tasks\":[", announced); err != nil {
 				t.Fatal(err)
 			}
-			time.Sleep(reserveFor - 1)
+			time.Sleep(reserveFor - time.Nanosecond)
 			synctest.Wait()
 			if got := memory.InUse(); got != bodyWeight*(announced+1) {
 				t.Errorf("%d bytes are held at first", got)
 			}
-			time.Sleep(1)
+			time.Sleep(time.Nanosecond)
 			synctest.Wait()
 			if got := memory.InUse(); got != bodyWeight*firstRead {
 				t.Errorf("%d bytes are held later on", got)

@@ -37,6 +37,7 @@ const (
 	opPurgeDead    = "purgeDeadLetters"
 	opListLocks    = "listLocks"
 	opReleaseLock  = "releaseLock"
+	opListWorkers  = "listWorkers"
 	opHealth       = "health"
 	opReady        = "readiness"
 	opDocument     = "openapi"
@@ -54,7 +55,7 @@ func (s *server) humaConfig() huma.Config {
 		Info: &huma.Info{
 			Title:       "Pelton",
 			Version:     s.Version,
-			Description: "A distributed task queue. Post tasks, read them back by id, wait for them, watch them, ask why they do not run, cancel them, retry them; look at the queues, set them up, pause and purge them; tend the dead letters and the locks.",
+			Description: "A distributed task queue. Post tasks, read them back by id, wait for them, watch them, ask why they do not run, cancel them, retry them; look at the queues, set them up, pause and purge them; tend the dead letters and the locks; see who works.",
 			License:     &huma.License{Name: "Apache-2.0", Identifier: "Apache-2.0"},
 		},
 		Components: &huma.Components{Schemas: registry},

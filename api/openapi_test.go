@@ -70,7 +70,7 @@ func TestDocumentListsEveryRoute(t *testing.T) {
 	want := []string{
 		"DELETE /dead/{id}", "DELETE /limits/{name}", "DELETE /locks/{name}",
 		"GET /dead", "GET /dead/{id}", "GET /healthz", "GET /limits", "GET /locks", "GET /openapi.json", "GET /queues", "GET /queues/{queue}", "GET /readyz",
-		"GET /tasks/{id}", "GET /tasks/{id}/events", "GET /tasks/{id}/why",
+		"GET /tasks/{id}", "GET /tasks/{id}/events", "GET /tasks/{id}/why", "GET /workers",
 		"PATCH /queues/{queue}",
 		"POST /dead/purge", "POST /dead/retry", "POST /dead/{id}/retry",
 		"POST /queues/{queue}/pause", "POST /queues/{queue}/purge", "POST /queues/{queue}/resume",
@@ -194,6 +194,7 @@ func TestAnswersFitTheirSchemas(t *testing.T) {
 		c.Locks = &fakeLocks{locks: []pelton.Lock{*exampleLock()}, next: exampleLockList().NextCursor}
 		c.Limits = &fakeLimits{limits: []pelton.Limit{exampleLimit()}}
 		c.Why = &fakeWhy{why: exampleWhy()}
+		c.Workers = &fakeWorkers{page: *exampleWorkerList()}
 	})
 	for _, tc := range []struct{ method, path, body, schema string }{
 		{http.MethodGet, "/tasks/" + task.ID.String(), "", "Task"},
@@ -214,6 +215,7 @@ func TestAnswersFitTheirSchemas(t *testing.T) {
 		{http.MethodGet, "/locks", "", "LockList"},
 		{http.MethodDelete, "/locks/invoice%2F42", "", "Lock"},
 		{http.MethodGet, "/limits", "", "LimitList"},
+		{http.MethodGet, "/workers", "", "WorkerList"},
 		{http.MethodPut, "/limits/mail", string(exampleLimitRequest()), "Limit"},
 		{http.MethodGet, "/tasks/x", "", "Problem"},
 		{http.MethodGet, "/nowhere", "", "Problem"},
@@ -244,6 +246,7 @@ func TestExamplesAreServed(t *testing.T) {
 		c.Locks = &fakeLocks{locks: []pelton.Lock{*exampleLock()}, next: exampleLockList().NextCursor}
 		c.Limits = &fakeLimits{limits: []pelton.Limit{exampleLimit()}}
 		c.Why = &fakeWhy{why: exampleWhy()}
+		c.Workers = &fakeWorkers{page: *exampleWorkerList()}
 	})
 	doc, _ := document(t, h)
 	for path, pattern := range map[string]string{
@@ -255,6 +258,7 @@ func TestExamplesAreServed(t *testing.T) {
 		"/locks":                             "/locks",
 		"/healthz":                           "/healthz",
 		"/limits":                            "/limits",
+		"/workers":                           "/workers",
 		"/dead/" + exampleDead().ID.String(): "/dead/{id}",
 	} {
 		var served, example any

@@ -33,6 +33,8 @@ const (
 
 	pathLocks = "/locks"
 	pathLock  = "/locks/{name}"
+
+	pathWorkers = "/workers"
 )
 
 // planned lists the calls that the public surface has and this version has not.
@@ -50,7 +52,6 @@ func planned() []string {
 		"POST /schedules/{name}/resume",
 		"POST /schedules/{name}/run",
 		"POST /schedules/{name}/backfill",
-		"GET /workers",
 		"GET /metrics",
 		"GET /docs",
 	}

@@ -38,6 +38,8 @@ func schemas() map[string]*huma.Schema {
 		"RateLimit":     rateLimitSchema(),
 		"Why":           whySchema(),
 		"WhyReason":     whyReasonSchema(),
+		"Worker":        workerSchema(),
+		"WorkerList":    workerListSchema(),
 		"Health":        object(properties{"status": text("ok or ready.")}, "status"),
 		"Problem":       problemSchema(),
 	}

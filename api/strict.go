@@ -124,7 +124,7 @@ func tooDeep(body []byte) (offset int, deep bool) {
 // around it. What it says of other text does not matter.
 func crowded(body []byte) bool {
 	var (
-		names    [maxDepth + 1]int // of the open objects
+		names    [maxDepth + 2]int // of the open objects; what is too deep counts together
 		all      int
 		depth    int
 		inString bool
@@ -141,20 +141,18 @@ func crowded(body []byte) bool {
 		case c == '"':
 			inString = true
 		case c == '{' || c == '[':
-			if depth++; depth <= maxDepth {
-				names[depth] = 0
-			}
+			depth++
 		case (c == '}' || c == ']') && depth > 0:
-			if depth <= maxDepth {
-				all -= names[depth]
-				names[depth] = 0
+			if at := min(depth, maxDepth+1); at == depth {
+				all -= names[at]
+				names[at] = 0
 			}
 			depth--
 		case c == ':':
 			if all++; all > maxNames {
 				return true
 			}
-			names[min(depth, maxDepth)]++
+			names[min(depth, maxDepth+1)]++
 		}
 	}
 	return false

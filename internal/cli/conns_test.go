@@ -27,7 +27,13 @@ func dialed(t *testing.T, w *web) net.Conn {
 	return conn
 }
 
-func ask(t *testing.T, conn net.Conn, path string) (*http.Response, problemError) {
+// asked is an answer without its body, and the problem that it was.
+type asked struct {
+	problemError
+	*http.Response
+}
+
+func ask(t *testing.T, conn net.Conn, path string) asked {
 	t.Helper()
 	if _, err := fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: localhost\r\n\r\n", path); err != nil {
 		t.Fatal(err)
@@ -39,7 +45,7 @@ func ask(t *testing.T, conn net.Conn, path string) (*http.Response, problemError
 	defer resp.Body.Close()
 	var p problemError
 	_ = json.NewDecoder(resp.Body).Decode(&p) // not all answers have one
-	return resp, p
+	return asked{p, resp}
 }
 
 func TestConnectionsAreBounded(t *testing.T) {
@@ -59,25 +65,25 @@ func TestConnectionsAreBounded(t *testing.T) {
 	open := make([]net.Conn, most)
 	for i := range open {
 		open[i] = dialed(t, w)
-		if resp, _ := ask(t, open[i], "/queues"); resp.StatusCode != http.StatusNoContent {
-			t.Fatalf("connection %d: %s", i, resp.Status)
+		if resp := ask(t, open[i], "/queues"); resp.StatusCode != http.StatusNoContent {
+			t.Fatalf("connection %d: %d", i, resp.StatusCode)
 		}
 	}
-	resp, p := ask(t, dialed(t, w), "/queues")
-	if resp.StatusCode != http.StatusServiceUnavailable || p.Type != "unavailable" || p.Status != 503 || resp.Header.Get("Retry-After") != "1" || !resp.Close ||
+	resp := ask(t, dialed(t, w), "/queues")
+	if p := resp.problemError; resp.StatusCode != http.StatusServiceUnavailable || p.Type != "unavailable" || p.Status != 503 || resp.Header.Get("Retry-After") != "1" || !resp.Close ||
 		resp.Header.Get("Content-Type") != "application/problem+json" {
-		t.Errorf("beyond the bound: %s %+v %v", resp.Status, p, resp.Header)
+		t.Errorf("beyond the bound: %+v %v", resp.problemError, resp.Header)
 	}
 	for _, path := range []string{"/healthz", "/readyz", "/metrics"} {
-		if resp, _ := ask(t, dialed(t, w), path); resp.StatusCode != http.StatusNoContent || !resp.Close {
-			t.Errorf("%s beyond the bound: %s, close %t", path, resp.Status, resp.Close)
+		if resp := ask(t, dialed(t, w), path); resp.StatusCode != http.StatusNoContent || !resp.Close {
+			t.Errorf("%s beyond the bound: %d, close %t", path, resp.StatusCode, resp.Close)
 		}
 	}
 	if w.conns.Refused() != 1 || w.conns.Most() != most {
 		t.Errorf("%d refused", w.conns.Refused())
 	}
-	if resp, _ := ask(t, open[0], "/queues"); resp.StatusCode != http.StatusNoContent {
-		t.Errorf("a connection within the bound: %s", resp.Status)
+	if resp := ask(t, open[0], "/queues"); resp.StatusCode != http.StatusNoContent {
+		t.Errorf("a connection within the bound: %d", resp.StatusCode)
 	}
 
 	// Beyond the spare ones nobody is heard.

@@ -55,25 +55,16 @@ func (a *app) limitListCmd() *cobra.Command {
 		Short: "List the limits",
 		Args:  needArgs(0, 0, ""),
 		RunE: a.withClient(&where, func(cmd *cobra.Command, c *client, _ []string) error {
-			body, err := c.do(cmd.Context(), request{method: http.MethodGet, path: []string{"limits"}})
-			if err != nil {
-				return err
-			}
-			var page struct {
-				Items []json.RawMessage `json:"items"`
-			}
-			if err := json.Unmarshal(body, &page); err != nil {
-				return fmt.Errorf("the server's answer is not a list of limits: %w", err)
-			}
 			list := a.limitPrinter(&out)
-			for _, raw := range page.Items {
+			err := c.eachItem(cmd.Context(), "limits", nil, func(raw json.RawMessage) error {
 				l, err := parseLimit(raw)
 				if err != nil {
 					return err
 				}
-				if err := list.add(l); err != nil {
-					return err
-				}
+				return list.add(l)
+			})
+			if err != nil {
+				return err
 			}
 			if list.count == 0 && out.value == formatTable {
 				a.warnf("no limits: 'pelton limit set' makes one")

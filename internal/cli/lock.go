@@ -54,26 +54,19 @@ func (a *app) lockListCmd() *cobra.Command {
 func (a *app) listLocks(ctx context.Context, c *client, out *outputFlag) error {
 	list := newPrinter(a.stdout, out.value, func(l *lockAnswer) []byte { return l.raw }, nil, nil)
 	rows := a.holderTable()
-	for cursor := ""; ; {
-		page, err := c.lockPage(ctx, "", cursor)
+	err := c.eachItem(ctx, "locks", mostItems(), func(raw json.RawMessage) error {
+		l, err := parseLock(raw)
 		if err != nil {
 			return err
 		}
-		for _, raw := range page.Items {
-			l, err := parseLock(raw)
-			if err != nil {
-				return err
-			}
-			if out.value == formatTable {
-				rows.add(l)
-			} else if err := list.add(l); err != nil {
-				return err
-			}
+		if out.value != formatTable {
+			return list.add(l)
 		}
-		if page.NextCursor == "" || page.NextCursor == cursor {
-			break
-		}
-		cursor = page.NextCursor
+		rows.add(l)
+		return nil
+	})
+	if err != nil {
+		return err
 	}
 	if out.value != formatTable {
 		return list.close()
@@ -84,34 +77,17 @@ func (a *app) listLocks(ctx context.Context, c *client, out *outputFlag) error {
 	return rows.flush()
 }
 
-func (c *client) lockPage(ctx context.Context, name, cursor string) (*taskPage, error) {
-	query := url.Values{"limit": {"500"}}
-	for key, value := range map[string]string{"name": name, "cursor": cursor} {
-		if value != "" {
-			query.Set(key, value)
-		}
-	}
-	body, err := c.do(ctx, request{method: http.MethodGet, path: []string{"locks"}, query: query})
-	if err != nil {
-		return nil, err
-	}
-	var page taskPage
-	if err := json.Unmarshal(body, &page); err != nil {
-		return nil, fmt.Errorf("the server's answer is not a list of locks: %w", err)
-	}
-	return &page, nil
-}
-
 // lock is the lock of that name, or pelton.ErrNotFound.
 func (c *client) lock(ctx context.Context, name string) (*lockAnswer, error) {
-	page, err := c.lockPage(ctx, name, "")
-	if err != nil {
-		return nil, err
+	var found *lockAnswer
+	err := c.eachItem(ctx, "locks", url.Values{"name": {name}}, func(raw json.RawMessage) (err error) {
+		found, err = parseLock(raw)
+		return err
+	})
+	if err == nil && found == nil {
+		err = fmt.Errorf("lock %q: %w: nobody holds it", name, pelton.ErrNotFound)
 	}
-	if len(page.Items) == 0 {
-		return nil, fmt.Errorf("lock %q: %w: nobody holds it", name, pelton.ErrNotFound)
-	}
-	return parseLock(page.Items[0])
+	return found, err
 }
 
 func (a *app) lockGetCmd() *cobra.Command {

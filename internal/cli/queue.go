@@ -60,35 +60,15 @@ func (a *app) listQueues(ctx context.Context, c *client, out *outputFlag) error 
 		func(q *queueAnswer) []string {
 			return []string{q.Name, count(q.Ready), count(q.Running), count(q.Waiting), count(q.Scheduled), count(q.Dead), age(oldest(q)), yesNo(q.Paused)}
 		})
-	for cursor := ""; ; {
-		r := request{method: http.MethodGet, path: []string{"queues"}}
-		if cursor != "" {
-			r.query = url.Values{"cursor": {cursor}}
-		}
-		body, err := c.do(ctx, r)
+	err := c.eachItem(ctx, "queues", nil, func(raw json.RawMessage) error {
+		q, err := parseQueue(raw)
 		if err != nil {
 			return err
 		}
-		var page struct {
-			Items      []json.RawMessage `json:"items"`
-			NextCursor string            `json:"next_cursor"`
-		}
-		if err := json.Unmarshal(body, &page); err != nil {
-			return fmt.Errorf("the server's answer is not a list of queues: %w", err)
-		}
-		for _, raw := range page.Items {
-			q, err := parseQueue(raw)
-			if err != nil {
-				return err
-			}
-			if err := list.add(q); err != nil {
-				return err
-			}
-		}
-		if page.NextCursor == "" || page.NextCursor == cursor {
-			break
-		}
-		cursor = page.NextCursor
+		return list.add(q)
+	})
+	if err != nil {
+		return err
 	}
 	if list.count == 0 && out.value == formatTable {
 		a.warnf("no queues yet: a queue appears with its first task")

@@ -30,7 +30,7 @@ const (
 )
 
 func (a *app) workerCmd() *cobra.Command {
-	return group("worker", "Run workers", a.workerRunCmd())
+	return group("worker", "Run workers, and see which are there", a.workerRunCmd(), a.workerListCmd())
 }
 
 // natsFlags say where the broker is.
