@@ -4,8 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net/http"
-	"strconv"
-	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/go-json-experiment/json/jsontext"
@@ -101,8 +99,9 @@ func (s *server) deleteLimit(ctx context.Context, in *limitInput) (*answer, erro
 
 // limitParser reads the body of PUT /limits/{name}, which checkJSON has passed.
 type limitParser struct {
+	fieldReader
+
 	limit pelton.Limit
-	errs  []fieldError
 }
 
 // parseLimit reads {"name","kind","rate_key","cost","rate":{…},"concurrency_key","max_running"}. Bounds are left to
@@ -113,21 +112,18 @@ func parseLimit(body []byte, name string) (pelton.Limit, error) {
 	if root.Kind() != jsontext.KindBeginObject {
 		return pelton.Limit{}, fieldProblem(kindInvalid, fieldError{"body", "must be an object, not " + describe(root)})
 	}
-	p := limitParser{limit: pelton.Limit{Name: name}}
+	p := limitParser{fieldReader{at: "body"}, pelton.Limit{Name: name}}
 	if err := eachMember(root, p.member); err != nil {
 		return pelton.Limit{}, fmt.Errorf("parse limit: %w", err)
 	}
-	if len(p.errs) > 0 {
-		return pelton.Limit{}, fieldProblem(kindInvalid, p.errs[:min(len(p.errs), maxFieldErrors)]...)
-	}
-	return p.limit, nil
+	return p.limit, p.problem()
 }
 
 func (p *limitParser) member(name string, value jsontext.Value) {
 	switch name {
 	case "name":
 		if given := p.text(name, value); given != p.limit.Name && given != "" {
-			p.fail(name, fmt.Sprintf("is %q, but the path says %q", clip(given, 80), p.limit.Name))
+			p.fail(name, "is %q, but the path says %q", clip(given, 80), p.limit.Name)
 		}
 	case "kind":
 		p.limit.Kind = p.text(name, value)
@@ -136,14 +132,8 @@ func (p *limitParser) member(name string, value jsontext.Value) {
 	case "cost":
 		p.limit.Cost = p.count(name, value)
 	case "rate":
-		if value.Kind() != jsontext.KindBeginObject {
-			p.fail(name, "must be an object, not "+describe(value))
-			return
-		}
 		before := len(p.errs)
-		if err := eachMember(value, p.rate); err != nil {
-			p.fail(name, err.Error())
-		}
+		p.object(name, value, p.rate)
 		if p.limit.Rate.Limit == 0 && len(p.errs) == before { // an empty one would be taken for none
 			p.fail("rate.limit", "is required")
 		}
@@ -152,7 +142,7 @@ func (p *limitParser) member(name string, value jsontext.Value) {
 	case "max_running":
 		p.limit.MaxRunning = p.count(name, value)
 	default:
-		p.fail(clip(name, 100), "is not a known field")
+		p.fail(name, "is not a known field")
 	}
 }
 
@@ -162,56 +152,12 @@ func (p *limitParser) rate(name string, value jsontext.Value) {
 	case "limit":
 		p.limit.Rate.Limit = p.count(at, value)
 	case "per":
-		p.limit.Rate.Per = p.duration(at, value)
+		p.limit.Rate.Per = p.positiveDuration(at, value)
 	case "burst":
 		p.limit.Rate.Burst = p.count(at, value)
 	case "on_error":
 		p.limit.Rate.OnError = p.text(at, value)
 	default:
-		p.fail("rate."+clip(name, 100), "is not a known field")
+		p.fail(at, "is not a known field")
 	}
-}
-
-func (p *limitParser) fail(name, message string) {
-	p.errs = append(p.errs, fieldError{Location: "body." + name, Message: message})
-}
-
-// text refuses an empty string, which would be taken for none.
-func (p *limitParser) text(name string, value jsontext.Value) string {
-	if value.Kind() != jsontext.KindString {
-		p.fail(name, "must be a string, not "+describe(value))
-		return ""
-	}
-	text, err := jsontext.AppendUnquote(nil, value)
-	switch {
-	case err != nil:
-		p.fail(name, "has half a surrogate pair, which is no character")
-	case len(text) == 0:
-		p.fail(name, "must not be empty: leave it out instead")
-	}
-	return string(text)
-}
-
-// count refuses zero, which would be taken for the default.
-func (p *limitParser) count(name string, value jsontext.Value) int {
-	n, err := strconv.Atoi(string(value))
-	if err != nil || n < 1 {
-		p.fail(name, "must be a whole number from 1 on")
-	}
-	return n
-}
-
-func (p *limitParser) duration(name string, value jsontext.Value) time.Duration {
-	text := p.text(name, value)
-	if text == "" {
-		return 0
-	}
-	d, err := pelton.ParseDuration(text)
-	switch {
-	case err != nil:
-		p.fail(name, plain(err.Error()))
-	case d == 0:
-		p.fail(name, "must be more than 0s")
-	}
-	return d
 }

@@ -19,10 +19,10 @@ const delayExcludesRunAt = "excludes run_at: give one of the two"
 // taskParser reads one task of a request that checkJSON has passed. It collects
 // everything that is wrong before it gives up.
 type taskParser struct {
-	at          string // where the task is: "body", "body.tasks[3]"
+	fieldReader // at is where the task is: "body", "body.tasks[3]"
+
 	inBatch     bool
 	spec        pelton.Spec
-	errs        []fieldError
 	payloadSize int
 	hasDelay    bool
 	hasRunAt    bool
@@ -32,7 +32,7 @@ type taskParser struct {
 // accepts the spec, except where the zero value of a Spec would turn an explicit
 // wrong value into a default. The error is a problem.
 func parseTask(raw jsontext.Value, at string, inBatch bool) (pelton.Spec, error) {
-	p := taskParser{at: at, inBatch: inBatch}
+	p := taskParser{fieldReader: fieldReader{at: at}, inBatch: inBatch}
 	if raw.Kind() != jsontext.KindBeginObject {
 		return pelton.Spec{}, fieldProblem(kindInvalid, fieldError{at, "must be an object, not " + describe(raw)})
 	}
@@ -74,12 +74,6 @@ func (p *taskParser) addRest() {
 	}
 }
 
-func (p *taskParser) fail(field, format string, args ...any) {
-	if len(p.errs) < maxFieldErrors {
-		p.errs = append(p.errs, fieldError{p.at + "." + clip(field, 100), fmt.Sprintf(format, args...)})
-	}
-}
-
 func (p *taskParser) member(name string, value jsontext.Value) {
 	switch name {
 	case "kind":
@@ -103,7 +97,7 @@ func (p *taskParser) member(name string, value jsontext.Value) {
 	case "timeout":
 		p.spec.Timeout = p.positiveDuration(name, value)
 	case "max_attempts":
-		p.spec.MaxAttempts = p.positiveInt(name, value)
+		p.spec.MaxAttempts = p.count(name, value)
 	case "retention":
 		p.spec.Retention = p.positiveDuration(name, value)
 	case "backoff":
@@ -125,58 +119,6 @@ func (p *taskParser) member(name string, value jsontext.Value) {
 	}
 }
 
-// text reads a string that must not be empty.
-func (p *taskParser) text(field string, value jsontext.Value) string {
-	if value.Kind() != jsontext.KindString {
-		p.fail(field, "must be a string, not %s", describe(value))
-		return ""
-	}
-	text, err := jsontext.AppendUnquote(nil, value)
-	switch {
-	case err != nil:
-		p.fail(field, "has half a surrogate pair, which is no character")
-		return ""
-	case len(text) == 0:
-		p.fail(field, "must not be empty")
-	}
-	return string(text)
-}
-
-func (p *taskParser) duration(field string, value jsontext.Value) time.Duration {
-	text := p.text(field, value)
-	if text == "" {
-		return 0
-	}
-	d, err := pelton.ParseDuration(text)
-	if err != nil {
-		p.fail(field, "%s", plain(err.Error()))
-	}
-	return d
-}
-
-// positiveDuration refuses zero, which a Spec would take for the default.
-func (p *taskParser) positiveDuration(field string, value jsontext.Value) time.Duration {
-	before := len(p.errs)
-	d := p.duration(field, value)
-	if d == 0 && len(p.errs) == before {
-		p.fail(field, "must be more than zero")
-	}
-	return d
-}
-
-func (p *taskParser) time(field string, value jsontext.Value) time.Time {
-	text := p.text(field, value)
-	if text == "" {
-		return time.Time{}
-	}
-	var t time.Time
-	if err := t.UnmarshalText([]byte(text)); err != nil {
-		p.fail(field, "%q is not an RFC 3339 time such as 2026-12-01T08:00:00Z", clip(text, 64))
-		return time.Time{}
-	}
-	return t
-}
-
 // expiry refuses the zero time, which a Spec would take for never.
 func (p *taskParser) expiry(field string, value jsontext.Value) time.Time {
 	before := len(p.errs)
@@ -187,31 +129,9 @@ func (p *taskParser) expiry(field string, value jsontext.Value) time.Time {
 	return t
 }
 
-// positiveInt refuses zero, which a Spec would take for the default.
-func (p *taskParser) positiveInt(field string, value jsontext.Value) int {
-	if value.Kind() != jsontext.KindNumber {
-		p.fail(field, "must be a number, not %s", describe(value))
-		return 0
-	}
-	n, err := strconv.Atoi(string(value))
-	switch {
-	case err != nil: // 1.5, 1e3, or out of range
-		p.fail(field, "%s is not a whole number in range, such as %d", clip(string(value), 32), pelton.DefaultMaxAttempts)
-		return 0
-	case n < 1:
-		p.fail(field, "must be at least 1")
-		return 0
-	}
-	return n
-}
-
 func (p *taskParser) backoff(field string, value jsontext.Value) pelton.Backoff {
 	var b pelton.Backoff
-	if value.Kind() != jsontext.KindBeginObject {
-		p.fail(field, "must be an object, not %s", describe(value))
-		return b
-	}
-	err := eachMember(value, func(name string, value jsontext.Value) {
+	p.object(field, value, func(name string, value jsontext.Value) {
 		switch at := field + "." + name; name {
 		case "initial":
 			b.Initial = p.positiveDuration(at, value)
@@ -227,9 +147,6 @@ func (p *taskParser) backoff(field string, value jsontext.Value) pelton.Backoff 
 			p.fail(at, "is not a known field")
 		}
 	})
-	if err != nil {
-		p.fail(field, "%s", err)
-	}
 	return b
 }
 
@@ -258,13 +175,9 @@ func (p *taskParser) labels(field string, value jsontext.Value) map[string]strin
 }
 
 func (p *taskParser) unique(field string, value jsontext.Value) *pelton.Unique {
-	if value.Kind() != jsontext.KindBeginObject {
-		p.fail(field, "must be an object, not %s", describe(value))
-		return nil
-	}
 	u := new(pelton.Unique)
 	given := len(p.errs)
-	err := eachMember(value, func(name string, value jsontext.Value) {
+	p.object(field, value, func(name string, value jsontext.Value) {
 		at := field + "." + name
 		switch name {
 		case "key":
@@ -279,33 +192,8 @@ func (p *taskParser) unique(field string, value jsontext.Value) *pelton.Unique {
 			p.fail(at, "is not a known field")
 		}
 	})
-	switch {
-	case err != nil:
-		p.fail(field, "%s", err)
-	case u.Key == "" && len(p.errs) == given:
+	if u.Key == "" && len(p.errs) == given {
 		p.fail(field+".key", "is required")
 	}
 	return u
-}
-
-// describe names a value's type for a message.
-func describe(value jsontext.Value) string {
-	switch value.Kind() {
-	case jsontext.KindNull:
-		return "null"
-	case jsontext.KindTrue, jsontext.KindFalse:
-		return "a boolean"
-	case jsontext.KindString:
-		return "a string"
-	case jsontext.KindNumber:
-		return "a number"
-	case jsontext.KindBeginObject:
-		return "an object"
-	case jsontext.KindBeginArray:
-		return "an array"
-	case jsontext.KindInvalid, jsontext.KindEndObject, jsontext.KindEndArray:
-		return "no value"
-	default:
-		return "no value"
-	}
 }
