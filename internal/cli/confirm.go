@@ -9,6 +9,7 @@ import (
 	"os"
 	"strings"
 
+	"github.com/spf13/cobra"
 	"golang.org/x/term"
 )
 
@@ -29,18 +30,36 @@ func (c *confirmation) text(ending string) string {
 
 // possible is a usage error when nobody is there to be asked.
 func (c *confirmation) possible() error {
-	f, ok := c.app.stdin.(*os.File)
-	if !c.yes && (!ok || !term.IsTerminal(int(f.Fd()))) {
+	if f, ok := c.app.stdin.(*os.File); !ok || !term.IsTerminal(int(f.Fd())) {
 		return usagef("this %s, and there is no terminal to ask on: say --yes (-y)", c.text("s"))
 	}
 	return nil
 }
 
-// ask is nil when the answer is yes. It ends with ctx.
-func (c *confirmation) ask(ctx context.Context, question string) error {
+// register adds the flag that answers.
+func (c *confirmation) register(cmd *cobra.Command) {
+	cmd.Flags().BoolVarP(&c.yes, "yes", "y", false, "do not ask")
+}
+
+// confirm asks what question says, and is nil when the answer is yes or there is no
+// need to ask. Whether somebody is there to be asked is known before question calls
+// the server.
+func (c *confirmation) confirm(ctx context.Context, question func() (string, error)) error {
 	if c.yes {
 		return nil
 	}
+	if err := c.possible(); err != nil {
+		return err
+	}
+	text, err := question()
+	if err != nil {
+		return err
+	}
+	return c.ask(ctx, text)
+}
+
+// ask is nil when the answer is yes. It ends with ctx.
+func (c *confirmation) ask(ctx context.Context, question string) error {
 	if _, err := fmt.Fprintf(c.app.stderr, "%s [y/N] ", question); err != nil {
 		return fmt.Errorf("ask: %w", err)
 	}

@@ -76,10 +76,8 @@ Exit codes: 0 all queued, 3 not found, 5 the letter was out of date, 9 only some
 }
 
 func (a *app) deadPurgeCmd() *cobra.Command {
-	var (
-		f   bulkFlags
-		yes bool
-	)
+	var f bulkFlags
+	asks := &confirmation{app: a}
 	cmd := &cobra.Command{
 		Use:   "purge {ID... | --queue QUEUE | --kind KIND | --error TEXT | --all}",
 		Short: "Delete dead letters",
@@ -99,30 +97,25 @@ Exit codes: 0 all deleted, 1 not confirmed, 2 no terminal to ask and no --yes,
 			if err != nil {
 				return err
 			}
-			asks := &confirmation{app: a, yes: yes || f.dryRun}
-			if err := asks.possible(); err != nil {
+			asks.yes = asks.yes || f.dryRun
+			err = asks.confirm(cmd.Context(), func() (string, error) {
+				count := pelton.BulkResult{Matched: len(ids)}
+				if byFilter {
+					count, err = a.bulk(cmd.Context(), c, "purge", f.filter, true)
+				}
+				return fmt.Sprintf("Delete %d dead letters?", count.Matched), err
+			})
+			if err != nil {
 				return err
 			}
 			if !byFilter {
-				if err := asks.ask(cmd.Context(), fmt.Sprintf("Delete %d dead letters?", len(ids))); err != nil {
-					return err
-				}
 				return a.reportBulk(&f.out, "deleted", false)(a.deleteDead(cmd.Context(), c, ids))
-			}
-			if !asks.yes {
-				count, err := a.bulk(cmd.Context(), c, "purge", f.filter, true)
-				if err != nil {
-					return err
-				}
-				if err := asks.ask(cmd.Context(), fmt.Sprintf("Delete %d dead letters?", count.Matched)); err != nil {
-					return err
-				}
 			}
 			return a.reportBulk(&f.out, "deleted", f.dryRun)(a.bulk(cmd.Context(), c, "purge", f.filter, f.dryRun))
 		}),
 	}
 	f.register(cmd, "delete")
-	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
+	asks.register(cmd)
 	return cmd
 }
 

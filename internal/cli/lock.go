@@ -156,8 +156,8 @@ func (a *app) lockReleaseCmd() *cobra.Command {
 		where clientFlags
 		out   outputFlag
 		token uint64
-		yes   bool
 	)
+	asks := &confirmation{app: a, verb: "release"}
 	cmd := &cobra.Command{
 		Use:   "release NAME",
 		Short: "Take a lock from those who hold it",
@@ -172,37 +172,33 @@ Exit codes: 0 released, 1 not confirmed, 2 no terminal to ask and no --yes,
 			if err := pelton.ValidateLock(args[0]); err != nil {
 				return usagef("%s", plain(err))
 			}
-			asks := &confirmation{app: a, yes: yes, verb: "release"}
-			if err := asks.possible(); err != nil {
-				return err
-			}
 			var tokens []uint64
 			if cmd.Flags().Changed("holder") {
 				tokens = []uint64{token}
 			}
-			if !yes {
-				var err error
-				if tokens, err = a.askRelease(cmd.Context(), c, asks, args[0], tokens); err != nil {
-					return err
-				}
+			err := asks.confirm(cmd.Context(), func() (question string, err error) {
+				question, tokens, err = releaseQuestion(cmd.Context(), c, args[0], tokens)
+				return question, err
+			})
+			if err != nil {
+				return err
 			}
 			return a.releaseLock(cmd.Context(), c, &out, args[0], tokens)
 		}),
 	}
 	cmd.Flags().Uint64Var(&token, "holder", 0, "only from the holder with this fencing `TOKEN`")
-	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
+	asks.register(cmd)
 	where.register(cmd.Flags())
 	out.register(cmd)
 	return cmd
 }
 
-// askRelease asks about those who hold the lock now, and gives their tokens.
-func (a *app) askRelease(ctx context.Context, c *client, asks *confirmation, name string, only []uint64) ([]uint64, error) {
+// releaseQuestion asks about those who hold the lock now, and gives their tokens.
+func releaseQuestion(ctx context.Context, c *client, name string, only []uint64) (question string, tokens []uint64, err error) {
 	l, err := c.lock(ctx, name)
 	if err != nil {
-		return nil, err
+		return "", nil, err
 	}
-	var tokens []uint64
 	who := ""
 	for _, h := range l.Holders {
 		if len(only) == 0 || h.Token == only[0] {
@@ -211,12 +207,12 @@ func (a *app) askRelease(ctx context.Context, c *client, asks *confirmation, nam
 		}
 	}
 	if len(tokens) == 0 {
-		return nil, fmt.Errorf("lock %q: %w: nobody holds it with token %d", name, pelton.ErrNotFound, only[0])
+		return "", nil, fmt.Errorf("lock %q: %w: nobody holds it with token %d", name, pelton.ErrNotFound, only[0])
 	}
 	if len(tokens) > 1 {
 		who = fmt.Sprintf("%d holders", len(tokens))
 	}
-	return tokens, asks.ask(ctx, printable(fmt.Sprintf("Take lock %q from %s?", name, who), oneLine))
+	return printable(fmt.Sprintf("Take lock %q from %s?", name, who), oneLine), tokens, nil
 }
 
 func (a *app) releaseLock(ctx context.Context, c *client, out *outputFlag, name string, tokens []uint64) error {

@@ -71,8 +71,8 @@ func (a *app) queuePurgeCmd() *cobra.Command {
 		where    clientFlags
 		out      outputFlag
 		priority priorityFlag
-		yes      bool
 	)
+	asks := &confirmation{app: a}
 	cmd := &cobra.Command{
 		Use:   "purge QUEUE",
 		Short: "Cancel the tasks of a queue that wait",
@@ -85,22 +85,21 @@ Exit codes: 0 all cancelled, 1 not confirmed, 2 no terminal to ask and no --yes,
 3 no such queue, 9 interrupted after some.`,
 		Args: needArgs(1, 1, "the name of a queue"),
 		RunE: a.withClient(&where, func(cmd *cobra.Command, c *client, args []string) error {
-			asks := &confirmation{app: a, yes: yes}
-			if err := asks.possible(); err != nil {
-				return err
-			}
-			q, err := c.queue(cmd.Context(), http.MethodGet, args[0], "", nil, nil)
+			err := asks.confirm(cmd.Context(), func() (string, error) {
+				q, err := c.queue(cmd.Context(), http.MethodGet, args[0], "", nil, nil)
+				if err != nil {
+					return "", err
+				}
+				return purgeQuestion(q, pelton.Priority(priority.value)), nil
+			})
 			if err != nil {
-				return err
-			}
-			if err := asks.ask(cmd.Context(), purgeQuestion(q, pelton.Priority(priority.value))); err != nil {
 				return err
 			}
 			total, err := a.purge(cmd.Context(), c, args[0], priority.query())
 			return a.reportPurged(&out, total, err)
 		}),
 	}
-	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
+	asks.register(cmd)
 	priority.register(cmd)
 	where.register(cmd.Flags())
 	out.register(cmd)
