@@ -94,6 +94,10 @@ func (s *server) enqueueBatch(ctx context.Context, in *batchInput) (*answer, err
 	if err != nil {
 		return nil, err
 	}
+	in.body = nil // the tasks have what they need of it
+	if err := claimOf(ctx).batch(len(items)); err != nil {
+		return nil, err
+	}
 	results, err := s.enqueueItems(ctx, items)
 	if err != nil {
 		return nil, err

@@ -163,6 +163,11 @@ func (c *claim) shrinkLocked(n int64) {
 	}
 }
 
+// batch is for a batch of so many tasks, beside its body. The error is a problem.
+func (c *claim) batch(tasks int) error {
+	return c.grow(c.needs+int64(tasks)*itemBytes, c.s.Memory.forBatch())
+}
+
 // read is for a task that was read and is to be answered.
 func (c *claim) read(task *pelton.Task) error {
 	return c.grow(readWeight*weigh(task), c.s.Memory.most)
@@ -192,14 +197,22 @@ func (c *claim) page(tasks int, size int64) error {
 	return c.grow(min(n, c.s.Memory.forBatch()), c.s.Memory.forBatch())
 }
 
-// taskBytes is for what a task has beside its texts.
-const taskBytes = 2 << 10
+const (
+	// taskBytes is for what a task has beside its texts.
+	taskBytes = 2 << 10
+	// itemBytes is for what a task of a batch has beside its part of the body: its
+	// record, messages and answer, without what waits for the garbage collector.
+	itemBytes = 3 << 10
+)
 
 // weigh is how much of memory a task takes, in bytes.
 func weigh(task *pelton.Task) int64 {
 	n := taskBytes + len(task.Payload) + len(task.Result)
 	for _, e := range task.Errors {
 		n += len(e.Message) + len(e.Stack)
+	}
+	for name, value := range task.Labels {
+		n += len(name) + len(value)
 	}
 	return int64(n)
 }

@@ -356,6 +356,24 @@ func TestReservationsEnd(t *testing.T) {
 	})
 }
 
+// A batch holds more than its body: a thousand small tasks are a thousand tasks.
+func TestSmallTasksOfABatchAreWeighed(t *testing.T) {
+	t.Parallel()
+	tasks := newFakeTasks()
+	h, memory, _ := bounded(t, tasks, 64<<20, 10)
+	batch := `{"tasks":[` + strings.Repeat(`{"kind":"a"},`, 999) + `{"kind":"a"}]}`
+	full := memory.forBatch() - 1000*itemBytes
+	memory.take(full, memory.most)
+	wantBusy(t, call(t, h, http.MethodPost, "/tasks/batch", batch))
+	if got := len(tasks.accepted()); got > 0 {
+		t.Errorf("%d tasks were accepted", got)
+	}
+	memory.give(full)
+	if w := call(t, h, http.MethodPost, "/tasks/batch", batch); w.Code != http.StatusOK || len(tasks.accepted()) != 1000 {
+		t.Errorf("with room: %d, %d accepted", w.Code, len(tasks.accepted()))
+	}
+}
+
 // Names cost more memory than their text: a body that is all names is refused
 // before they are remembered, and the largest payload of names is not.
 func TestNamesAreBounded(t *testing.T) {
