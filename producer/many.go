@@ -1,0 +1,144 @@
+package producer
+
+import (
+	"context"
+	"fmt"
+	"sync"
+
+	"github.com/peltonq/pelton"
+	"github.com/peltonq/pelton/internal/broker"
+)
+
+// keyedAtOnce is how many items with unique or idempotency keys of a batch are on
+// their way at a time. Each takes three to five round trips to the broker.
+const keyedAtOnce = 32
+
+// EnqueueMany enqueues each spec as Submit does, many times faster than one by one:
+// those without unique and idempotency keys in a pipeline, also if they have
+// concurrency keys, and 32 of the others at a time. It is not atomic. The answer has
+// one item for each spec, in order; the error is for a call that could not be tried
+// at all, or for more than pelton.MaxBatch specs.
+//
+// An item comes after those before it with the same idempotency key, unique key or
+// concurrency key: it finds what they did, and stands behind them in the line. Items
+// that share none may come in any order where one of them has a unique or idempotency key.
+func (c *Client) EnqueueMany(ctx context.Context, specs []pelton.Spec) ([]pelton.Enqueued, error) {
+	if err := c.check(); err != nil {
+		return nil, err
+	}
+	if len(specs) > pelton.MaxBatch {
+		return nil, &pelton.ValidationError{Fields: []pelton.FieldError{{
+			Field: "tasks", Message: fmt.Sprintf("has %d items, more than %d", len(specs), pelton.MaxBatch),
+		}}}
+	}
+	items := make([]pelton.Enqueued, len(specs))
+	// Items of a sort that follow each other go together; between the sorts all waits.
+	plain := plainRun{c: c, items: items}
+	keyed := keyedRun{c: c, items: items, last: map[string]chan struct{}{}, atOnce: make(chan struct{}, keyedAtOnce)}
+	for i, spec := range specs {
+		if spec.IdempotencyKey != "" || spec.Unique != nil {
+			plain.flush(ctx)
+			keyed.start(ctx, i, spec)
+			continue
+		}
+		keyed.wait()
+		var land func()
+		req, err := c.prepare(ctx, spec)
+		if err == nil {
+			land, err = c.queues.admit(ctx, req.record)
+		}
+		if err != nil {
+			items[i].Err = err
+			continue
+		}
+		plain.add(i, req.record, land)
+	}
+	plain.flush(ctx)
+	keyed.wait()
+	return items, nil
+}
+
+// keyedRun enqueues items with unique or idempotency keys, several at a time.
+type keyedRun struct {
+	c      *Client
+	items  []pelton.Enqueued
+	last   map[string]chan struct{} // by key: closed when its last item so far is done
+	atOnce chan struct{}
+	going  sync.WaitGroup
+}
+
+// start waits for a place and enqueues the item when those before it with one of its
+// keys are done. They began earlier, so that they have places.
+func (k *keyedRun) start(ctx context.Context, i int, spec pelton.Spec) {
+	var before []chan struct{}
+	done := make(chan struct{})
+	for _, key := range orderKeys(&spec) {
+		if last := k.last[key]; last != nil {
+			before = append(before, last)
+		}
+		k.last[key] = done
+	}
+	k.atOnce <- struct{}{} // its holder ends with ctx, or the deadlines of its calls
+	k.going.Go(func() {
+		defer func() { <-k.atOnce }()
+		defer close(done)
+		for _, other := range before {
+			<-other
+		}
+		req, err := k.c.prepare(ctx, spec)
+		if err == nil {
+			k.items[i], err = k.c.submit(ctx, req)
+		}
+		if err != nil {
+			k.items[i] = pelton.Enqueued{Err: err}
+		}
+	})
+}
+
+// wait returns when all that were started are done.
+func (k *keyedRun) wait() { k.going.Wait() }
+
+// orderKeys are the keys of a spec whose items keep their order.
+func orderKeys(spec *pelton.Spec) []string {
+	var keys []string
+	if spec.IdempotencyKey != "" {
+		keys = append(keys, "idempotency\n"+spec.IdempotencyScope+"\n"+spec.IdempotencyKey)
+	}
+	if spec.Unique != nil {
+		keys = append(keys, "unique\n"+spec.Kind+"\n"+spec.Unique.Key)
+	}
+	if spec.ConcurrencyKey != "" {
+		keys = append(keys, "concurrency\n"+spec.ConcurrencyKey)
+	}
+	return keys
+}
+
+// plainRun collects tasks that are enqueued together.
+type plainRun struct {
+	c        *Client
+	items    []pelton.Enqueued
+	records  []*broker.Record
+	position []int
+	lands    []func() // see queues.admit
+}
+
+func (p *plainRun) add(i int, r *broker.Record, land func()) {
+	p.records, p.position, p.lands = append(p.records, r), append(p.position, i), append(p.lands, land)
+}
+
+func (p *plainRun) flush(ctx context.Context) {
+	if len(p.records) == 0 {
+		return
+	}
+	for j, err := range p.c.b.EnqueueMany(ctx, p.records) {
+		if err != nil {
+			p.items[p.position[j]].Err = err
+		} else {
+			p.items[p.position[j]].Task = p.records[j].Task(p.c.now())
+		}
+	}
+	for _, land := range p.lands {
+		land()
+	}
+	p.records, p.position, p.lands = nil, nil, nil
+}
