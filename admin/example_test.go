@@ -38,6 +38,27 @@ func ExampleClient_SetQueue() {
 	// Output: map[low:4] 30s true false
 }
 
+// Which workers are there, and what they run.
+func ExampleClient_Workers() {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	err := withBroker(ctx, func(client *admin.Client) error {
+		page, err := client.Workers(ctx, pelton.WorkerQuery{})
+		if err != nil {
+			return err
+		}
+		for _, w := range page.Items {
+			fmt.Println(w.Host, w.Queues, len(w.Running), "of", w.Concurrency)
+		}
+		fmt.Println(len(page.Items), "workers")
+		return nil
+	})
+	if err != nil {
+		log.Print(err)
+	}
+	// Output: 0 workers
+}
+
 // withBroker stands for a client on a connection to an installation.
 func withBroker(ctx context.Context, use func(*admin.Client) error) error {
 	dir, err := os.MkdirTemp("", "pelton-example-")

@@ -60,6 +60,8 @@ func readBody(ctx huma.Context, limit int64) ([]byte, error) {
 		refused  *problem
 	)
 	switch {
+	case errors.As(err, &refused) && body == nil && strings.EqualFold(r.Header.Get("Expect"), "100-continue"):
+		return nil, refused.withHeader("Connection", "close") // who asked first need not send it
 	case errors.As(err, &refused):
 		// Read on, into nothing: a connection that is closed while the caller sends is
 		// one that was lost, to most callers, and not an answer.
@@ -86,7 +88,7 @@ func readBody(ctx huma.Context, limit int64) ([]byte, error) {
 }
 
 // readAll reads the body of a request that announced length bytes, -1 if it did not
-// say, claiming memory as it goes.
+// say, claiming memory as it goes. With an error it is what was read: nil if nothing.
 func (c *claim) readAll(r io.Reader, length, limit, ceiling int64) ([]byte, error) {
 	switch {
 	case limit > maxTaskBody && length > 0:
@@ -107,7 +109,7 @@ func (c *claim) readAll(r io.Reader, length, limit, ceiling int64) ([]byte, erro
 				next = min(next, length+1)
 			}
 			if err := c.grow(bodyWeight*next, ceiling); err != nil {
-				return nil, err
+				return body, err
 			}
 			body = append(make([]byte, 0, next), body...)
 		}

@@ -319,6 +319,22 @@ func until(t *testing.T, holds func() bool) {
 	}
 }
 
+// Who asks before it sends a large body is answered before it does.
+func TestRefusedBeforeItIsSent(t *testing.T) {
+	t.Parallel()
+	memory := NewBudget(MinMemory)
+	memory.take(MinMemory, MinMemory)
+	h := serve(t, newFakeTasks(), func(c *Config) { c.Memory = memory })
+	for _, path := range []string{"/tasks", "/tasks/batch"} {
+		overPipe(t, h, func(conn net.Conn) {
+			const request = "POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nExpect: 100-continue\r\nContent-Length: 900000\r\n\r\n"
+			if status := exchange(t, conn, fmt.Sprintf(request, path)); status != http.StatusServiceUnavailable {
+				t.Errorf("%s: status %d", path, status)
+			}
+		})
+	}
+}
+
 // A batch has the room that it announced for a moment, and then for what came.
 func TestReservationsEnd(t *testing.T) {
 	t.Parallel()
