@@ -62,6 +62,9 @@ SIGINT; a second signal ends it at once.`,
 			if err := f.check(); err != nil {
 				return err
 			}
+			if err := f.bounds.check(); err != nil {
+				return err
+			}
 			return a.serve(cmd.Context(), f)
 		},
 	}
@@ -88,9 +91,6 @@ SIGINT; a second signal ends it at once.`,
 func (f *serveFlags) check() error {
 	if f.shards != 1 {
 		return usagef("--shards %d: more than one shard is not supported yet", f.shards)
-	}
-	if err := f.bounds.check(); err != nil {
-		return err
 	}
 	if slices.Contains(f.allowedHosts, "") {
 		return usagef("--allowed-hosts has an empty name")
