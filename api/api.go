@@ -60,7 +60,8 @@ type Tasks interface {
 	// is not over.
 	Retry(ctx context.Context, id pelton.ID) (*pelton.Task, error)
 	// Watch gives the task as it stands and after each change, and ends after a
-	// terminal state. An error ends it too.
+	// terminal state. An error ends it too. Tasks that Wait and Watch give may share
+	// payload and result with those given to others.
 	Watch(ctx context.Context, id pelton.ID) iter.Seq2[*pelton.Task, error]
 }
 

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/peltonq/pelton"
 )
@@ -48,10 +49,18 @@ func (b *Budget) Refused() int64 { return b.refused.Load() }
 
 // take takes n unless all together would then hold more than ceiling.
 func (b *Budget) take(n, ceiling int64) bool {
+	if b.try(n, ceiling) {
+		return true
+	}
+	b.refused.Add(1)
+	return false
+}
+
+// try is take by who tries again.
+func (b *Budget) try(n, ceiling int64) bool {
 	for {
 		used := b.used.Load()
 		if used+n > ceiling {
-			b.refused.Add(1)
 			return false
 		}
 		if b.used.CompareAndSwap(used, used+n) {
@@ -171,6 +180,37 @@ func (c *claim) batch(tasks int) error {
 // read is for a task that was read and is to be answered.
 func (c *claim) read(task *pelton.Task) error {
 	return c.grow(readWeight*weigh(task), c.s.Memory.most)
+}
+
+const (
+	roomWait = 5 * time.Second
+	roomLook = 20 * time.Millisecond
+)
+
+// readHeld is read for an answer that was held. Many may have waited for the same
+// task and answer with its result at once: they wait for room, up to roomWait. That takes
+// no memory, because Tasks gives all of them the same payload and result.
+func (c *claim) readHeld(ctx context.Context, task *pelton.Task) error {
+	n := readWeight * weigh(task)
+	tick := time.NewTicker(roomLook)
+	defer tick.Stop()
+	for end := time.Now().Add(roomWait); time.Now().Before(end); {
+		c.mu.Lock()
+		fits := n <= c.bytes || c.s.Memory.try(n-c.bytes, c.s.Memory.most)
+		if fits {
+			c.bytes, c.needs = max(c.bytes, n), max(c.needs, n)
+		}
+		c.mu.Unlock()
+		if fits {
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return c.read(task)
+		}
+	}
+	return c.read(task)
 }
 
 // hold is for an answer that is held, with n bytes that are not given back before.

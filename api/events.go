@@ -88,7 +88,7 @@ func (s *server) stream(ctx context.Context, w *eventWriter, id pelton.ID, seen 
 	}
 	var last *pelton.Task
 	for task, err := range s.Tasks.Watch(ctx, id) {
-		if err != nil || claimOf(ctx).read(task) != nil {
+		if err != nil || claimOf(ctx).readHeld(ctx, task) != nil {
 			return
 		}
 		if task.Revision > seen {

@@ -83,7 +83,7 @@ func (s *server) enqueue(ctx context.Context, in *enqueueInput) (*answer, error)
 	// From here on the task is accepted: nothing may turn the answer into an error.
 	task, status, applied := accepted.Task, statusOf(accepted), ""
 	// One that there is no room for, because of its result, is answered as it was.
-	if seen := s.hold(ctx, task, wait.d); claimOf(ctx).read(seen) == nil {
+	if seen := s.hold(ctx, task, wait.d); claimOf(ctx).readHeld(ctx, seen) == nil {
 		task = seen
 	}
 	if wait.d > 0 && task.State.Terminal() {
@@ -149,7 +149,7 @@ func (s *server) get(ctx context.Context, in *getInput) (*answer, error) {
 			return nil, err
 		}
 		task = s.hold(ctx, task, wait.d)
-		if err := claimOf(ctx).read(task); err != nil {
+		if err := claimOf(ctx).readHeld(ctx, task); err != nil {
 			return nil, err
 		}
 	}

@@ -33,6 +33,7 @@ type Client struct {
 	log    *slog.Logger
 	now    func() time.Time
 	reads  chan struct{} // held by reads of records that are under way
+	looks  looks
 	closed atomic.Bool
 }
 
@@ -59,26 +60,19 @@ func New(ctx context.Context, nc *nats.Conn, cfg Config) (*Client, error) {
 }
 
 // maxReads is how many records are read at a time, for Get, Wait and Watch: a record
-// may have a payload and a result of 256 KiB each, and when a task ends, all who wait
-// for it want to read it at once. A read takes some 50 µs of a broker in the process.
+// may have a payload and a result of 256 KiB each. A read takes some 50 µs of a
+// broker in the process.
 const maxReads = 128
 
 // reading runs one read of a record.
-func (c *Client) reading(ctx context.Context, id pelton.ID, read func(context.Context, pelton.ID) (*broker.Record, error)) (*pelton.Task, error) {
-	if err := c.check(); err != nil {
-		return nil, err
-	}
+func (c *Client) reading(ctx context.Context, id pelton.ID, read func(context.Context, pelton.ID) (*broker.Record, error)) (*broker.Record, error) {
 	select {
 	case c.reads <- struct{}{}:
 		defer func() { <-c.reads }()
 	case <-ctx.Done():
 		return nil, fmt.Errorf("%w: %w", pelton.ErrUnavailable, context.Cause(ctx))
 	}
-	r, err := read(ctx, id)
-	if err != nil {
-		return nil, err
-	}
-	return r.Task(c.now()), nil
+	return read(ctx, id)
 }
 
 // Close ends calls that are under way; their outcome is unknown. It does not
@@ -88,6 +82,7 @@ func (c *Client) Close() {
 	if !c.closed.Swap(true) {
 		c.b.Close()
 		c.queues.close()
+		c.looks.going.Wait() // their calls have ended
 	}
 }
 
@@ -146,11 +141,14 @@ func newRecord(spec pelton.Spec, now time.Time) *broker.Record {
 // Get reads a task. pelton.ErrNotFound means that it never was, or that its
 // retention is over.
 func (c *Client) Get(ctx context.Context, id pelton.ID) (*pelton.Task, error) {
-	task, err := c.reading(ctx, id, c.b.ReadRecord)
+	if err := c.check(); err != nil {
+		return nil, err
+	}
+	r, err := c.reading(ctx, id, c.b.ReadRecord)
 	if err != nil {
 		return nil, fmt.Errorf("get: %w", err)
 	}
-	return task, nil
+	return r.Task(c.now()), nil
 }
 
 // reread is how often a waiter looks at the record although no event came.

@@ -16,7 +16,7 @@ import (
 func TestReadsAreBounded(t *testing.T) {
 	t.Parallel()
 	const most, callers = 4, 50
-	c := &Client{now: time.Now, reads: make(chan struct{}, most)}
+	c := &Client{reads: make(chan struct{}, most)}
 	var (
 		mu        sync.Mutex
 		now, peak int
@@ -44,8 +44,8 @@ func TestReadsAreBounded(t *testing.T) {
 	for range callers {
 		all.Go(func() {
 			id := pelton.NewID(time.Now(), 0)
-			if task, err := c.reading(t.Context(), id, read); err != nil || task.ID != id {
-				t.Errorf("%v, %v", task, err)
+			if r, err := c.reading(t.Context(), id, read); err != nil || r.ID != id {
+				t.Errorf("%v, %v", r, err)
 			}
 		})
 	}
@@ -60,4 +60,61 @@ func TestReadsAreBounded(t *testing.T) {
 	if peak != most {
 		t.Errorf("%d reads at a time, want %d", peak, most)
 	}
+}
+
+// Who looks while a read is under way gets the next one, with all others who did,
+// and never one that began before.
+func TestLooksAreShared(t *testing.T) {
+	t.Parallel()
+	var l looks
+	id := pelton.NewID(time.Now(), 0)
+	began, goOn := make(chan uint64), make(chan struct{})
+	var reads uint64
+	read := func(_ context.Context, id pelton.ID) (*broker.Record, error) {
+		reads++ // one at a time for a task
+		n := reads
+		began <- n
+		<-goOn
+		return &broker.Record{Meta: broker.Meta{ID: id}, Revision: n}, nil
+	}
+	var all sync.WaitGroup
+	look := func(want uint64) {
+		all.Go(func() {
+			if r, err := l.at(t.Context(), id, read); err != nil || r.Revision != want {
+				t.Errorf("%+v, %v, want read %d", r, err, want)
+			}
+		})
+	}
+	look(1)
+	if n := <-began; n != 1 {
+		t.Fatalf("read %d began", n)
+	}
+	gone, leave := context.WithCancelCause(t.Context())
+	leave(errors.New("gone"))
+	if _, err := l.at(gone, id, read); err == nil || err.Error() != "gone" {
+		t.Errorf("a caller that has gone: %v", err)
+	}
+	l.mu.Lock()
+	next := l.byID[id].next
+	l.mu.Unlock()
+	for range 50 {
+		if got := l.join(t.Context(), id, read); got != next {
+			t.Error("a caller does not share the next read")
+		}
+	}
+	goOn <- struct{}{}
+	if n := <-began; n != 2 {
+		t.Fatalf("read %d began", n)
+	}
+	goOn <- struct{}{}
+	<-next.done
+	l.going.Wait()
+	if next.record.Revision != 2 || reads != 2 || len(l.byID) != 0 {
+		t.Errorf("%d reads, %d tasks are remembered", reads, len(l.byID))
+	}
+	look(3)
+	<-began
+	close(goOn)
+	all.Wait()
+	l.going.Wait()
 }

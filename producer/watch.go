@@ -15,7 +15,8 @@ import (
 // change, and ends after a terminal state. Changes in quick succession are given
 // as one, the newest; a loop that takes its time misses those in between, and
 // nothing is kept for it. Beyond its own goroutine it costs a subscription, and a
-// read of the record after each change and every 2 s.
+// read of the record after each change and every 2 s, which it shares with others who
+// watch the task: payload, result and labels are not to be changed.
 //
 // An error ends it: pelton.ErrNotFound for a task that is not there, or no longer;
 // pelton.ErrUnavailable when the broker is out of reach at the beginning (later,
@@ -71,7 +72,16 @@ func (c *Client) watch(ctx context.Context, id pelton.ID, show func(*pelton.Task
 
 // look reads from the leader: a follower may not have what was just announced.
 func (c *Client) look(ctx context.Context, id pelton.ID) (*pelton.Task, error) {
-	return c.reading(ctx, id, c.b.LoadRecord)
+	if err := c.check(); err != nil {
+		return nil, err
+	}
+	r, err := c.looks.at(ctx, id, func(ctx context.Context, id pelton.ID) (*broker.Record, error) {
+		return c.reading(ctx, id, c.b.LoadRecord)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return r.Task(c.now()), nil
 }
 
 // changed reports whether task is news after last. A scheduled task reads queued
