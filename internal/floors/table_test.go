@@ -12,6 +12,7 @@ type rule struct {
 // Libraries that more than one row names.
 const (
 	uuid       = "github.com/google/uuid"
+	lru        = "github.com/hashicorp/golang-lru/v2"
 	natsClient = "github.com/nats-io/nats.go"
 	natsServer = "github.com/nats-io/nats-server/v2"
 )
@@ -28,11 +29,11 @@ var table = []rule{
 	// The broker, and the only packages that link its server.
 	{pkg: "internal/embed", libraries: []string{natsServer, natsClient, "github.com/gofrs/flock"}},
 	{pkg: "internal/brokertest", module: []string{"internal/embed"}, libraries: []string{natsServer, natsClient}},
-	{pkg: "internal/broker", module: []string{".", "internal/failpoint"}, libraries: []string{natsClient}},
+	{pkg: "internal/broker", module: []string{".", "internal/failpoint"}, libraries: []string{natsClient, lru}},
 
 	// What counts starts: in the process, and in Redis for the fleet. The second is
 	// apart so that a worker without Redis does not link its client.
-	{pkg: "internal/limit", module: []string{"."}, libraries: []string{"github.com/hashicorp/golang-lru/v2", "golang.org/x/time"}},
+	{pkg: "internal/limit", module: []string{"."}, libraries: []string{lru, "golang.org/x/time"}},
 	{pkg: "redislimit", module: []string{".", "internal/limit"}, libraries: []string{
 		"github.com/redis/go-redis/v9",
 		"github.com/go-redis/redis_rate/v10",
