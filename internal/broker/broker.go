@@ -11,6 +11,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/sync/singleflight"
 
 	"github.com/peltonq/pelton"
 )
@@ -78,6 +79,7 @@ type Broker struct {
 	limits    runningLimits
 	lineDoors doors
 	seen      seenDocs
+	finishing singleflight.Group // by task and epoch: see finishHolder
 
 	ensured sync.Map      // lanes and counters known to exist: consumer name → struct{}
 	opening chan struct{} // held by whoever opens a lane

@@ -13,10 +13,10 @@ import (
 // for and what was asked for. It is written first of all, so every repeat of the
 // request finds out which task it is about:
 //
-//   - its record is there: the repeat answers with it. If it is some seconds old
-//     and waits for its first start, the message may never have been published: the
-//     repeat publishes it, once, and notes so in the lock. A second copy is dropped
-//     at admission by the carrier rule.
+//   - its record is there: the repeat answers with it. If it waits for its first
+//     start, the message may never have been published: the repeat publishes it,
+//     once, and notes so in the lock. A second copy is dropped at admission by the
+//     carrier rule.
 //   - no record, young lock: the first request is at work.
 //   - no record, older lock: it died, or stalls. The repeat writes the lock anew,
 //     with the same task, and goes on in its place. Creating the record decides who
@@ -192,15 +192,10 @@ func (b *Broker) abandon(ctx context.Context, c *claim, cause error) error {
 // request would answer 202 for a task that has no message until the sweep comes by.
 // The error is pelton.ErrUnknownOutcome: a repeat tries again.
 func (b *Broker) finishEnqueue(ctx context.Context, c *claim, r *Record) error {
-	waits := r.Epoch == 0 && r.Carrier == 0 && (r.State == pelton.Queued || r.State == pelton.Scheduled)
-	if !waits || c.lock.Bound || c.lock.Finished {
+	if !r.neverStarted() || c.lock.Bound || c.lock.Finished {
 		return nil
 	}
-	err := b.ensure(ctx, r)
-	if err == nil {
-		err = b.Publish(ctx, r)
-	}
-	if err != nil {
+	if err := b.publishAgain(ctx, r); err != nil {
 		return fmt.Errorf("%w: the record is there, its message may not be: %w", pelton.ErrUnknownOutcome, err)
 	}
 	c.lock.Finished = true
@@ -208,4 +203,18 @@ func (b *Broker) finishEnqueue(ctx context.Context, c *claim, r *Record) error {
 		b.cfg.Logger.Debug("message of a repeated request published, but not noted", "task_id", r.ID.String(), "error", err)
 	}
 	return nil
+}
+
+// neverStarted reports whether the task still waits as it was enqueued: whoever
+// enqueued it may have died before it published the message.
+func (r *Record) neverStarted() bool {
+	return r.Epoch == 0 && r.Carrier == 0 && (r.State == pelton.Queued || r.State == pelton.Scheduled)
+}
+
+// publishAgain publishes a message that may be there already.
+func (b *Broker) publishAgain(ctx context.Context, r *Record) error {
+	if err := b.ensure(ctx, r); err != nil {
+		return err
+	}
+	return b.Publish(ctx, r)
 }

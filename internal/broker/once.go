@@ -27,7 +27,8 @@ type Once struct {
 //   - unique lock: as above; another task waits for some seconds for the record,
 //     then fences it and takes the key (unique.go). A process that was not dead but
 //     stalled finds its id burnt, and asks for the key again under a new one.
-//   - record: a repeat publishes the message, or else the sweep does.
+//   - record: a repeat publishes the message, and so does whoever is answered with
+//     this task as the holder of its unique key; or else the sweep does.
 //   - message: nothing is missing.
 //
 // With ConflictReplace the other task is cancelled before its key is taken: a crash
@@ -129,9 +130,12 @@ func (e *onceEnqueue) unique(ctx context.Context) (Once, error) {
 	}
 }
 
-// existing answers with the holder of the unique key. An idempotency key stands for
-// that from now on.
+// existing answers with the holder of the unique key, whose message is certainly
+// there by then. An idempotency key stands for that from now on.
 func (e *onceEnqueue) existing(ctx context.Context, conflict *keyConflict) (Once, error) {
+	if err := e.b.finishHolder(ctx, conflict); err != nil { // before a repeat can rely on it
+		return Once{}, e.b.abandon(ctx, e.claim, err)
+	}
 	if e.claim != nil {
 		e.claim.lock.ID, e.claim.lock.Bound = conflict.holder.ID, true
 		if err := e.b.writeClaim(ctx, e.claim); err != nil {
@@ -139,6 +143,61 @@ func (e *onceEnqueue) existing(ctx context.Context, conflict *keyConflict) (Once
 		}
 	}
 	return Once{Record: conflict.holder, Existing: true}, nil
+}
+
+// finishHolder publishes what a dead enqueuer may have left unpublished, before its
+// task is the answer to another request, once for each process that is asked, and
+// notes so in the key's lock. Whoever enqueues it may be alive and about to do so; a
+// copy that is one too many is dropped at admission by the carrier rule. It is the
+// same for a task that was requeued.
+//
+// Crash windows: after the message, another request publishes one more copy. The note
+// gives the lock a revision that the holder's record does not know, which its release
+// finds out (ReleaseKey). Whoever wants the lock meanwhile loses its compare-and-swap
+// and looks again. The error is pelton.ErrUnavailable.
+func (b *Broker) finishHolder(ctx context.Context, c *keyConflict) error {
+	// A lock of another epoch is of a task that was put back without its key, within
+	// its window: nothing could be noted of that message, and the sweep publishes it.
+	r := c.holder
+	if c.lock.Published || c.lock.Epoch != r.Epoch || !r.neverStarted() && !r.requeued() {
+		return nil
+	}
+	subject := b.uniqueKey(r.Kind, r.Unique.Key)
+	_, err, _ := b.finishing.Do(fmt.Sprintf("%s %d", r.ID, r.Epoch), func() (any, error) {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout) // of all who wait for it
+		defer cancel()
+		return nil, b.finishLocked(ctx, subject, r)
+	})
+	if err != nil {
+		//nolint:errorlint // an unknown outcome of its own this request does not have: it enqueues nothing
+		return fmt.Errorf("%w: message of task %s, which holds the unique key: %v", pelton.ErrUnavailable, r.ID, err)
+	}
+	return nil
+}
+
+// finishLocked publishes r's message unless the lock says that it is there.
+func (b *Broker) finishLocked(ctx context.Context, subject string, r *Record) error {
+	var lock uniqueLock
+	seq, _, found, err := b.loadLock(ctx, subject, &lock)
+	if err != nil {
+		return err
+	}
+	current := found && lock.ID == r.ID && lock.Epoch == r.Epoch
+	if current && lock.Published {
+		return nil
+	}
+	if err := b.publishAgain(ctx, r); err != nil || !current {
+		return err
+	}
+	lock.Published = true
+	w, err := lockWrite(subject, lock, seq, 0)
+	if err != nil {
+		return err
+	}
+	if _, err := b.do(ctx, w); err != nil {
+		b.cfg.Logger.Debug("message of a unique key's holder published, but not noted", "task_id", r.ID.String(), "error", err)
+	}
+	return nil
 }
 
 // lostClaim is an idempotency key's lock that could not be written: if another

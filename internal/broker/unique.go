@@ -53,6 +53,9 @@ type uniqueLock struct {
 	Key   string    `json:"key"`
 	// FreeAt is set when the holder is over and only its window is left.
 	FreeAt time.Time `json:"free_at,omitzero"`
+	// Published says that the holder's message of that epoch was certainly
+	// published: see finishHolder.
+	Published bool `json:"published,omitempty"`
 }
 
 // keyStanding is what a lock and the record of its holder say together.
@@ -303,18 +306,35 @@ func (b *Broker) ReleaseKey(ctx context.Context, r *Record) error {
 	if r.Unique == nil || r.KeyRevision == 0 || !r.State.Terminal() {
 		return nil
 	}
-	w := b.unlockWrite(b.uniqueKey(r.Kind, r.Unique.Key), r.KeyRevision)
-	if rest := time.Until(r.windowEnd()); rest > 0 && !r.Replaced {
-		var err error
-		lock := uniqueLock{ID: r.ID, Epoch: r.Epoch, Kind: r.Kind, Key: r.Unique.Key, FreeAt: r.windowEnd()}
-		if w, err = lockWrite(w.subject, lock, r.KeyRevision, rest); err != nil {
-			return err
+	subject := b.uniqueKey(r.Kind, r.Unique.Key)
+	for expect := r.KeyRevision; ; {
+		w := b.unlockWrite(subject, expect)
+		if rest := time.Until(r.windowEnd()); rest > 0 && !r.Replaced {
+			var err error
+			lock := uniqueLock{ID: r.ID, Epoch: r.Epoch, Kind: r.Kind, Key: r.Unique.Key, FreeAt: r.windowEnd()}
+			if w, err = lockWrite(subject, lock, expect, rest); err != nil {
+				return err
+			}
 		}
+		_, err := b.do(ctx, w)
+		if err == nil {
+			return nil
+		}
+		if !errors.Is(err, ErrStale) {
+			return fmt.Errorf("release unique key of task %s: %w", r.ID, err)
+		}
+		// Somebody else has it, or has noted in it that the message is there. Who puts
+		// the task back writes a later epoch into it first.
+		var lock uniqueLock
+		seq, _, found, err := b.loadLock(ctx, subject, &lock)
+		if err != nil {
+			return fmt.Errorf("release unique key of task %s: %w", r.ID, err)
+		}
+		if !found || lock.ID != r.ID || lock.Epoch > r.Epoch || !lock.FreeAt.IsZero() {
+			return nil
+		}
+		expect = seq
 	}
-	if _, err := b.do(ctx, w); err != nil && !errors.Is(err, ErrStale) {
-		return fmt.Errorf("release unique key of task %s: %w", r.ID, err)
-	}
-	return nil
 }
 
 // unlockWrite deletes a lock at a revision.

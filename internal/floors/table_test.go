@@ -29,7 +29,7 @@ var table = []rule{
 	// The broker, and the only packages that link its server.
 	{pkg: "internal/embed", libraries: []string{natsServer, natsClient, "github.com/gofrs/flock"}},
 	{pkg: "internal/brokertest", module: []string{"internal/embed"}, libraries: []string{natsServer, natsClient}},
-	{pkg: "internal/broker", module: []string{".", "internal/failpoint"}, libraries: []string{natsClient, lru}},
+	{pkg: "internal/broker", module: []string{".", "internal/failpoint"}, libraries: []string{natsClient, lru, "golang.org/x/sync"}},
 
 	// What counts starts: in the process, and in Redis for the fleet. The second is
 	// apart so that a worker without Redis does not link its client.
