@@ -16,6 +16,9 @@ func OpenPatient(ctx context.Context, url string, cfg Config, answer time.Durati
 // TripFor is how long no questions are asked.
 const TripFor = tripFor
 
+// SettleFor is how long a process keeps to its share after Redis is back.
+const SettleFor = settleFor
+
 // CountQuestions counts what is asked of Redis from now on.
 func (l *Limiter) CountQuestions() (asked func() int64) {
 	hook := &counting{}

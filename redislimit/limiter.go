@@ -16,6 +16,7 @@ import (
 
 	"github.com/failsafe-go/failsafe-go/circuitbreaker"
 	"github.com/go-redis/redis_rate/v10"
+	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/maintnotifications"
 
@@ -65,6 +66,10 @@ type Limiter struct {
 	local   *limit.Local
 	breaker circuitbreaker.CircuitBreaker[any]
 	down    atomic.Bool
+	backAt  atomic.Int64 // when Redis was last back, in nanoseconds since began
+	began   time.Time
+	known   *lru.Cache[string, *knownBucket]
+	move    *redis.Script // moveBooked
 }
 
 // Open makes a Limiter for the Redis at url, such as redis://host:6379/0 or
@@ -99,8 +104,16 @@ func open(ctx context.Context, url string, cfg Config, answer time.Duration) (*L
 	options.ContextTimeoutEnabled = true
 	options.DisableIdentity = true
 	options.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
+	known, err := lru.New[string, *knownBucket](limit.MaxBuckets)
+	if err != nil {
+		return nil, fmt.Errorf("make limiter: %w", err)
+	}
 	client := redis.NewClient(options)
-	l := &Limiter{cfg: cfg, answer: answer, client: client, fleet: redis_rate.NewLimiter(client), local: local}
+	l := &Limiter{
+		cfg: cfg, answer: answer, client: client, fleet: redis_rate.NewLimiter(client), local: local,
+		began: time.Now(), known: known, move: redis.NewScript(moveBooked),
+	}
+	l.backAt.Store(-int64(settleFor)) // it never was away
 	l.breaker = circuitbreaker.NewBuilder[any]().
 		WithFailureThreshold(tripAfter).WithSuccessThreshold(1).WithDelay(tripFor).
 		OnStateChanged(l.changed).Build()
@@ -125,7 +138,9 @@ func (l *Limiter) Close() error {
 // changed tells of Redis going and coming. A breaker that is half open tries, and
 // nothing has changed yet.
 func (l *Limiter) changed(e circuitbreaker.StateChangedEvent) {
-	if e.NewState == circuitbreaker.ClosedState && l.down.Swap(false) {
+	if e.NewState == circuitbreaker.ClosedState && l.down.Load() {
+		l.backAt.Store(int64(time.Since(l.began))) // before anybody sees that it is not down
+		l.down.Store(false)
 		l.cfg.Observer.RedisUp(true)
 		l.cfg.Logger.Info("redis is back, rate limits hold for the whole fleet again")
 	}
@@ -173,14 +188,22 @@ func redisLimit(r pelton.RateLimit) redis_rate.Limit {
 // who asks often would get far less than the rate. So this asks for n, and if
 // there are fewer, for as many as the refusal says there are.
 func (l *Limiter) Take(ctx context.Context, b limit.Bucket, n int) limit.Decision {
-	var d limit.Decision
+	var d, own limit.Decision
+	known := l.knownOf(b)
+	if l.settling(ctx, b, known) {
+		if own = l.local.Take(ctx, b, n); own.Allowed == 0 {
+			l.countAlone(b)
+			return own
+		}
+		n = own.Allowed
+	}
 	err := l.ask(ctx, func(ctx context.Context) error {
-		r, err := l.fleet.AllowN(ctx, b.Key, redisLimit(b.Rate), n)
+		r, err := l.allow(ctx, b, known, redisLimit(b.Rate), n, 0)
 		if err != nil {
 			return err
 		}
 		if have := available(b.Rate, r.ResetAfter); r.Allowed == 0 && n > 1 && have >= 1 {
-			if r, err = l.fleet.AllowN(ctx, b.Key, redisLimit(b.Rate), min(n, int(have))); err != nil {
+			if r, err = l.allow(ctx, b, known, redisLimit(b.Rate), min(n, int(have)), 0); err != nil {
 				return err
 			}
 		}
@@ -198,7 +221,12 @@ func (l *Limiter) Take(ctx context.Context, b limit.Bucket, n int) limit.Decisio
 		return limit.Decision{RetryAfter: l.again(), ResetAfter: l.again()}
 	case pelton.OnErrorLocal:
 	}
-	return l.local.Take(ctx, b, n)
+	if own.Allowed == 0 {
+		l.hold(b, known)
+		own = l.local.Take(ctx, b, n)
+	}
+	l.owe(b, known, own.Allowed, 0)
+	return own
 }
 
 // Book books n tokens at the first time at which they may be used together, if
@@ -209,10 +237,18 @@ func (l *Limiter) Take(ctx context.Context, b limit.Bucket, n int) limit.Decisio
 func (l *Limiter) Book(ctx context.Context, b limit.Bucket, n int, ahead time.Duration) limit.Booking {
 	var booking limit.Booking
 	interval := b.Rate.Per.Seconds() / float64(b.Rate.Limit)
+	known := l.knownOf(b)
+	var own limit.Booking
+	if l.settling(ctx, b, known) {
+		if own = l.local.Book(ctx, b, n, ahead); !own.OK {
+			l.countAlone(b)
+			return own
+		}
+	}
 	err := l.ask(ctx, func(ctx context.Context) error {
 		reaching := redisLimit(b.Rate)
 		reaching.Burst += int(math.Min(ahead.Seconds()/interval, 1<<40))
-		r, err := l.fleet.AllowN(ctx, b.Key, reaching, n)
+		r, err := l.allow(ctx, b, known, reaching, n, own.Wait)
 		if err != nil {
 			return err
 		}
@@ -221,7 +257,7 @@ func (l *Limiter) Book(ctx context.Context, b limit.Bucket, n int, ahead time.Du
 			until += interval * float64(n)
 		}
 		wait := time.Duration(math.Ceil((until - interval*float64(b.Rate.Burst)) * float64(time.Second)))
-		booking = limit.Booking{OK: r.Allowed > 0, Wait: max(0, wait)}
+		booking = limit.Booking{OK: r.Allowed > 0, Wait: max(0, wait, own.Wait)}
 		return nil
 	})
 	if err == nil {
@@ -234,7 +270,21 @@ func (l *Limiter) Book(ctx context.Context, b limit.Bucket, n int, ahead time.Du
 		return limit.Booking{Closed: true, Wait: l.again()}
 	case pelton.OnErrorLocal:
 	}
-	return l.local.Book(ctx, b, n, ahead)
+	if !own.OK {
+		l.hold(b, known)
+		own = l.local.Book(ctx, b, n, ahead)
+	}
+	if own.OK {
+		l.owe(b, known, n, own.Wait)
+	}
+	return own
+}
+
+// countAlone counts an answer without Redis, if it is one.
+func (l *Limiter) countAlone(b limit.Bucket) {
+	if l.down.Load() {
+		l.fellBack(b)
+	}
 }
 
 func (l *Limiter) fellBack(b limit.Bucket) string {

@@ -38,6 +38,7 @@ var table = []rule{
 		"github.com/redis/go-redis/v9",
 		"github.com/go-redis/redis_rate/v10",
 		"github.com/failsafe-go/failsafe-go",
+		"github.com/hashicorp/golang-lru/v2",
 	}},
 	{pkg: "internal/redistest"},
 
@@ -83,8 +84,8 @@ var table = []rule{
 
 	// Tests of the whole, which meet the binary from outside.
 	{pkg: "internal/floors"},
-	{pkg: "e2e", module: outside, libraries: []string{"go.yaml.in/yaml/v3"}},
 	{pkg: "chaos/history", module: []string{"."}, libraries: []string{"golang.org/x/sys"}},
+	{pkg: "e2e", module: append([]string{"internal/limit", "redislimit", "chaos/history"}, outside...), libraries: []string{"go.yaml.in/yaml/v3"}},
 	{pkg: "chaos/check", module: []string{".", "chaos/history"}},
 	{pkg: "chaos/proxy"},
 	{pkg: "chaos/powerfs", libraries: []string{"github.com/hanwen/go-fuse/v2"}},

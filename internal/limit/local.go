@@ -107,6 +107,30 @@ func (l *Local) Book(_ context.Context, b Bucket, n int, ahead time.Duration) Bo
 	return Booking{OK: true, Wait: wait}
 }
 
+// Hold makes the bucket as empty as it would be if this process had started its share
+// of what the fleet has, whose bucket will be full after reset. It never fills it.
+func (l *Local) Hold(b Bucket, reset time.Duration) {
+	bucket := l.bucket(b, 1)
+	bucket.mu.Lock()
+	defer bucket.mu.Unlock()
+	now := time.Now()
+	burst := bucket.Burst()
+	spend := bucket.TokensAt(now) - (float64(burst) - l.shareOf(b, reset))
+	if spend <= 0 {
+		return
+	}
+	// A larger burst lets it reserve what is not there; it adds no tokens.
+	n := int(math.Ceil(spend))
+	bucket.SetBurstAt(now, max(burst, n))
+	bucket.ReserveN(now, n)
+	bucket.SetBurstAt(now, burst)
+}
+
+// shareOf is how many tokens of this process's share come back in that time.
+func (l *Local) shareOf(b Bucket, reset time.Duration) float64 {
+	return max(0, reset.Seconds()) * l.share * float64(b.Rate.Limit) / b.Rate.Per.Seconds()
+}
+
 // seconds rounds up, so that nobody comes too early.
 func seconds(s float64) time.Duration {
 	if s <= 0 {

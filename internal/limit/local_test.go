@@ -150,6 +150,35 @@ func TestLocalCostAboveItsShareOfTheBurst(t *testing.T) {
 	}
 }
 
+// A bucket that is held goes on where its share of the fleet's bookings ends, whoever
+// holds it how often, and is full no earlier than the fleet's.
+func TestLocalHolds(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		l, b := local(t, 0.5), bucket(10, time.Second, 4) // its share: burst 2, 5 a second
+		book := func(want time.Duration) {
+			t.Helper()
+			if got := l.Book(t.Context(), b, 1, time.Minute); !got.OK || !close(got.Wait, want) {
+				t.Errorf("%+v, want %s", got, want)
+			}
+		}
+		l.Hold(b, 0)
+		l.Hold(b, -time.Hour)
+		book(0)
+		l.Hold(b, 10*time.Second) // 100 starts of the fleet, 50 of its own
+		book(9800 * time.Millisecond)
+		l.Hold(b, 10*time.Second) // it has one more by now
+		book(10 * time.Second)
+		time.Sleep(5 * time.Second)
+		l.Hold(b, 5*time.Second)
+		book(5200 * time.Millisecond)
+		time.Sleep(time.Minute)
+		if got := l.Take(t.Context(), b, 9); got.Allowed != 2 {
+			t.Errorf("%d taken of a bucket that is full again", got.Allowed)
+		}
+	})
+}
+
 func TestLocalForgetsTheOldest(t *testing.T) {
 	t.Parallel()
 	l, err := newLocal(1, 3)
