@@ -327,9 +327,12 @@ func TestWorkersMendLanes(t *testing.T) {
 	// And when it happens while they are there, a few seconds after: a lease that is
 	// too long is for them to shorten too. None is so short that a worker that gets no
 	// processor loses what it runs.
+	s := f.watchStalls(t)
+	changed := time.Now()
 	f.lagBehind(t, `{"lanes":["normal"],"settings":{"max_running":{"normal":4},"lease":"15s"}}`)
-	within(t, 3*patience, "four run", func() bool { return g.running("k") == 4 })
-	within(t, 3*patience, "the lease is short", func() bool { return f.ackWait(t) == 15*time.Second })
+	const look = 10*time.Second + time.Second // after 5 to 10 s, and then a shorter lease is put off for a second
+	s.within(t, look, changed, "four run", func() bool { return g.running("k") == 4 })
+	s.within(t, look, changed, "the lease is short", func() bool { return f.ackWait(t) == 15*time.Second })
 	close(release)
 	f.succeeds(t, ids...)
 	if peak := g.peak("k"); peak != 4 {
