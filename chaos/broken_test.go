@@ -90,7 +90,51 @@ func variants() []variant {
 			},
 			noticed: []string{"attempts"},
 		},
+		{
+			lacks: failpoint.NoHandOn,
+			provoke: func(s *suite, _ []*proxy.Proxy) {
+				for range 6 { // a line that is complete before its first turn is over
+					s.producer.must(order{kind: "chaos.sleep", ms: 1000, key: "k"})
+				}
+			},
+			noticed: []string{"lost", "recovery"},
+		},
+		{
+			lacks: failpoint.KeyBlind,
+			provoke: func(s *suite, _ []*proxy.Proxy) {
+				for range 4 {
+					s.producer.must(order{kind: "chaos.sleep", ms: 1000, unique: "u", conflict: pelton.ConflictReject})
+				}
+			},
+			noticed: []string{"unique"},
+		},
+		{
+			lacks: failpoint.NoRenewal,
+			provoke: func(s *suite, _ []*proxy.Proxy) {
+				for range 3 {
+					s.producer.must(order{kind: "chaos.locked", ms: int(2 * s.lease.Milliseconds()), lock: "l"})
+				}
+				s.eventually("two hold the lock", 10*time.Second, func() bool { return s.grants() > 1 })
+			},
+			noticed: []string{"locks"},
+		},
 	}
+}
+
+// grants counts how often a lock was taken.
+func (s *suite) grants() int {
+	s.Helper()
+	events, _, err := history.ReadDir(s.dir)
+	if err != nil {
+		s.Fatal(err)
+	}
+	n := 0
+	for _, e := range events {
+		if e.Kind == history.LockTaken {
+			n++
+		}
+	}
+	return n
 }
 
 // The suite notices when a rule of the protocol is missing.

@@ -2,6 +2,8 @@ package chaos_test
 
 import (
 	"math/rand/v2"
+	"net/http"
+	"sync"
 	"testing"
 	"time"
 
@@ -86,5 +88,64 @@ func (s *suite) resurrect(doomed []pelton.ID) {
 				s.producer.retry(id)
 			}
 		}
+	}
+}
+
+// withExclusionPoints is withFailpoints for the gaps of lines, unique keys and locks.
+func withExclusionPoints(s *suite) {
+	s.built = instrumented
+	deaths := 1
+	if s.long {
+		deaths = 10
+	}
+	s.workerPoints = newPoints(rand.New(rand.NewPCG(s.rand.Uint64(), 4)), deaths, failpoint.OfWorkersExclusion()...)
+	s.serverPoints = newPoints(rand.New(rand.NewPCG(s.rand.Uint64(), 5)), deaths, failpoint.OfServersExclusion()...)
+}
+
+// Every gap between two writes of lines, unique keys and named locks is a place to die:
+// limits hold, nothing is lost, and no key is stuck.
+func TestExclusionFailpoints(t *testing.T) {
+	t.Parallel()
+	p := theProfile()
+	s := newSuite(t, p, withExclusionPoints)
+	s.limits = map[string]int{"two": 2}
+	s.change(http.MethodPut, "/limits/two", `{"concurrency_key":"two","max_running":2}`)
+	keys, uniques, locks := []string{"one", "two", "three"}, []string{"u", "v"}, []string{"l", "m"}
+	var asking sync.WaitGroup
+	deadline := time.Now().Add(p.drain)
+	for n := 0; len(s.workerPoints.missing())+len(s.serverPoints.missing()) > 0; n++ {
+		if time.Now().After(deadline) {
+			t.Errorf("nobody died at %v and %v", s.workerPoints.missing(), s.serverPoints.missing())
+			break
+		}
+		s.producer.enqueue(order{kind: "chaos.sleep", ms: 30, key: keys[n%len(keys)]})
+		if n%8 == 0 { // longer than a third of the lease
+			s.producer.enqueue(order{kind: "chaos.locked", ms: int(p.lease.Milliseconds()) / 2, lock: locks[n/8%len(locks)]})
+		}
+		o := order{kind: "chaos.sleep", ms: 10, unique: uniques[n%len(uniques)], conflict: pelton.OnConflicts()[n/2%2], idempotency: s.producer.name()}
+		asking.Go(func() { s.producer.settle(o.idempotency, o) })
+		s.pause(50 * time.Millisecond)
+	}
+	asking.Wait()
+	for _, w := range s.fleet {
+		if w.diesAt() != "" {
+			w.crash() // its place has been died at
+		}
+	}
+	s.healed()
+	// Whatever was left behind, everything can be had again.
+	var again []pelton.ID
+	for _, key := range keys {
+		again = append(again, s.producer.must(order{kind: "chaos.quick", key: key}))
+	}
+	for _, key := range uniques {
+		again = append(again, s.producer.must(order{kind: "chaos.sleep", unique: key}))
+	}
+	for _, lock := range locks {
+		again = append(again, s.producer.must(order{kind: "chaos.locked", lock: lock}))
+	}
+	s.producer.finish(s.drain, again...)
+	if c := s.judge().Counts; c.MostPerKey != 2 {
+		t.Errorf("want at most 2 of a key at a time: %s", c)
 	}
 }

@@ -130,9 +130,14 @@ func (r *run) conclude(state pelton.State, now time.Time, f *pelton.Failure) err
 // releaseKey gives the unique key of a task back that is over. Should that fail,
 // the next task with the key reads that this one is over. Other tasks pay nothing.
 func (r *run) releaseKey() {
+	if r.record.Unique == nil {
+		return
+	}
+	failpoint.At(failpoint.KeyEnded)
 	if err := r.w.b.ReleaseKey(r.w.hard, r.record); err != nil {
 		r.log.Debug("unique key not released", "error", err)
 	}
+	failpoint.At(failpoint.KeyReleased)
 }
 
 // putBack writes that the task waits until at, publishes its next epoch to the

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/peltonq/pelton"
+	"github.com/peltonq/pelton/internal/failpoint"
 )
 
 // voidsAtOnce bounds the void places that are passed before a turn that was given
@@ -59,15 +60,28 @@ func (b *Broker) settleLine(ctx context.Context, line Line, s lineSettling) (*li
 	}
 	for err == nil {
 		var called bool
+		if taken && failpoint.Broken(failpoint.NoHandOn) {
+			if err = b.saveLine(ctx, doc); err == nil {
+				return doc, nil
+			}
+			break
+		}
 		var done []uint64
 		if done, called, err = b.callNext(ctx, doc, taken, s.front); err != nil {
 			break
 		}
 		if !taken && !called && (!s.fence || len(doc.Granted) == 0) {
 			b.deletePlaces(done)
+			failpoint.At(failpoint.LineSettled)
 			return doc, nil
 		}
 		if err = b.saveLine(ctx, doc); err == nil {
+			if called {
+				failpoint.At(failpoint.LineGranted)
+			}
+			if taken {
+				failpoint.At(failpoint.LineReleased)
+			}
 			b.deletePlaces(done)
 			s.fence, taken = false, false
 			continue
@@ -126,6 +140,7 @@ func (b *Broker) callNext(ctx context.Context, doc *lineDoc, taken, front bool) 
 			if err := b.publishCall(ctx, head, msg); err != nil {
 				return nil, false, err
 			}
+			failpoint.At(failpoint.LinePublished)
 			doc.Granted = append(doc.Granted, grant{head.ID, head.Epoch, at})
 			done, called = append(done, msg.seq), true
 		case what == placeUnread:

@@ -15,6 +15,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/peltonq/pelton"
+	"github.com/peltonq/pelton/internal/failpoint"
 )
 
 // A named lock of n slots is n keys, lock.<name>.<0 … n-1>, each a permit. A key
@@ -214,6 +215,7 @@ func (b *Broker) TakeLock(ctx context.Context, state *LockState, p *Permit) erro
 	if err != nil {
 		return fmt.Errorf("take lock %q: %w", p.Name, err)
 	}
+	failpoint.At(failpoint.LockTaken)
 	p.Token, p.Revision = seq, seq
 	return nil
 }
@@ -221,6 +223,9 @@ func (b *Broker) TakeLock(ctx context.Context, state *LockState, p *Permit) erro
 // RenewLock keeps the permit for another lease and sets its Revision. ErrStale
 // means that it was written to since p.Revision: see LoadPermit.
 func (b *Broker) RenewLock(ctx context.Context, p *Permit) error {
+	if failpoint.Broken(failpoint.NoRenewal) {
+		return nil
+	}
 	w, err := b.permitWrite(p)
 	if err != nil {
 		return err
@@ -230,6 +235,7 @@ func (b *Broker) RenewLock(ctx context.Context, p *Permit) error {
 	if err != nil {
 		return fmt.Errorf("renew lock %q: %w", p.Name, err)
 	}
+	failpoint.At(failpoint.LockRenewed)
 	p.Revision = seq
 	return nil
 }
@@ -270,6 +276,7 @@ func (b *Broker) ReleaseLock(ctx context.Context, p *Permit) error {
 	if _, err := b.do(ctx, w); err != nil {
 		return fmt.Errorf("release lock %q: %w", p.Name, err)
 	}
+	failpoint.At(failpoint.LockReleased)
 	b.hint(b.lockEvent(p.Name), "")
 	return nil
 }

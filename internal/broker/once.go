@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/peltonq/pelton"
+	"github.com/peltonq/pelton/internal/failpoint"
 )
 
 // Once is what EnqueueOnce did.
@@ -89,6 +90,7 @@ func (e *onceEnqueue) run(ctx context.Context) (Once, error) {
 			if err != nil || done.Record != nil {
 				return done, err
 			}
+			failpoint.At(failpoint.KeyTaken)
 		}
 		made, err := e.create(ctx)
 		switch {
@@ -101,6 +103,7 @@ func (e *onceEnqueue) run(ctx context.Context) (Once, error) {
 		case made != nil:
 			return Once{Record: made, Replayed: true}, nil
 		default:
+			failpoint.At(failpoint.KeyRecorded)
 			return e.publish(ctx)
 		}
 	}
@@ -278,6 +281,7 @@ func (e *onceEnqueue) publish(ctx context.Context) (Once, error) {
 	if err := e.b.Publish(context.WithoutCancel(ctx), e.r); err != nil {
 		return Once{}, fmt.Errorf("%w: the record says that the task is enqueued: %w", pelton.ErrUnknownOutcome, err)
 	}
+	failpoint.At(failpoint.KeyPublished)
 	return Once{Record: e.r}, nil
 }
 

@@ -101,6 +101,7 @@ func (b *Broker) publishPlace(ctx context.Context, r *Record) error {
 	if _, err := b.do(ctx, w); err != nil && !errors.Is(err, ErrStale) {
 		return fmt.Errorf("publish place of task %s: %w", r.ID, err)
 	}
+	failpoint.At(failpoint.LinePlaced)
 	return nil
 }
 

@@ -4,6 +4,8 @@
 // Broken is a constant, and the compiler drops both.
 package failpoint
 
+import "slices"
+
 // Point is a gap between two writes. Its name says which step, and what was
 // written last.
 type Point string
@@ -28,6 +30,23 @@ const (
 	RequeuePublished Point = "requeue.published" // the dead letter is still there
 )
 
+// The gaps of what excludes: lines, unique keys and named locks.
+const (
+	LinePlaced    Point = "line.placed"    // the task has its place; its line was not settled
+	LinePublished Point = "line.published" // the next task's message is in its lane; it has no turn yet
+	LineGranted   Point = "line.granted"   // it has its turn; its place is still there
+	LineReleased  Point = "line.released"  // a turn was given back, and the next one granted, if any
+	LineSettled   Point = "line.settled"   // places are deleted; arrivals and messages not acknowledged
+	KeyTaken      Point = "key.taken"      // the unique key's lock names a task that has no record
+	KeyRecorded   Point = "key.recorded"   // the task has its record, no message
+	KeyPublished  Point = "key.published"  // nobody was told
+	KeyEnded      Point = "key.ended"      // the task is over and acknowledged; the lock names it
+	KeyReleased   Point = "key.released"   // the lock is gone
+	LockTaken     Point = "lock.taken"     // a permit is held; the handler does not know
+	LockRenewed   Point = "lock.renewed"   // for another lease; the holder does not know
+	LockReleased  Point = "lock.released"  // the handler does not know
+)
+
 // AckedFirst is a gap that only the broken rule AckFirst has.
 const AckedFirst Point = "ack.first"
 
@@ -39,6 +58,21 @@ func OfWorkers() []Point {
 // OfServers lists the gaps that a server process goes through.
 func OfServers() []Point {
 	return []Point{EnqueueRecorded, EnqueuePublished, CancelRecorded, RequeueRecorded, RequeuePublished}
+}
+
+// OfWorkersExclusion lists the gaps of what excludes that a worker goes through.
+func OfWorkersExclusion() []Point {
+	return []Point{LinePublished, LineGranted, LineReleased, LineSettled, KeyEnded, KeyReleased, LockTaken, LockRenewed, LockReleased}
+}
+
+// OfServersExclusion lists the gaps of what excludes that a server goes through.
+func OfServersExclusion() []Point {
+	return []Point{LinePlaced, KeyTaken, KeyRecorded, KeyPublished}
+}
+
+// All lists all gaps.
+func All() []Point {
+	return slices.Concat(OfWorkers(), OfServers(), OfWorkersExclusion(), OfServersExclusion(), []Point{AckedFirst})
 }
 
 // Rule is a rule of the protocol that can be switched off.
@@ -53,11 +87,14 @@ const (
 	NoCarrier   Rule = "no-carrier"   // starts second copies of a message
 	NoRepublish Rule = "no-republish" // drops what was put back without its message
 	CrashBurns  Rule = "crash-burns"  // counts a crash as an attempt
+	NoHandOn    Rule = "no-hand-on"   // gives a turn back without calling the next in line
+	KeyBlind    Rule = "key-blind"    // takes a unique key whether or not its holder is over
+	NoRenewal   Rule = "no-renewal"   // holds locks without renewing them
 )
 
 // Rules lists all rules that can be switched off.
 func Rules() []Rule {
-	return []Rule{AckFirst, NoCAS, NoFence, NoEpoch, NoCarrier, NoRepublish, CrashBurns}
+	return []Rule{AckFirst, NoCAS, NoFence, NoEpoch, NoCarrier, NoRepublish, CrashBurns, NoHandOn, KeyBlind, NoRenewal}
 }
 
 const (

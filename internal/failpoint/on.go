@@ -25,7 +25,7 @@ var thePlan = sync.OnceValue(func() *plan {
 		name, pass, found := strings.Cut(text, ":")
 		n, err := strconv.ParseInt(pass, 10, 64)
 		p.point = Point(name)
-		if !found || err != nil || n < 1 || !slices.Contains(append(append(OfWorkers(), OfServers()...), AckedFirst), p.point) {
+		if !found || err != nil || n < 1 || !slices.Contains(All(), p.point) {
 			panic(fmt.Sprintf("%s=%q: want POINT:PASS", EnvPoint, text))
 		}
 		p.left.Store(n)
