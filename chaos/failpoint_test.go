@@ -136,7 +136,9 @@ func TestExclusionFailpoints(t *testing.T) {
 	// Whatever was left behind, everything can be had again.
 	var again []pelton.ID
 	for _, key := range keys {
-		again = append(again, s.producer.must(order{kind: "chaos.quick", key: key}))
+		for range 3 {
+			again = append(again, s.producer.must(order{kind: "chaos.sleep", ms: 500, key: key}))
+		}
 	}
 	for _, key := range uniques {
 		again = append(again, s.producer.must(order{kind: "chaos.sleep", unique: key}))

@@ -259,3 +259,48 @@ func TestLocks(t *testing.T) {
 		t.Errorf("%d of %d tasks had their locks: %s", report.Counts.Succeeded, n, report.Counts)
 	}
 }
+
+// A unique key is held as long as its task asked for, until it was started or for a
+// window, and is taken over from one that waits by who asks for that, while workers and
+// the server are killed.
+func TestUniqueTerms(t *testing.T) {
+	t.Parallel()
+	p := theProfile()
+	s := newSuite(t, p)
+	each, rounds := 25, 2
+	if p.long {
+		each, rounds = 250, 20
+	}
+	families := []order{
+		{kind: "chaos.sleep", ms: 150, unique: "started", until: pelton.UntilStarted},
+		{kind: "chaos.sleep", ms: 150, unique: "finished"},
+		{kind: "chaos.quick", unique: "window", window: time.Second},
+		{kind: "chaos.quick", unique: "both", window: time.Second, until: pelton.UntilStarted, delay: 200 * time.Millisecond},
+		{kind: "chaos.sleep", ms: 20, unique: "waits", delay: 300 * time.Millisecond},
+	}
+	var asking sync.WaitGroup
+	for i, family := range families {
+		for side := range 3 {
+			asking.Go(func() {
+				for n := range each {
+					o := family
+					o.conflict = pelton.OnConflicts()[(i+side+n)%3]
+					o.idempotency = s.producer.name()
+					s.producer.settle(o.idempotency, o)
+					s.pause(30 * time.Millisecond)
+				}
+			})
+		}
+	}
+	for i := range rounds {
+		s.pause(s.between(200*time.Millisecond, 500*time.Millisecond))
+		s.fleet[i%len(s.fleet)].crash()
+		s.pause(s.between(100*time.Millisecond, 400*time.Millisecond))
+		s.crashServer(s.between(0, p.lease/2))
+	}
+	asking.Wait()
+	s.healed()
+	if c := s.judge().Counts; c.Replaced == 0 || c.Replaced != c.Cancelled || c.Accepted < 2*len(families) || c.Faults["kill"] < rounds {
+		t.Errorf("want keys that are taken again, and tasks that are replaced, under %d kills: %s", rounds, c)
+	}
+}

@@ -62,9 +62,11 @@ type order struct {
 	key         string // concurrency key
 	unique      string // key among the tasks of the kind
 	conflict    pelton.OnConflict
-	idempotency string // key of the request
-	lock        string // what it works under
-	slots       int    // of the lock
+	until       pelton.UniqueUntil
+	window      time.Duration // of the unique key
+	idempotency string        // key of the request
+	lock        string        // what it works under
+	slots       int           // of the lock
 }
 
 // body is the request that enqueues the order under a name.
@@ -92,9 +94,14 @@ func (o *order) body(ref string) ([]byte, error) {
 		body["concurrency_key"] = o.key
 	}
 	if o.unique != "" {
-		body["unique"] = pelton.Unique{Key: o.unique, OnConflict: o.conflict}
+		body["unique"] = o.terms()
 	}
 	return json.Marshal(body)
+}
+
+// terms are what is asked for with a unique key.
+func (o *order) terms() *pelton.Unique {
+	return &pelton.Unique{Key: o.unique, Until: o.until, Window: o.window, OnConflict: o.conflict}
 }
 
 // uniqueKey names a unique key in the history: it belongs to its kind.
@@ -136,7 +143,7 @@ func (p *producer) enqueue(o order) (id pelton.ID, accepted bool) {
 func (p *producer) post(ref string, o order) history.Event {
 	e := history.Event{Kind: history.EnqueueSent, Ref: ref, Key: o.key, Idempotency: o.idempotency}
 	if o.unique != "" {
-		e.Unique = uniqueKey(o.kind, o.unique)
+		e.Unique, e.Terms = uniqueKey(o.kind, o.unique), o.terms()
 	}
 	text, err := o.body(ref)
 	if err != nil {

@@ -64,6 +64,7 @@ func stored(msg jetstream.Msg) (history.Event, bool) {
 		Kind       string           `json:"kind"`
 		Key        string           `json:"concurrency_key"`
 		Unique     *pelton.Unique   `json:"unique"`
+		Replaced   bool             `json:"replaced"`
 		State      pelton.State     `json:"state"`
 		PayloadLen int              `json:"payload_len"`
 		RunAt      time.Time        `json:"run_at"`
@@ -80,7 +81,7 @@ func stored(msg jetstream.Msg) (history.Event, bool) {
 	}
 	r := &history.Record{
 		State: form.State, Revision: meta.Sequence.Stream, Stored: true, Attempt: form.Attempt, Crashes: form.Crashes, Worker: form.Owner,
-		RunAt: form.RunAt, StartedAt: form.StartedAt, FinishedAt: form.FinishedAt, ResultFence: fenceOf(body[form.PayloadLen:]),
+		RunAt: form.RunAt, StartedAt: form.StartedAt, FinishedAt: form.FinishedAt, Replaced: form.Replaced, ResultFence: fenceOf(body[form.PayloadLen:]),
 	}
 	r.Previous, _ = strconv.ParseUint(msg.Headers().Get("Nats-Expected-Last-Subject-Sequence"), 10, 64) // absent is none
 	if n := len(form.Errors); n > 0 {
@@ -88,7 +89,7 @@ func stored(msg jetstream.Msg) (history.Event, bool) {
 	}
 	e := history.Event{Kind: history.Observe, Task: form.ID, Key: form.Key, Record: r}
 	if form.Unique != nil {
-		e.Unique = uniqueKey(form.Kind, form.Unique.Key)
+		e.Unique, e.Terms = uniqueKey(form.Kind, form.Unique.Key), form.Unique
 	}
 	return e, true
 }

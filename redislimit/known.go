@@ -35,7 +35,8 @@ import (
 // settleFor is how long a process keeps to its share after Redis is back.
 const settleFor = 2 * tripFor
 
-// knownBucket is what a process knows of a bucket of the fleet.
+// knownBucket is what a process knows of a bucket of the fleet. As many are kept as of
+// its own buckets; of one that was forgotten nothing is known, as of a process that died.
 type knownBucket struct {
 	mu     sync.Mutex
 	booked time.Time // until then at least starts are booked

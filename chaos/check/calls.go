@@ -101,6 +101,8 @@ func cancels(_ *index, t *task) string {
 	switch {
 	case last == nil || last.State != pelton.Cancelled:
 		return ""
+	case t.replaced() != nil: // see the rule of that name
+		return ""
 	case !asked:
 		return "cancelled, and nobody asked for that"
 	case conflict && !confirmed && !unknown:

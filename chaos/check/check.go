@@ -68,6 +68,7 @@ type Counts struct {
 	Succeeded, Failed          int // accepted tasks by how they ended
 	Poisoned                   int // of the failed: their workers died too often
 	Cancelled, Expired         int
+	Replaced                   int // of the cancelled: in favour of another with their unique key
 	Runs                       int
 	Duplicates                 int // runs beyond the first of the same attempt, or beside another run of the task
 	MostPerKey                 int // runs of one concurrency key at a time, without zombies
@@ -82,8 +83,8 @@ func (c Counts) String() string {
 		faults = append(faults, fmt.Sprintf("%s %d", what, n))
 	}
 	slices.Sort(faults)
-	return fmt.Sprintf("%d accepted (%d unknown, %d refused): %d succeeded, %d failed (%d as poison), %d cancelled, %d expired; %d runs, %d duplicates, at most %d of a key (and %d zombies), %d records read; faults: %s",
-		c.Accepted, c.Unknown, c.Refused, c.Succeeded, c.Failed, c.Poisoned, c.Cancelled, c.Expired, c.Runs, c.Duplicates, c.MostPerKey, c.Zombies, c.Reads, strings.Join(faults, ", "))
+	return fmt.Sprintf("%d accepted (%d unknown, %d refused): %d succeeded, %d failed (%d as poison), %d cancelled (%d replaced), %d expired; %d runs, %d duplicates, at most %d of a key (and %d zombies), %d records read; faults: %s",
+		c.Accepted, c.Unknown, c.Refused, c.Succeeded, c.Failed, c.Poisoned, c.Cancelled, c.Replaced, c.Expired, c.Runs, c.Duplicates, c.MostPerKey, c.Zombies, c.Reads, strings.Join(faults, ", "))
 }
 
 // Report is what Check found.
@@ -124,6 +125,7 @@ func rules() []rule {
 		{"key-limits", keyLimits},
 		{"key-order", keyOrder},
 		{"unique", unique},
+		{"replaced", replaced},
 		{"idempotent", idempotent},
 		{"locks", locks},
 	}

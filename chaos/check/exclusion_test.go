@@ -9,7 +9,7 @@ import (
 func (s *script) acceptWith(at int64, id pelton.ID, ref string, with history.Event) {
 	s.accept(at, id, ref)
 	for _, e := range s.events[len(s.events)-2:] {
-		e.Key, e.Unique, e.Idempotency = with.Key, with.Unique, with.Idempotency
+		e.Key, e.Unique, e.Terms, e.Idempotency = with.Key, with.Unique, with.Terms, with.Idempotency
 	}
 }
 
@@ -17,7 +17,7 @@ func (s *script) acceptWith(at int64, id pelton.ID, ref string, with history.Eve
 func (s *script) answer(at int64, kind history.Kind, id pelton.ID, ref string, with history.Event) *history.Event {
 	sent, e := s.add(at-1, "producer", history.EnqueueSent), s.add(at, "producer", kind)
 	for _, e := range []*history.Event{sent, e} {
-		e.Ref, e.Unique, e.Idempotency = ref, with.Unique, with.Idempotency
+		e.Ref, e.Unique, e.Terms, e.Idempotency = ref, with.Unique, with.Terms, with.Idempotency
 	}
 	e.Task = id
 	if kind == history.EnqueueOK || kind == history.EnqueueExisting {

@@ -253,6 +253,9 @@ func (h *index) counts() Counts {
 			}
 		case pelton.Cancelled:
 			c.Cancelled++
+			if t.replaced() != nil {
+				c.Replaced++
+			}
 		case pelton.Expired:
 			c.Expired++
 		case pelton.Scheduled, pelton.Queued, pelton.Running, pelton.Retrying:

@@ -80,6 +80,8 @@ type Event struct {
 	Key         string `json:"key,omitempty"`         // concurrency key, of an enqueue and of a start
 	Unique      string `json:"unique,omitempty"`      // kind and unique key, of an enqueue and of a stored record
 	Idempotency string `json:"idempotency,omitempty"` // key of the request
+	// Terms are what else was asked for with the unique key; nil if nothing is known.
+	Terms *pelton.Unique `json:"terms,omitempty"`
 
 	Lock  string `json:"lock,omitempty"` // name of what the handler holds
 	Slots int    `json:"slots,omitempty"`
@@ -109,7 +111,8 @@ type Record struct {
 	Attempt     int           `json:"attempt,omitempty"`
 	Crashes     int           `json:"crashes,omitempty"`
 	Worker      string        `json:"worker,omitempty"`
-	Reason      pelton.Reason `json:"reason,omitempty"` // of the last failure
+	Reason      pelton.Reason `json:"reason,omitempty"`   // of the last failure
+	Replaced    bool          `json:"replaced,omitempty"` // cancelled in favour of another with its unique key
 	RunAt       time.Time     `json:"run_at,omitzero"`
 	StartedAt   time.Time     `json:"started_at,omitzero"`
 	FinishedAt  time.Time     `json:"finished_at,omitzero"`
