@@ -27,6 +27,16 @@ const (
 // and one whose queue has a rate.
 func rateKinds() []string { return []string{"local", "open", "closed", "paced"} }
 
+// skipRates skips a test that holds rates against the clock where the race detector
+// makes every process several times slower. What it would look for, the tests of
+// redislimit and worker find.
+func skipRates(t *testing.T) {
+	t.Helper()
+	if raceEnabled {
+		t.Skip("rates are held against the clock in the run without the race detector")
+	}
+}
+
 // rateServer is a server with limits of some kinds, all of whose tasks wait for resume.
 func rateServer(t *testing.T, kinds ...string) *server {
 	t.Helper()
@@ -130,6 +140,7 @@ func lateness(late map[int64]int64) (longest, lost time.Duration) {
 // all the time how late that can be here; nothing else is forgiven.
 func TestFleetRate(t *testing.T) {
 	t.Parallel()
+	skipRates(t)
 	const length = 30 * time.Second
 	redis := redistest.Start(t)
 	kinds := []string{"local", "paced"}
@@ -154,7 +165,7 @@ func TestFleetRate(t *testing.T) {
 	until(counted + int64(length))
 	all, machine := fleet.read(t)
 	longest, lost := lateness(machine.late)
-	lost += time.Duration(machine.down) * 5 * time.Second // of a machine on which a question takes 50 ms
+	lost += time.Duration(machine.down) * 5 * time.Second / rateWorkers // of a machine on which a question takes 50 ms
 	slack := longest + probeStep                          // a stall may begin between two probes
 	for _, kind := range kinds {
 		of := all[kind]
@@ -163,11 +174,13 @@ func TestFleetRate(t *testing.T) {
 		}
 		n := between(of.starts, counted, counted+int64(length))
 		allowed := ratePerSecond * length.Seconds()
-		alone := func(int64, int64) float64 { return float64(machine.alone) } // each is one start, for the process's share
+		// Each is one start at most, for the process's share and within a second, and
+		// counts in Redis later.
+		alone := func(from, to int64) float64 { return float64(between(machine.alone, from-int64(time.Second), to)) }
 		exact := mostBeyond(of.starts, 0, alone)
 		t.Logf("%s: %d starts in %s (looked at in %s), %.0f allowed; at most %.1f more than allowed in a window; a probe was %s late, %s were lost, %d questions unanswered",
-			kind, n, length, time.Duration(counted-begin), allowed, exact.beyond, longest, lost, machine.alone)
-		if least := 0.98*allowed - lost.Seconds()*ratePerSecond; float64(n) < least || float64(n) > 1.02*allowed+float64(machine.alone)+slack.Seconds()*ratePerSecond {
+			kind, n, length, time.Duration(counted-begin), allowed, exact.beyond, longest, lost, len(machine.alone))
+		if least := 0.98*allowed - lost.Seconds()*ratePerSecond; float64(n) < least || float64(n) > 1.02*allowed+alone(counted, counted+int64(length))+slack.Seconds()*ratePerSecond {
 			t.Errorf("%s: %d starts in %s, want %.0f within 2 %%", kind, n, length, allowed)
 		}
 		if worst := mostBeyond(of.starts, slack, alone); worst.beyond > 1e-6 {
@@ -194,6 +207,7 @@ func (s *server) ready(t *testing.T, queue string) uint64 {
 // starts.
 func TestFleetRateWithoutRedis(t *testing.T) {
 	t.Parallel()
+	skipRates(t)
 	redis := redistest.Start(t)
 	kinds := []string{"local", "open", "closed"}
 	s := rateServer(t, kinds...)
@@ -253,11 +267,11 @@ func TestFleetRateWithoutRedis(t *testing.T) {
 		away := between(of.starts, killed, back)
 		switch kind {
 		case "open":
-			if away < 4*ratePerSecond {
+			if float64(away) < 4*ratePerSecond-lost.Seconds()*ratePerSecond {
 				t.Errorf("open: %d starts while Redis was away, as if it were not", away)
 			}
 		case "local":
-			if away < 2*ratePerSecond {
+			if float64(away) < 2*ratePerSecond-lost.Seconds()*ratePerSecond {
 				t.Errorf("local: %d starts while Redis was away, want those of all shares", away)
 			}
 		case "closed":

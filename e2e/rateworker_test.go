@@ -179,11 +179,12 @@ type noted struct {
 }
 
 // told is what a fleet wrote down of the machine: how late probes were, by their time
-// in nanoseconds, how often a process gave Redis up, and how many questions it left
-// unanswered.
+// in nanoseconds, how often a process gave Redis up, and when a question was not
+// answered by it.
 type told struct {
-	late        map[int64]int64
-	down, alone int
+	late  map[int64]int64
+	down  int
+	alone []int64
 }
 
 // read gives what was written down so far, by kind or limit, and of the machine.
@@ -219,11 +220,12 @@ func (f *rateFleet) read(t *testing.T) (byName map[string]*noted, machine told) 
 			case "down":
 				machine.down++
 			case "alone":
-				machine.alone++
+				machine.alone = append(machine.alone, times[0])
 			}
 		}
 		_ = file.Close()
 	}
+	slices.Sort(machine.alone)
 	for _, of := range byName {
 		slices.Sort(of.starts)
 	}
