@@ -166,7 +166,7 @@ func TestFleetRate(t *testing.T) {
 	all, machine := fleet.read(t)
 	longest, lost := lateness(machine.late)
 	lost += time.Duration(machine.down) * 5 * time.Second / rateWorkers // of a machine on which a question takes 50 ms
-	slack := longest + probeStep                          // a stall may begin between two probes
+	slack := longest + probeStep                                        // a stall may begin between two probes
 	for _, kind := range kinds {
 		of := all[kind]
 		if of == nil {
