@@ -48,12 +48,7 @@ func TestBookedAloneIsTold(t *testing.T) {
 		}
 	}
 	server.Run()
-	up := make(chan struct{})
-	go func() { // only who asks hears that Redis is back
-		defer close(up)
-		pause(t, redislimit.TripFor)
-	}()
-	<-up
+	pause(t, redislimit.TripFor) // nothing is asked until then
 	// It is at four minutes by its share, and the fleet must not pass it with a burst.
 	if got := alone.Book(t.Context(), b, 1, time.Hour); !got.OK || got.Wait < 5*time.Minute-patience {
 		t.Errorf("booking with Redis again: %+v", got)
