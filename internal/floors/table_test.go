@@ -38,7 +38,7 @@ var table = []rule{
 		"github.com/redis/go-redis/v9",
 		"github.com/go-redis/redis_rate/v10",
 		"github.com/failsafe-go/failsafe-go",
-		"github.com/hashicorp/golang-lru/v2",
+		lru,
 	}},
 	{pkg: "internal/redistest"},
 
