@@ -247,9 +247,9 @@ func TestSettlersCompete(t *testing.T) {
 		}
 	}
 	haveTurns(t, brokers[0], "x")
-	if idle := gone(t, brokers[0], brokers[0].keyed(0), brokers[0].place(0, Line{Key: "x"}, "q")); !idle {
-		t.Error("places are left")
-	}
+	reaches(t, "no place is left", func() bool {
+		return gone(t, brokers[0], brokers[0].keyed(0), brokers[0].place(0, Line{Key: "x"}, "q"))
+	})
 }
 
 // A message that was published before the turn was written down, because its
