@@ -2,6 +2,7 @@ package pelton
 
 import (
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
 	"time"
@@ -38,6 +39,10 @@ const (
 func NewID(t time.Time, shard uint8) ID {
 	var random [9]byte
 	rand.Read(random[:]) // never returns an error
+	return mintID(t, shard, random)
+}
+
+func mintID(t time.Time, shard uint8, random [9]byte) ID {
 	ms := min(max(t.UnixMilli(), 0), idMaxUnixMil)
 
 	var id ID
@@ -45,6 +50,16 @@ func NewID(t time.Time, shard uint8) ID {
 	tail := binary.BigEndian.Uint64(random[1:]) & idTailMask
 	binary.BigEndian.PutUint64(id[8:], 0b10<<62|uint64(shard)<<54|idMintedBit|tail)
 	return id
+}
+
+// TickID is the id of the task of a schedule's tick: minted, but not drawn. Its time
+// is the tick's nominal time, and its random bits are taken from a hash of the other
+// three, so that everybody who enqueues the task of a tick does so under one id.
+// Incarnation tells a schedule from those that had its name before it.
+func TickID(schedule, incarnation string, tick time.Time, shard uint8) ID {
+	name := fmt.Sprintf("%d:%s%d:%s%d", len(schedule), schedule, len(incarnation), incarnation, tick.UnixNano())
+	sum := sha256.Sum256([]byte(name))
+	return mintID(tick, shard, [9]byte(sum[:9]))
 }
 
 // ParseID reads the 36-character form of an id. Anything else, and any UUID

@@ -95,6 +95,8 @@ type Task struct {
 	Labels      map[string]string
 	// ConcurrencyKey names the line that the task waits in for its turn.
 	ConcurrencyKey string
+	// Schedule says which tick of which schedule it is of; nil for other tasks.
+	Schedule *TaskSchedule
 }
 
 // MaxErrors is how many failures a task remembers.
@@ -128,6 +130,7 @@ type taskJSON struct {
 	Key         string            `json:"concurrency_key,omitempty"`
 	RateKey     string            `json:"rate_key,omitempty"`
 	Labels      map[string]string `json:"labels,omitempty"`
+	Schedule    *TaskSchedule     `json:"schedule,omitempty"`
 	Payload     json.RawMessage   `json:"payload,omitempty"`
 	Result      json.RawMessage   `json:"result,omitempty"`
 }
@@ -141,7 +144,7 @@ func (t *Task) AppendJSON(dst []byte) ([]byte, error) {
 		Attempt: t.Attempt, MaxAttempts: t.MaxAttempts, Crashes: t.Crashes, Revision: t.Revision,
 		CreatedAt: t.CreatedAt, RunAt: t.RunAt, ExpiresAt: t.ExpiresAt, StartedAt: t.StartedAt, FinishedAt: t.FinishedAt,
 		Worker: t.Worker, Progress: t.Progress, Error: t.Error, Errors: t.Errors, RateKey: t.RateKey, Unique: t.Unique, Labels: t.Labels, Backoff: t.Backoff,
-		Key: t.ConcurrencyKey,
+		Key: t.ConcurrencyKey, Schedule: t.Schedule,
 	}
 	if t.Timeout > 0 {
 		form.Timeout = FormatDuration(t.Timeout)
@@ -181,7 +184,7 @@ func (t *Task) UnmarshalJSON(data []byte) error {
 		Attempt: form.Attempt, MaxAttempts: form.MaxAttempts, Crashes: form.Crashes, Revision: form.Revision,
 		CreatedAt: form.CreatedAt, RunAt: form.RunAt, ExpiresAt: form.ExpiresAt, StartedAt: form.StartedAt, FinishedAt: form.FinishedAt,
 		Worker: form.Worker, Progress: form.Progress, Error: form.Error, Errors: form.Errors, RateKey: form.RateKey, Unique: form.Unique, Labels: form.Labels, Backoff: form.Backoff,
-		ConcurrencyKey: form.Key,
+		ConcurrencyKey: form.Key, Schedule: form.Schedule,
 	}
 	var err error
 	if form.Timeout != "" {
