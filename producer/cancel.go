@@ -2,13 +2,9 @@ package producer
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"time"
 
 	"github.com/peltonq/pelton"
-	"github.com/peltonq/pelton/internal/broker"
-	"github.com/peltonq/pelton/internal/failpoint"
 )
 
 // Cancel ends a task that is not over yet. A waiting task never starts; a running
@@ -25,78 +21,9 @@ func (c *Client) Cancel(ctx context.Context, id pelton.ID) (*pelton.Task, error)
 	}
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	for {
-		r, err := c.b.LoadRecord(ctx, id)
-		if err != nil {
-			return nil, fmt.Errorf("cancel: %w", err)
-		}
-		was := r.State
-		if was.Terminal() && was != pelton.Cancelled {
-			return r.Task(c.now()), fmt.Errorf("cancel task %s: %w: it has %s", id, pelton.ErrConflict, was)
-		}
-		if was != pelton.Cancelled {
-			r.State, r.FinishedAt = pelton.Cancelled, c.now().UTC().Truncate(time.Microsecond)
-			err := c.b.SaveRecord(ctx, r)
-			if errors.Is(err, broker.ErrStale) || errors.Is(err, pelton.ErrUnknownOutcome) {
-				continue // read what it is now; ctx bounds the loop
-			}
-			if err != nil {
-				return nil, fmt.Errorf("cancel: %w", err)
-			}
-			failpoint.At(failpoint.CancelRecorded)
-		}
-		c.releaseKey(context.WithoutCancel(ctx), r)
-		return r.Task(c.now()), c.finishCancel(context.WithoutCancel(ctx), r, was)
+	r, err := c.b.Cancel(ctx, id)
+	if r == nil {
+		return nil, err
 	}
-}
-
-// finishCancel removes what a cancelled task has in the broker. Each step can be
-// repeated, and what a crash leaves out here is dropped at admission.
-func (c *Client) finishCancel(ctx context.Context, r *broker.Record, was pelton.State) error {
-	if err := c.leaveLines(ctx, r, was); err != nil {
-		return err
-	}
-	if was == pelton.Scheduled || was == pelton.Retrying || was == pelton.Cancelled {
-		if err := c.b.CancelSchedules(ctx, r); err != nil {
-			return fmt.Errorf("cancel task %s: %w", r.ID, err)
-		}
-	}
-	if was == pelton.Running || was == pelton.Cancelled && r.Owner != "" {
-		// Without an answer the holder learns of it at its next write.
-		if _, err := c.b.SignalCancel(ctx, r.ID); errors.Is(err, pelton.ErrUnavailable) {
-			return fmt.Errorf("cancel task %s: %w", r.ID, err)
-		}
-		return nil // the holder's message is its worker's to acknowledge
-	}
-	if r.Carrier > 0 { // released: the message waits under a known sequence
-		if err := c.b.DeleteMessage(ctx, r.ID.Shard(), r.Carrier); err != nil {
-			return fmt.Errorf("cancel task %s: %w", r.ID, err)
-		}
-	}
-	return nil
-}
-
-// releaseKey gives the unique key of a cancelled task back. Should that fail, the
-// next task with the key reads that this one is over.
-func (c *Client) releaseKey(ctx context.Context, r *broker.Record) {
-	if err := c.b.ReleaseKey(ctx, r); err != nil {
-		c.log.Debug("unique key not released", "task_id", r.ID.String(), "error", err)
-	}
-}
-
-// leaveLines gives back the turn that a cancelled task may have. It comes first:
-// the message that another step deletes is what would repair it. While a handler
-// may still run, that is its worker's to do.
-func (c *Client) leaveLines(ctx context.Context, r *broker.Record, was pelton.State) error {
-	if was == pelton.Running {
-		return nil
-	}
-	by := r.Carrier
-	if was == pelton.Cancelled { // by an earlier call, which may have met a running one
-		by = 0
-	}
-	if err := c.b.LeaveLines(ctx, r, by); err != nil {
-		return fmt.Errorf("cancel task %s: %w", r.ID, err)
-	}
-	return nil
+	return r.Task(c.now()), err
 }

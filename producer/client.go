@@ -120,24 +120,6 @@ func (c *Client) Enqueue(ctx context.Context, spec pelton.Spec, opts ...pelton.O
 	return out.Task, err
 }
 
-// newRecord is the first record of a new task; spec is normalized.
-func newRecord(spec pelton.Spec, now time.Time) *broker.Record {
-	r := &broker.Record{
-		Meta: broker.Meta{
-			ID: pelton.NewID(now, 0), Kind: spec.Kind, Queue: spec.Queue, Priority: spec.Priority,
-			MaxAttempts: spec.MaxAttempts, Timeout: spec.Timeout, Retention: spec.Retention, Backoff: spec.Backoff,
-			CreatedAt: now.UTC().Truncate(time.Millisecond), ExpiresAt: spec.ExpiresAt, RateKey: spec.RateKey, Labels: spec.Labels,
-			ConcurrencyKey: spec.ConcurrencyKey,
-		},
-		State: pelton.Queued, Payload: spec.Payload, Unique: spec.Unique,
-	}
-	if !spec.RunAt.IsZero() {
-		r.State, r.RunAt = pelton.Scheduled, spec.RunAt
-	}
-	r.EnterLine()
-	return r
-}
-
 // Get reads a task. pelton.ErrNotFound means that it never was, or that its
 // retention is over.
 func (c *Client) Get(ctx context.Context, id pelton.ID) (*pelton.Task, error) {

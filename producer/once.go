@@ -63,7 +63,7 @@ func (c *Client) prepare(ctx context.Context, spec pelton.Spec) (request, error)
 		if invalid != nil {
 			return request{}, invalid
 		}
-		return request{record: newRecord(full, now)}, nil
+		return request{record: broker.NewRecord(pelton.NewID(now, 0), full, now)}, nil
 	}
 	// The fingerprint goes without the settings of the queue: they may change between
 	// a request and its repeat.
@@ -80,7 +80,7 @@ func (c *Client) prepare(ctx context.Context, spec pelton.Spec) (request, error)
 		return request{}, err
 	}
 	if invalid == nil {
-		return request{record: newRecord(full, now), idem: idem}, nil
+		return request{record: broker.NewRecord(pelton.NewID(now, 0), full, now), idem: idem}, nil
 	}
 	replay, err := c.b.Recall(ctx, idem)
 	if errors.Is(err, pelton.ErrNotFound) {

@@ -78,7 +78,7 @@ func (b *Broker) serveArrivals(ctx context.Context) error {
 	c := &caller{b: b, lines: lines, waiting: map[Line][]*Delivery{}, room: make(chan struct{}, linesAtOnce), held: make(chan struct{}, arrivalsHeld)}
 	defer c.settling.Wait()
 	for {
-		batch, err := p.collect(ctx, up, arrived, ended)
+		batch, err := p.collect(ctx, arrivalsAtOnce, up, arrived, ended)
 		for _, d := range batch {
 			if err != nil || ctx.Err() != nil {
 				b.giveBackArrival(d, 0)
@@ -92,14 +92,14 @@ func (b *Broker) serveArrivals(ctx context.Context) error {
 	}
 }
 
-// collect makes one request and gives what it brought.
-func (p *Puller) collect(ctx context.Context, up <-chan struct{}, arrived <-chan *Delivery, ended <-chan PullEnd) (batch []*Delivery, err error) {
-	if err := p.Pull(arrivalsAtOnce, arrivalsWait); err != nil {
+// collect makes one request for so many and gives what it brought.
+func (p *Puller) collect(ctx context.Context, most int, up <-chan struct{}, arrived <-chan *Delivery, ended <-chan PullEnd) (batch []*Delivery, err error) {
+	if err := p.Pull(most, arrivalsWait); err != nil {
 		return nil, err
 	}
 	lost := time.NewTimer(arrivalsWait + callTimeout)
 	defer lost.Stop()
-	for len(batch) < arrivalsAtOnce {
+	for len(batch) < most {
 		select {
 		case d := <-arrived:
 			batch = append(batch, d)

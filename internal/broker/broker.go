@@ -67,6 +67,7 @@ type Broker struct {
 	js     jetstream.JetStream
 	config jetstream.KeyValue
 	room   room
+	clock  brokerClock
 	// replicas of each stream when it was opened; a single one is its own leader.
 	// A process that runs while an operator adds replicas must be restarted.
 	replicas  map[string]int

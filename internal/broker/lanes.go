@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -155,36 +154,21 @@ func (b *Broker) checkQueueBound(ctx context.Context, queue string) error {
 
 // queueConfigs reads the entries of all queues, sorted by name.
 func (b *Broker) queueConfigs(ctx context.Context) ([]*QueueConfig, error) {
-	// Not ListKeysFiltered, which tells a broken listing from a whole one by nothing.
-	watcher, err := b.config.Watch(ctx, queueKeyPrefix+"*", jetstream.IgnoreDeletes())
+	entries, err := b.configEntries(ctx, "queues", queueKeyPrefix)
 	if err != nil {
-		return nil, translate("list queues", err)
+		return nil, err
 	}
-	defer endWatch(watcher)
-	queues := map[string]*QueueConfig{}
-	for {
-		select {
-		case entry, ok := <-watcher.Updates():
-			switch {
-			case !ok:
-				return nil, fmt.Errorf("list queues: %w: the listing broke off", pelton.ErrUnavailable)
-			case entry == nil: // the end of what is there
-				sorted := make([]*QueueConfig, 0, len(queues))
-				for _, name := range slices.Sorted(maps.Keys(queues)) {
-					sorted = append(sorted, queues[name])
-				}
-				return sorted, nil
-			default:
-				name := strings.TrimPrefix(entry.Key(), queueKeyPrefix)
-				if queues[name], err = decodeQueue(name, entry.Value(), entry.Revision()); err != nil {
-					b.cfg.Logger.Error("configuration of a queue is unreadable", "queue", name, "error", err)
-					queues[name] = &QueueConfig{Name: name}
-				}
-			}
-		case <-ctx.Done():
-			return nil, fmt.Errorf("list queues: %w: %w", pelton.ErrUnavailable, context.Cause(ctx))
+	queues := make([]*QueueConfig, 0, len(entries))
+	for _, entry := range entries {
+		name := strings.TrimPrefix(entry.Key(), queueKeyPrefix)
+		cfg, err := decodeQueue(name, entry.Value(), entry.Revision())
+		if err != nil {
+			b.cfg.Logger.Error("configuration of a queue is unreadable", "queue", name, "error", err)
+			cfg = &QueueConfig{Name: name}
 		}
+		queues = append(queues, cfg)
 	}
+	return queues, nil
 }
 
 // endWatch stops a watch and takes what it still holds: nats.go blocks on an

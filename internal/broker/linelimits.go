@@ -3,6 +3,7 @@ package broker
 import (
 	"context"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -53,6 +54,9 @@ func (l *runningLimits) of(line Line) int {
 			return n
 		}
 		return pelton.MaxLimitRunning // the limit was deleted: those who wait still go
+	}
+	if strings.HasPrefix(line.Key, ScheduleKey) {
+		return 1 // a limit for all keys is not meant for what must not overlap
 	}
 	least := 0
 	for _, limit := range l.keys {

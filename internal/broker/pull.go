@@ -24,8 +24,9 @@ type Delivery struct {
 	Published time.Time
 
 	conn    *conn
+	times   uint64 // that the broker has handed it over; starts anew with the broker
 	subject string // of the message
-	data    []byte // until it is decoded
+	data    []byte // until it is decoded; that of arrivals and ticks
 	ack     string // subject that takes +ACK, -NAK, +WPI
 }
 
@@ -135,7 +136,7 @@ func (p *Puller) delivery(msg *nats.Msg) *Delivery {
 		d.Err = fmt.Errorf("%w: acknowledgement subject: %w", ErrMalformed, err)
 		return d
 	}
-	d.Seq, d.Published = meta.Sequence.Stream, meta.Timestamp
+	d.Seq, d.Published, d.times = meta.Sequence.Stream, meta.Timestamp, meta.NumDelivered
 	if p.lane != (Lane{}) { // an arrival is decoded when it has to be
 		d.decode()
 	}

@@ -57,6 +57,8 @@ type Meta struct {
 	Labels      map[string]string `json:"labels,omitempty"`
 	// ConcurrencyKey names the line that the task stands in; empty is none.
 	ConcurrencyKey string `json:"concurrency_key,omitempty"`
+	// Schedule says which tick of which schedule the task is of.
+	Schedule *pelton.TaskSchedule `json:"schedule,omitempty"`
 }
 
 // Envelope is a task on the wire: one line of metadata, then the payload.
@@ -194,7 +196,7 @@ func (r *Record) Task(now time.Time) *pelton.Task {
 		Timeout: r.Timeout, Retention: r.Retention, Backoff: r.Backoff, Revision: r.Revision,
 		CreatedAt: r.CreatedAt, RunAt: r.RunAt, ExpiresAt: r.ExpiresAt, StartedAt: r.StartedAt, FinishedAt: r.FinishedAt,
 		Worker: r.Owner, Progress: r.Progress, Errors: r.Errors, RateKey: r.RateKey, Unique: r.Unique, Labels: r.Labels,
-		ConcurrencyKey: r.ConcurrencyKey,
+		ConcurrencyKey: r.ConcurrencyKey, Schedule: r.Schedule,
 	}
 	if r.waitsForTime() && !r.RunAt.After(now) {
 		t.State = pelton.Queued

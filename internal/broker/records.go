@@ -33,6 +33,24 @@ func (b *Broker) recordWrite(r *Record) (write, error) {
 	return w, nil
 }
 
+// NewRecord is the first record of a new task; spec is normalized as of now.
+func NewRecord(id pelton.ID, spec pelton.Spec, now time.Time) *Record {
+	r := &Record{
+		Meta: Meta{
+			ID: id, Kind: spec.Kind, Queue: spec.Queue, Priority: spec.Priority,
+			MaxAttempts: spec.MaxAttempts, Timeout: spec.Timeout, Retention: spec.Retention, Backoff: spec.Backoff,
+			CreatedAt: now.UTC().Truncate(time.Millisecond), ExpiresAt: spec.ExpiresAt, RateKey: spec.RateKey, Labels: spec.Labels,
+			ConcurrencyKey: spec.ConcurrencyKey,
+		},
+		State: pelton.Queued, Payload: spec.Payload, Unique: spec.Unique,
+	}
+	if !spec.RunAt.IsZero() {
+		r.State, r.RunAt = pelton.Scheduled, spec.RunAt
+	}
+	r.EnterLine()
+	return r
+}
+
 // CreateRecord stores the record of a new task and sets its Revision.
 // pelton.ErrConflict means that the id has a record already; a deleted or
 // expired one does not count.

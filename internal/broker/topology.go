@@ -40,6 +40,8 @@ func (n names) config() string           { return n.ns + "_CONFIG" }
 func (n names) locks() string            { return n.ns + "_LOCKS" }
 func (n names) workers() string          { return n.ns + "_WORKERS" }
 
+func (n names) ticks() string { return n.ns + "_TICKS" }
+
 func (n names) keyed(shard uint8) string { return fmt.Sprintf("%s_KEYED_%d", n.ns, shard) }
 func (n names) keys() string             { return n.ns + "_KEYS_0" }
 
@@ -114,6 +116,17 @@ func (n names) laterPlacesIn(shard uint8, queue string) string {
 func (n names) laterPlaces(shard uint8) string { return fmt.Sprintf("%s.k.%d.s.>", n.ns, shard) }
 
 func (n names) keyedProbe(shard uint8) string { return fmt.Sprintf("%s.k.%d.probe", n.ns, shard) }
+
+// The subjects of schedules. The next tick of a schedule waits on a subject that has
+// the tick in it: replacing a message schedule while it fires would lose the new one.
+
+func (n names) tick(schedule string, tick time.Time) string {
+	return fmt.Sprintf("%s.y.s.%s.%d", n.ns, schedule, tick.UnixMilli())
+}
+
+func (n names) ticksOf(schedule string) string { return fmt.Sprintf("%s.y.s.%s.*", n.ns, schedule) }
+func (n names) dueTicks() string               { return n.ns + ".y.r" }
+func (n names) tickProbe() string              { return n.ns + ".y.probe" }
 
 // line is the document of a line.
 func (n names) line(l Line) string {
@@ -203,6 +216,22 @@ func (n names) streams(replicas int) []jetstream.StreamConfig {
 			AllowMsgTTL:       true,
 		},
 		bucket(n.keys(), "Pelton lines of keys and kinds", replicas, false),
+		{
+			Name:              n.ticks(),
+			Description:       "Pelton schedules' next ticks",
+			Subjects:          []string{n.ns + ".y.>"},
+			Retention:         jetstream.WorkQueuePolicy,
+			Storage:           jetstream.FileStorage,
+			Replicas:          replicas,
+			MaxMsgs:           -1,
+			MaxBytes:          -1,
+			MaxMsgSize:        -1,
+			MaxConsumers:      -1,
+			MaxMsgsPerSubject: -1,
+			AllowDirect:       true,
+			AllowMsgSchedules: true,
+			AllowMsgTTL:       true,
+		},
 	}
 }
 
@@ -333,7 +362,26 @@ func (n names) arrivals(lease time.Duration) jetstream.ConsumerConfig {
 	}
 }
 
+// firing is the consumer that hands every tick that is due to some server.
+func (n names) firing() jetstream.ConsumerConfig {
+	return jetstream.ConsumerConfig{
+		Durable:       ticksConsumer,
+		FilterSubject: n.dueTicks(),
+		DeliverPolicy: jetstream.DeliverAllPolicy,
+		AckPolicy:     jetstream.AckExplicitPolicy,
+		AckWait:       ticksLease,
+		MaxDeliver:    -1,
+		MaxAckPending: -1,
+		MaxWaiting:    laneMaxWaiting,
+	}
+}
+
 const (
+	ticksConsumer = "ticks"
+	// ticksLease is how long a server may take over a tick, which takes it
+	// milliseconds, before another one gets it too.
+	ticksLease = 2 * time.Second
+
 	arrivalsConsumer = "arrivals"
 	// arrivalsLease is how long a worker may take over an arrival, which takes it
 	// milliseconds, before another one gets it too.

@@ -40,6 +40,10 @@ func TestNames(t *testing.T) {
 			n.laterPlacesIn(0, "emails"),
 			n.laterPlaces(0),
 			n.keyedProbe(0),
+			n.tick("nightly", time.UnixMilli(1_800_000_000_123)),
+			n.ticksOf("nightly"),
+			n.dueTicks(),
+			n.tickProbe(),
 			n.line(line),
 			n.cancelSignal(id),
 			n.cancelSignals(),
@@ -74,6 +78,10 @@ func TestNames(t *testing.T) {
 		"pelton.k.0.s.emails.>",
 		"pelton.k.0.s.>",
 		"pelton.k.0.probe",
+		"pelton.y.s.nightly.1800000000123",
+		"pelton.y.s.nightly.*",
+		"pelton.y.r",
+		"pelton.y.probe",
 		"$KV.pelton_KEYS_0." + acme,
 		"pelton.c." + goodID,
 		"pelton.c.*",
@@ -91,6 +99,7 @@ func TestNames(t *testing.T) {
 		"KV_pelton_WORKERS $KV.pelton_WORKERS.>",
 		"pelton_KEYED_0 pelton.k.0.>",
 		"KV_pelton_KEYS_0 $KV.pelton_KEYS_0.>",
+		"pelton_TICKS pelton.y.>",
 	}, all(names{DefaultNamespace})); diff != "" {
 		t.Errorf("names in %s (-want +got):\n%s", DefaultNamespace, diff)
 	}
@@ -113,6 +122,10 @@ func TestNames(t *testing.T) {
 		"blue-2.k.0.s.emails.>",
 		"blue-2.k.0.s.>",
 		"blue-2.k.0.probe",
+		"blue-2.y.s.nightly.1800000000123",
+		"blue-2.y.s.nightly.*",
+		"blue-2.y.r",
+		"blue-2.y.probe",
 		"$KV.blue-2_KEYS_0." + acme,
 		"blue-2.c." + goodID,
 		"blue-2.c.*",
@@ -130,6 +143,7 @@ func TestNames(t *testing.T) {
 		"KV_blue-2_WORKERS $KV.blue-2_WORKERS.>",
 		"blue-2_KEYED_0 blue-2.k.0.>",
 		"KV_blue-2_KEYS_0 $KV.blue-2_KEYS_0.>",
+		"blue-2_TICKS blue-2.y.>",
 	}, all(names{"blue-2"})); diff != "" {
 		t.Errorf("names in blue-2 (-want +got):\n%s", diff)
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/peltonq/pelton/internal/embed"
 	"github.com/peltonq/pelton/internal/metrics"
 	"github.com/peltonq/pelton/producer"
+	"github.com/peltonq/pelton/scheduler"
 	"github.com/peltonq/pelton/worker"
 )
 
@@ -116,13 +117,14 @@ func (s *serving) embedded(ctx context.Context) (err error) {
 // run opens the installation and serves it until ctx ends or a part fails.
 func (s *serving) run(ctx context.Context, l *link) error {
 	var (
-		tasks  *producer.Client
-		queues *admin.Client
+		tasks     *producer.Client
+		queues    *admin.Client
+		schedules *scheduler.Client
 	)
 	err := l.retry(ctx, 0, func(ctx context.Context) (err error) {
 		ctx, cancel := context.WithTimeout(ctx, openTimeout)
 		defer cancel()
-		tasks, queues, err = s.open(ctx, l.nc)
+		tasks, queues, schedules, err = s.open(ctx, l.nc)
 		return err
 	})
 	if err != nil {
@@ -130,6 +132,7 @@ func (s *serving) run(ctx context.Context, l *link) error {
 	}
 	defer tasks.Close()
 	defer queues.Close()
+	defer schedules.Close()
 	if s.embed != nil {
 		if err := s.settle(ctx, l, queues); err != nil {
 			return err
@@ -160,6 +163,7 @@ func (s *serving) run(ctx context.Context, l *link) error {
 		queues.Sweep(running, s.log, func(step admin.SweepStep) { m.Swept(step.Looked, step.Repaired, step.Took) })
 		return nil
 	})
+	parts.Go(func() error { return schedules.Run(running) })
 	if s.embed != nil {
 		parts.Go(func() error {
 			s.watchDisk(running, queues)
@@ -241,18 +245,24 @@ func (s *serving) watchDisk(ctx context.Context, queues *admin.Client) {
 	}
 }
 
-func (s *serving) open(ctx context.Context, nc *nats.Conn) (*producer.Client, *admin.Client, error) {
+func (s *serving) open(ctx context.Context, nc *nats.Conn) (*producer.Client, *admin.Client, *scheduler.Client, error) {
 	lease := s.slots.Lease
 	tasks, err := producer.New(ctx, nc, producer.Config{Lease: lease, Logger: s.log})
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	queues, err := admin.New(ctx, nc, admin.Config{Lease: lease, Logger: s.log})
 	if err != nil {
 		tasks.Close()
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
-	return tasks, queues, nil
+	schedules, err := scheduler.New(ctx, nc, scheduler.Config{Lease: lease, Logger: s.log})
+	if err != nil {
+		tasks.Close()
+		queues.Close()
+		return nil, nil, nil, err
+	}
+	return tasks, queues, schedules, nil
 }
 
 // announce says that tasks are taken: to a person at a terminal, or to the log.

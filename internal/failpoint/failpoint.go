@@ -47,6 +47,15 @@ const (
 	LockReleased  Point = "lock.released"  // the handler does not know
 )
 
+// The gaps of a server that fires a tick, in their order.
+const (
+	TickRead      Point = "tick.read"      // nothing is written
+	TickRecorded  Point = "tick.recorded"  // the record; the task has no message yet
+	TickEnqueued  Point = "tick.enqueued"  // the task; the schedule's state does not know
+	TickAdvanced  Point = "tick.advanced"  // the state; the next tick has no message
+	TickPublished Point = "tick.published" // the next tick; this one is not acknowledged
+)
+
 // AckedFirst is a gap that only the broken rule AckFirst has.
 const AckedFirst Point = "ack.first"
 
@@ -72,7 +81,12 @@ func OfServersExclusion() []Point {
 
 // All lists all gaps.
 func All() []Point {
-	return slices.Concat(OfWorkers(), OfServers(), OfWorkersExclusion(), OfServersExclusion(), []Point{AckedFirst})
+	return slices.Concat(OfWorkers(), OfServers(), OfWorkersExclusion(), OfServersExclusion(), OfTicks(), []Point{AckedFirst})
+}
+
+// OfTicks lists the gaps that a server goes through that fires a tick.
+func OfTicks() []Point {
+	return []Point{TickRead, TickRecorded, TickEnqueued, TickAdvanced, TickPublished}
 }
 
 // Rule is a rule of the protocol that can be switched off.
@@ -92,7 +106,11 @@ const (
 	NoRenewal   Rule = "no-renewal"   // holds locks without renewing them
 )
 
-// Rules lists all rules that can be switched off.
+// OwnClock decides about ticks by the process's own clock. It is a rule of schedules,
+// which the suites of tasks do not have.
+const OwnClock Rule = "own-clock"
+
+// Rules lists the rules of tasks that can be switched off.
 func Rules() []Rule {
 	return []Rule{AckFirst, NoCAS, NoFence, NoEpoch, NoCarrier, NoRepublish, CrashBurns, NoHandOn, KeyBlind, NoRenewal}
 }
@@ -103,6 +121,9 @@ const (
 	EnvPoint = "PELTON_FAILPOINT"
 	// EnvBroken names the variable that holds the rules that are off, with commas.
 	EnvBroken = "PELTON_BROKEN"
+	// EnvClock names the variable that holds by how much the clock of the process that
+	// ticks could see is wrong: "1h", "-1h".
+	EnvClock = "PELTON_CLOCK"
 	// ExitCode is that of a process that ended at its point.
 	ExitCode = 43
 )

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // plan is what the environment says.
@@ -17,6 +18,7 @@ type plan struct {
 	point Point
 	left  atomic.Int64 // passes until the end
 	off   []Rule
+	skew  time.Duration // of the clock
 }
 
 var thePlan = sync.OnceValue(func() *plan {
@@ -33,10 +35,16 @@ var thePlan = sync.OnceValue(func() *plan {
 	for name := range strings.SplitSeq(os.Getenv(EnvBroken), ",") {
 		switch rule := Rule(name); {
 		case name == "":
-		case slices.Contains(Rules(), rule):
+		case rule == OwnClock || slices.Contains(Rules(), rule):
 			p.off = append(p.off, rule)
 		default:
 			panic(fmt.Sprintf("%s: no rule %q", EnvBroken, name))
+		}
+	}
+	if text := os.Getenv(EnvClock); text != "" {
+		var err error
+		if p.skew, err = time.ParseDuration(text); err != nil {
+			panic(fmt.Sprintf("%s=%q: want a duration", EnvClock, text))
 		}
 	}
 	return p
@@ -50,6 +58,9 @@ func At(point Point) {
 		os.Exit(ExitCode)
 	}
 }
+
+// Now is time.Now on a clock that is wrong by what the environment says.
+func Now() time.Time { return time.Now().Add(thePlan().skew) }
 
 // Broken reports whether the rule is off in this process.
 func Broken(rule Rule) bool { return slices.Contains(thePlan().off, rule) }

@@ -45,7 +45,7 @@ var table = []rule{
 	// Siblings. A test of one may need another to produce or to run its tasks.
 	{pkg: "producer", module: []string{".", "internal/failpoint", "internal/broker"}, libraries: []string{natsClient}, tests: siblings},
 	{pkg: "worker", module: []string{".", "internal/failpoint", "internal/broker", "internal/limit"}, libraries: []string{natsClient, uuid, "golang.org/x/sync", "golang.org/x/time"}, tests: append([]string{"redislimit"}, siblings...)},
-	{pkg: "scheduler", module: []string{".", "internal/broker"}, libraries: []string{natsClient, "github.com/netresearch/go-cron"}, tests: siblings},
+	{pkg: "scheduler", module: []string{".", "internal/failpoint", "internal/broker"}, libraries: []string{natsClient, "github.com/netresearch/go-cron"}, tests: siblings},
 	{pkg: "admin", module: []string{".", "internal/broker"}, libraries: []string{natsClient, "golang.org/x/time"}, tests: siblings},
 
 	// The API declares the interfaces it needs and never sees NATS.
