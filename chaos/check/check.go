@@ -31,6 +31,9 @@ type Config struct {
 	// Limits of concurrency keys: how many tasks of each may run at a time. A key
 	// that is absent has 1.
 	Limits map[string]int
+	// TickLate is how long after its nominal time the task of a tick may start. Zero
+	// means 5 s.
+	TickLate time.Duration
 }
 
 func (c Config) withDefaults() Config {
@@ -39,6 +42,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.CtxEnd == 0 {
 		c.CtxEnd = time.Second
+	}
+	if c.TickLate == 0 {
+		c.TickLate = 5 * time.Second
 	}
 	if c.Idle == 0 {
 		c.Idle = time.Second
@@ -128,6 +134,7 @@ func rules() []rule {
 		{"replaced", replaced},
 		{"idempotent", idempotent},
 		{"locks", locks},
+		{"ticks", ticks},
 	}
 }
 

@@ -90,6 +90,7 @@ func newIndex(events []history.Event, cfg Config) *index {
 			}
 		case history.Healed:
 			h.healed = e
+		case history.TickDue, history.TickRun: // see ticks
 		case history.EnqueueSent, history.EnqueueOK, history.EnqueueExisting, history.EnqueueUnknown, history.EnqueueRefused,
 			history.RunStart, history.RunEnd, history.CtxEnd, history.LockTaken, history.LockReleased, history.LockLost,
 			history.CancelSent, history.CancelOK, history.CancelConflict, history.CancelUnknown, history.RetrySent,

@@ -37,6 +37,9 @@ const (
 	Observe Kind = "observe" // the record as it was read
 	Missing Kind = "missing" // 404
 
+	TickDue Kind = "tick-due" // a tick that a schedule must bring, whatever happens
+	TickRun Kind = "tick-run" // first act of the handler of a tick's task, at Wall
+
 	FaultBegin Kind = "fault-begin" // Fault hits Target
 	FaultEnd   Kind = "fault-end"
 	Healed     Kind = "healed" // every fault is over, every process runs
@@ -82,6 +85,9 @@ type Event struct {
 	Idempotency string `json:"idempotency,omitempty"` // key of the request
 	// Terms are what else was asked for with the unique key; nil if nothing is known.
 	Terms *pelton.Unique `json:"terms,omitempty"`
+
+	Schedule string    `json:"schedule,omitempty"`
+	Tick     time.Time `json:"tick,omitzero"` // nominal
 
 	Lock  string `json:"lock,omitempty"` // name of what the handler holds
 	Slots int    `json:"slots,omitempty"`
