@@ -53,11 +53,11 @@ func mintID(t time.Time, shard uint8, random [9]byte) ID {
 }
 
 // TickID is the id of the task of a schedule's tick: minted, but not drawn. Its time
-// is the tick's nominal time, and its random bits are taken from a hash of the other
+// is the tick's nominal time, to the millisecond, and its random bits are taken from a hash of the other
 // three, so that everybody who enqueues the task of a tick does so under one id.
 // Incarnation tells a schedule from those that had its name before it.
 func TickID(schedule, incarnation string, tick time.Time, shard uint8) ID {
-	name := fmt.Sprintf("%d:%s%d:%s%d", len(schedule), schedule, len(incarnation), incarnation, tick.UnixNano())
+	name := fmt.Sprintf("%d:%s%d:%s%d", len(schedule), schedule, len(incarnation), incarnation, tick.UnixMilli())
 	sum := sha256.Sum256([]byte(name))
 	return mintID(tick, shard, [9]byte(sum[:9]))
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/peltonq/pelton"
@@ -185,7 +186,7 @@ func (c *Client) enqueueTick(ctx context.Context, v *view, tick, now time.Time) 
 		return run, err
 	}
 	if !free {
-		c.log.Info("tick skipped: an earlier task is not over", "schedule", s.Name, "tick", tick)
+		c.log.Debug("tick skipped: an earlier task is not over", "schedule", s.Name, "tick", tick)
 		return pelton.ScheduleRun{Tick: tick, Skipped: pelton.SkippedOverlap}, nil
 	}
 	task := pelton.TaskSchedule{Name: s.Name, Tick: tick}
@@ -200,7 +201,11 @@ func (c *Client) enqueueTick(ctx context.Context, v *view, tick, now time.Time) 
 	case retryable(err), errors.Is(err, pelton.ErrOverloaded) && now.Sub(v.rule.due(tick)) < overloadedFor:
 		return run, err
 	}
-	c.log.Warn("task of a schedule refused", "schedule", s.Name, "tick", tick, "error", err)
+	level := slog.LevelWarn
+	if state.Failing != nil { // which was said when it began
+		level = slog.LevelDebug
+	}
+	c.log.Log(ctx, level, "task of a schedule refused", "schedule", s.Name, "tick", tick, "error", err)
 	state.Failing = &pelton.ScheduleFailing{Reason: clipped(err.Error()), At: now, Tick: tick}
 	return pelton.ScheduleRun{Tick: tick, Skipped: pelton.SkippedRefused}, nil
 }

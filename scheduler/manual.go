@@ -50,7 +50,7 @@ func (c *Client) noteManual(ctx context.Context, v *view, run pelton.ScheduleRun
 			return
 		}
 		if !errors.Is(err, broker.ErrStale) {
-			c.log.Debug("manual run not noted", "schedule", run.Tick, "error", err)
+			c.log.Debug("manual run not noted", "schedule", v.doc.Schedule.Name, "error", err)
 			return
 		}
 		if v, err = c.load(ctx, v.doc.Schedule.Name); err != nil {

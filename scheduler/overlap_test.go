@@ -94,3 +94,24 @@ func TestCancellingOverlap(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// A task that runs while many ticks are skipped for it is not forgotten.
+func TestLongTaskIsNotForgotten(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	start := b.now().Add(time.Hour).Truncate(time.Second)
+	b.put(pelton.Schedule{Name: "s", Every: time.Minute, StartsAt: start, Overlap: pelton.OverlapSkip})
+	for n := range 60 {
+		v, err := b.c.load(t.Context(), "s")
+		if err == nil {
+			err = b.c.step(t.Context(), v, start.Add(time.Duration(n)*time.Minute), false)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	s := b.get("s")
+	if list := runs(s); len(list) != 1 || !list[0].Tick.Equal(start) || s.Last[0].Skipped != pelton.SkippedOverlap {
+		t.Errorf("last %+v", s.Last)
+	}
+}

@@ -86,7 +86,7 @@ func (r *rule) due(tick time.Time) time.Time {
 		return tick
 	}
 	hash := fnv.New64a()
-	_, _ = fmt.Fprintf(hash, "%s\n%d", r.name, tick.UnixNano()) // never fails
+	_, _ = fmt.Fprintf(hash, "%s\n%d", r.name, tick.UnixMilli()) // never fails
 	mixed := hash.Sum64()
 	mixed ^= mixed >> 33 // FNV alone leaves neighbours close together
 	mixed *= 0xff51afd7ed558ccd

@@ -143,7 +143,7 @@ func (t *task) add(e *history.Event) {
 			r.locks = append(r.locks, e)
 		}
 	case history.EnqueueSent, history.EnqueueExisting, history.EnqueueUnknown, history.EnqueueRefused,
-		history.CancelSent, history.CancelUnknown, history.CancelOK, history.CancelConflict, history.Observe, history.Missing, history.FaultBegin, history.FaultEnd, history.Healed:
+		history.CancelSent, history.CancelUnknown, history.CancelOK, history.CancelConflict, history.Observe, history.Missing, history.FaultBegin, history.FaultEnd, history.Healed, history.TickDue, history.TickRun:
 	}
 	if e.Record != nil {
 		t.reads = append(t.reads, *e)

@@ -68,6 +68,8 @@ type Broker struct {
 	config jetstream.KeyValue
 	room   room
 	clock  brokerClock
+	// schedules counts those that there are.
+	schedules scheduleCount
 	// replicas of each stream when it was opened; a single one is its own leader.
 	// A process that runs while an operator adds replicas must be restarted.
 	replicas  map[string]int

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -19,9 +20,19 @@ const (
 	// maxSchedules bounds the schedules of an installation.
 	maxSchedules = 10_000
 
+	countFor   = 5 * time.Second
+	countSlack = 1000 // that others may make in that time
+
 	scheduleKeyPrefix = "schedule."
 	tickKeyPrefix     = "tick."
 )
+
+// scheduleCount is how many schedules there were.
+type scheduleCount struct {
+	mu sync.Mutex
+	n  int
+	at time.Time
+}
 
 // ScheduleDoc is the definition of a schedule, which the configuration bucket holds
 // under schedule.<name>. Only those who change the schedule write it; what becomes of
@@ -170,11 +181,22 @@ func (b *Broker) ScheduleNames(ctx context.Context) ([]string, error) {
 }
 
 // CheckScheduleBound refuses a schedule that is one too many.
+//
+// It counts at most once in some seconds while there is room for many more, or making
+// many would read all of them for each.
 func (b *Broker) CheckScheduleBound(ctx context.Context, name string) error {
+	c := &b.schedules
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if time.Since(c.at) < countFor && c.n < maxSchedules-countSlack {
+		c.n++
+		return nil
+	}
 	names, err := b.ScheduleNames(ctx)
 	if err != nil {
 		return err
 	}
+	c.n, c.at = len(names)+1, time.Now()
 	if len(names) >= maxSchedules {
 		return &pelton.ValidationError{Fields: []pelton.FieldError{{
 			Field: "name", Message: fmt.Sprintf("%q would be schedule %d, more than the %d that an installation holds", name, len(names)+1, maxSchedules),
@@ -216,13 +238,39 @@ type ScheduleState struct {
 	Revision uint64 `json:"-"` // of the entry; 0 before there is one
 }
 
-// maxRuns is how many runs a schedule remembers.
-const maxRuns = 20
+// How many runs a schedule remembers: of ticks, that were asked for, and that were
+// skipped. Each have their own place, so that a task that others are skipped for, or
+// that runs for long, is not forgotten for them.
+const (
+	maxRuns       = 20
+	maxManualRuns = 5
+	maxSkipped    = 5
+)
 
-// Note appends a run and forgets the oldest.
+// Note appends a run and forgets the oldest of its sort.
 func (s *ScheduleState) Note(run pelton.ScheduleRun) {
-	s.Runs = append(slices.Clone(s.Runs), run)
-	s.Runs = s.Runs[max(0, len(s.Runs)-maxRuns):]
+	most := maxRuns
+	switch {
+	case run.Skipped != "":
+		most = maxSkipped
+	case run.Manual:
+		most = maxManualRuns
+	}
+	alike := func(r pelton.ScheduleRun) bool {
+		return (r.Skipped != "") == (run.Skipped != "") && r.Manual == run.Manual
+	}
+	runs := append(slices.Clone(s.Runs), run)
+	n := 0
+	for _, r := range runs {
+		if alike(r) {
+			n++
+		}
+	}
+	if n > most {
+		i := slices.IndexFunc(runs, alike)
+		runs = slices.Delete(runs, i, i+1)
+	}
+	s.Runs = runs
 }
 
 // LoadScheduleState reads a state from the leader. One that is not there is empty.

@@ -43,9 +43,17 @@ type tickBody struct {
 	Tick     time.Time `json:"tick"`
 }
 
+// farthest is the last moment for which the broker keeps a schedule. It counts in
+// nanoseconds since 1970, and fires at once what is due after the year 2262
+// (TestFactSchedulesOfTheFarFuture).
+var farthest = time.Date(2262, 1, 1, 0, 0, 0, 0, time.UTC) //nolint:gochecknoglobals // a constant
+
 // PublishTick leaves the message of a tick, to be published when it is due; one that
 // is due already is at once. If it is there already, nothing changes.
 func (b *Broker) PublishTick(ctx context.Context, schedule string, tick, due time.Time) error {
+	if due.After(farthest) {
+		due = farthest
+	}
 	data, err := json.Marshal(tickBody{schedule, tick})
 	if err != nil {
 		return fmt.Errorf("publish tick of schedule %s: %w", schedule, err)

@@ -292,3 +292,46 @@ func TestScheduleDocs(t *testing.T) {
 		t.Errorf("%v, %v", names, err)
 	}
 }
+
+// What is due after the year 2262 would be fired at once. Ticks wait.
+func TestFactSchedulesOfTheFarFuture(t *testing.T) {
+	t.Parallel()
+	b := openNew(t)
+	got := serveTicksInto(t, b, func(DueTick) error { return nil })
+	far := time.Date(2263, 1, 1, 0, 0, 0, 0, time.UTC)
+	_, err := b.do(t.Context(), write{
+		subject: b.tick("fact", far), data: []byte(`{"schedule":"fact"}`), expect: 0,
+		header: nats.Header{headerSchedule: {"@at " + far.Format(time.RFC3339Nano)}, headerScheduleTarget: {b.dueTicks()}},
+	})
+	must(t, err)
+	if due := wait(t, got, "schedule of the far future"); due.Schedule != "fact" {
+		t.Errorf("%+v", due)
+	}
+	must(t, b.PublishTick(t.Context(), "far", time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC), time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC)))
+	now := time.Now().Add(time.Second)
+	must(t, b.PublishTick(t.Context(), "control", now, now))
+	if due := wait(t, got, "control"); due.Schedule != "control" {
+		t.Errorf("%+v", due)
+	}
+}
+
+// Runs of each sort are forgotten for others of their sort alone.
+func TestNote(t *testing.T) {
+	t.Parallel()
+	var s ScheduleState
+	first := pelton.NewID(time.Now(), 0)
+	s.Note(pelton.ScheduleRun{TaskID: first})
+	for range 100 {
+		s.Note(pelton.ScheduleRun{Skipped: pelton.SkippedOverlap})
+		s.Note(pelton.ScheduleRun{TaskID: pelton.NewID(time.Now(), 0), Manual: true})
+	}
+	if len(s.Runs) != 1+maxManualRuns+maxSkipped || s.Runs[0].TaskID != first {
+		t.Errorf("%d runs, the first is %+v", len(s.Runs), s.Runs[0])
+	}
+	for range maxRuns {
+		s.Note(pelton.ScheduleRun{TaskID: pelton.NewID(time.Now(), 0)})
+	}
+	if len(s.Runs) != maxRuns+maxManualRuns+maxSkipped || s.Runs[0].TaskID == first {
+		t.Errorf("%d runs, the first is %+v", len(s.Runs), s.Runs[0])
+	}
+}
