@@ -29,7 +29,8 @@ func cleanEnv(environ []string) []string {
 }
 
 // taskEnv tells a program about its task. Times are RFC 3339 in UTC;
-// PELTON_TASK_DEADLINE is there only if ctx has a deadline.
+// PELTON_TASK_DEADLINE is there only if ctx has a deadline, PELTON_TASK_SCHEDULE and
+// PELTON_TASK_TICK only for a task of a schedule.
 func taskEnv(ctx context.Context, task *pelton.Task) []string {
 	env := []string{
 		"PELTON_TASK_ID=" + task.ID.String(),
@@ -42,6 +43,9 @@ func taskEnv(ctx context.Context, task *pelton.Task) []string {
 	}
 	if deadline, ok := ctx.Deadline(); ok {
 		env = append(env, "PELTON_TASK_DEADLINE="+deadline.UTC().Format(time.RFC3339Nano))
+	}
+	if s := task.Schedule; s != nil {
+		env = append(env, "PELTON_TASK_SCHEDULE="+s.Name, "PELTON_TASK_TICK="+s.Tick.UTC().Format(time.RFC3339Nano))
 	}
 	return env
 }

@@ -166,6 +166,7 @@ func TestEnvironmentIsClean(t *testing.T) { // not parallel: it changes the envi
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	task := newTask("")
+	task.Schedule = &pelton.TaskSchedule{Name: "nightly", Tick: time.Date(2026, 11, 2, 8, 8, 0, 0, time.FixedZone("CET", 3600))}
 	if _, err := h.ServeTask(ctx, task); err != nil {
 		t.Fatal(err)
 	}
@@ -174,7 +175,7 @@ func TestEnvironmentIsClean(t *testing.T) { // not parallel: it changes the envi
 		"HOME=/home/someone", "LANG=C", "LC_ALL=C", "PATH=" + os.Getenv("PATH"), "TMPDIR=" + os.Getenv("TMPDIR"), "TZ=UTC", "USER=someone",
 		"PELTON_TASK_ATTEMPT=2", "PELTON_TASK_CREATED_AT=2026-11-02T07:08:09.123Z", "PELTON_TASK_DEADLINE=" + deadline.UTC().Format(time.RFC3339Nano),
 		"PELTON_TASK_KIND=test.run", "PELTON_TASK_MAX_ATTEMPTS=20", "PELTON_TASK_PRIORITY=high", "PELTON_TASK_QUEUE=default", "PELTON_TASK_ID=" + task.ID.String(),
-		"REGION=eu",
+		"PELTON_TASK_SCHEDULE=nightly", "PELTON_TASK_TICK=2026-11-02T07:08:00Z", "REGION=eu",
 	}
 	// The shell sets some of its own.
 	seen = slices.DeleteFunc(seen, func(line string) bool {
