@@ -20,6 +20,10 @@ const (
 	maxCronBytes         = 256
 )
 
+// NoRevision in Schedule.Revision of a change demands that there is no such schedule
+// yet.
+const NoRevision uint64 = 1<<64 - 1
+
 // Schedule is a rule that enqueues a task again and again, or once. Exactly one of
 // Cron, Every and At is set. The zero value of every other field but Name and Task
 // means its default.
@@ -70,7 +74,7 @@ type Schedule struct {
 	// What follows is told, not asked for.
 
 	// Revision of the definition. In a change, a revision that is not zero must be
-	// the present one.
+	// the present one, or be NoRevision.
 	Revision  uint64
 	CreatedAt time.Time
 	UpdatedAt time.Time
@@ -209,6 +213,14 @@ type Applied struct {
 	Changed   []string `json:"changed"`
 	Unchanged []string `json:"unchanged"`
 	Deleted   []string `json:"deleted"`
+}
+
+// ApplyOptions says how Apply goes about it. The zero value applies and prunes.
+type ApplyOptions struct {
+	// Keep leaves schedules of the owner that are not wanted any more.
+	Keep bool
+	// DryRun says what would be done, and changes nothing.
+	DryRun bool
 }
 
 // ValidateScheduleName checks a schedule's name, which has the form of a queue's.

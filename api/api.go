@@ -1,6 +1,6 @@
 // Package api is Pelton's HTTP API: tasks are posted, read, waited for and
-// cancelled, queues are looked at and set up, dead letters are retried, and locks
-// are looked at, over JSON. It knows the vocabulary alone and is handed what it
+// cancelled, queues are looked at and set up, dead letters are retried, locks are
+// looked at, and schedules are set, over JSON. It knows the vocabulary alone and is handed what it
 // needs of the broker as small interfaces.
 //
 // Payloads and results pass through byte for byte, requests are read strictly
@@ -84,8 +84,8 @@ type Queues interface {
 	Purge(ctx context.Context, name string, p pelton.Priority, cursor string) (*pelton.Purged, error)
 }
 
-// Config is what New needs. Tasks, Why, Queues, Dead, Locks, Limits and Workers are
-// required.
+// Config is what New needs. Tasks, Why, Queues, Dead, Locks, Limits, Workers and
+// Schedules are required.
 type Config struct {
 	Tasks   Tasks
 	Why     Explainer
@@ -94,6 +94,8 @@ type Config struct {
 	Locks   Locks
 	Limits  Limits
 	Workers Workers
+
+	Schedules Schedules
 
 	// Metrics answers GET /metrics. Without one there is no such call.
 	Metrics http.Handler
@@ -125,8 +127,8 @@ type Config struct {
 }
 
 func (c Config) withDefaults() (Config, error) {
-	if c.Tasks == nil || c.Why == nil || c.Queues == nil || c.Dead == nil || c.Locks == nil || c.Limits == nil || c.Workers == nil {
-		return Config{}, errors.New("api: Config needs Tasks, Why, Queues, Dead, Locks, Limits and Workers")
+	if c.Tasks == nil || c.Why == nil || c.Queues == nil || c.Dead == nil || c.Locks == nil || c.Limits == nil || c.Workers == nil || c.Schedules == nil {
+		return Config{}, errors.New("api: Config needs Tasks, Why, Queues, Dead, Locks, Limits, Workers and Schedules")
 	}
 	if slices.Contains(c.AllowedHosts, "") {
 		return Config{}, errors.New("api: Config.AllowedHosts has an empty name")
@@ -183,6 +185,7 @@ func New(cfg Config) (http.Handler, error) {
 	s.registerLocks(document)
 	s.registerLimits(document)
 	s.registerWorkers(document)
+	s.registerSchedules(document)
 	s.registerMeta(document)
 	s.registerMetrics(document)
 	if s.spec, err = finishDocument(document.OpenAPI()); err != nil {

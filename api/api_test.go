@@ -266,7 +266,7 @@ func (f *fakeQueues) Purge(ctx context.Context, name string, p pelton.Priority, 
 // serve is the API over fakes; change may set more of the Config.
 func serve(t *testing.T, tasks *fakeTasks, change func(*Config)) http.Handler {
 	t.Helper()
-	cfg := Config{Tasks: tasks, Why: &fakeWhy{}, Queues: &fakeQueues{}, Dead: &fakeDead{}, Locks: &fakeLocks{}, Limits: &fakeLimits{}, Workers: &fakeWorkers{}, Version: "v1.2.3"}
+	cfg := Config{Tasks: tasks, Why: &fakeWhy{}, Queues: &fakeQueues{}, Dead: &fakeDead{}, Locks: &fakeLocks{}, Limits: &fakeLimits{}, Workers: &fakeWorkers{}, Schedules: newFakeSchedules(), Version: "v1.2.3"}
 	if change != nil {
 		change(&cfg)
 	}
@@ -338,15 +338,16 @@ func wantProblem(t *testing.T, w *httptest.ResponseRecorder, status int, k kind)
 func TestNewNeedsTasksAndQueues(t *testing.T) {
 	t.Parallel()
 	for name, cfg := range map[string]Config{
-		"tasks":       {Why: &fakeWhy{}, Queues: &fakeQueues{}, Dead: &fakeDead{}, Locks: &fakeLocks{}, Limits: &fakeLimits{}, Workers: &fakeWorkers{}},
-		"queues":      {Why: &fakeWhy{}, Tasks: newFakeTasks(), Dead: &fakeDead{}, Locks: &fakeLocks{}, Limits: &fakeLimits{}, Workers: &fakeWorkers{}},
-		"dead":        {Why: &fakeWhy{}, Tasks: newFakeTasks(), Queues: &fakeQueues{}, Locks: &fakeLocks{}, Limits: &fakeLimits{}, Workers: &fakeWorkers{}},
-		"locks":       {Why: &fakeWhy{}, Tasks: newFakeTasks(), Queues: &fakeQueues{}, Dead: &fakeDead{}, Limits: &fakeLimits{}, Workers: &fakeWorkers{}},
-		"empty host":  {Why: &fakeWhy{}, Tasks: newFakeTasks(), Queues: &fakeQueues{}, Dead: &fakeDead{}, Locks: &fakeLocks{}, Limits: &fakeLimits{}, Workers: &fakeWorkers{}, AllowedHosts: []string{""}},
-		"limits":      {Why: &fakeWhy{}, Tasks: newFakeTasks(), Queues: &fakeQueues{}, Dead: &fakeDead{}, Locks: &fakeLocks{}, Workers: &fakeWorkers{}},
-		"workers":     {Why: &fakeWhy{}, Tasks: newFakeTasks(), Queues: &fakeQueues{}, Dead: &fakeDead{}, Locks: &fakeLocks{}, Limits: &fakeLimits{}},
-		"why":         {Tasks: newFakeTasks(), Queues: &fakeQueues{}, Dead: &fakeDead{}, Locks: &fakeLocks{}, Limits: &fakeLimits{}, Workers: &fakeWorkers{}},
-		"memory":      {Why: &fakeWhy{}, Tasks: newFakeTasks(), Queues: &fakeQueues{}, Dead: &fakeDead{}, Locks: &fakeLocks{}, Limits: &fakeLimits{}, Workers: &fakeWorkers{}, Memory: NewBudget(MinMemory - 1)},
+		"tasks":       {Why: &fakeWhy{}, Queues: &fakeQueues{}, Dead: &fakeDead{}, Locks: &fakeLocks{}, Limits: &fakeLimits{}, Workers: &fakeWorkers{}, Schedules: newFakeSchedules()},
+		"queues":      {Why: &fakeWhy{}, Tasks: newFakeTasks(), Dead: &fakeDead{}, Locks: &fakeLocks{}, Limits: &fakeLimits{}, Workers: &fakeWorkers{}, Schedules: newFakeSchedules()},
+		"dead":        {Why: &fakeWhy{}, Tasks: newFakeTasks(), Queues: &fakeQueues{}, Locks: &fakeLocks{}, Limits: &fakeLimits{}, Workers: &fakeWorkers{}, Schedules: newFakeSchedules()},
+		"locks":       {Why: &fakeWhy{}, Tasks: newFakeTasks(), Queues: &fakeQueues{}, Dead: &fakeDead{}, Limits: &fakeLimits{}, Workers: &fakeWorkers{}, Schedules: newFakeSchedules()},
+		"empty host":  {Why: &fakeWhy{}, Tasks: newFakeTasks(), Queues: &fakeQueues{}, Dead: &fakeDead{}, Locks: &fakeLocks{}, Limits: &fakeLimits{}, Workers: &fakeWorkers{}, Schedules: newFakeSchedules(), AllowedHosts: []string{""}},
+		"limits":      {Why: &fakeWhy{}, Tasks: newFakeTasks(), Queues: &fakeQueues{}, Dead: &fakeDead{}, Locks: &fakeLocks{}, Workers: &fakeWorkers{}, Schedules: newFakeSchedules()},
+		"workers":     {Why: &fakeWhy{}, Tasks: newFakeTasks(), Queues: &fakeQueues{}, Dead: &fakeDead{}, Locks: &fakeLocks{}, Limits: &fakeLimits{}, Schedules: newFakeSchedules()},
+		"why":         {Tasks: newFakeTasks(), Queues: &fakeQueues{}, Dead: &fakeDead{}, Locks: &fakeLocks{}, Limits: &fakeLimits{}, Workers: &fakeWorkers{}, Schedules: newFakeSchedules()},
+		"schedules":   {Why: &fakeWhy{}, Tasks: newFakeTasks(), Queues: &fakeQueues{}, Dead: &fakeDead{}, Locks: &fakeLocks{}, Limits: &fakeLimits{}, Workers: &fakeWorkers{}},
+		"memory":      {Why: &fakeWhy{}, Tasks: newFakeTasks(), Queues: &fakeQueues{}, Dead: &fakeDead{}, Locks: &fakeLocks{}, Limits: &fakeLimits{}, Workers: &fakeWorkers{}, Schedules: newFakeSchedules(), Memory: NewBudget(MinMemory - 1)},
 		"nothing set": {},
 	} {
 		if _, err := New(cfg); err == nil {

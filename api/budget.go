@@ -229,6 +229,21 @@ func (c *claim) hold(n int64) error {
 	return nil
 }
 
+// schedule is for one schedule, which is read or written and answered, or its task: the
+// largest that there can be, because a change that was made must not be refused its
+// answer.
+func (c *claim) schedule() error {
+	return c.grow(c.needs+readWeight*(taskBytes+pelton.MaxPayload), c.s.Memory.most)
+}
+
+// ticks is for the answer of a backfill of so many.
+func (c *claim) ticks(limit int) error {
+	if limit < 1 || limit > pelton.MaxBackfill {
+		limit = pelton.MaxBackfill // by default less
+	}
+	return c.grow(c.needs+int64(limit)*tickBytes, c.s.Memory.most)
+}
+
 // page is for a page of tasks with payloads and results of at most size bytes, of
 // which one more may be read.
 func (c *claim) page(tasks int, size int64) error {
@@ -238,6 +253,8 @@ func (c *claim) page(tasks int, size int64) error {
 }
 
 const (
+	// tickBytes is for a tick of a backfill and its part of the answer.
+	tickBytes = 512
 	// taskBytes is for what a task has beside its texts.
 	taskBytes = 2 << 10
 	// itemBytes is for what a task of a batch has beside its part of the body: its

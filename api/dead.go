@@ -68,19 +68,24 @@ func (s *server) listDead(ctx context.Context, in *deadListInput) (*answer, erro
 		size += weigh(letter)
 	}
 	claimOf(ctx).shrink(readWeight * size)
-	return taskListAnswer(page.Items, page.NextCursor)
+	return listAnswer(page.Items, page.NextCursor)
 }
 
-// taskListAnswer is a page of tasks, each byte for byte.
-func taskListAnswer(tasks []*pelton.Task, next string) (*answer, error) {
+// appender writes its own JSON, payloads byte for byte.
+type appender interface {
+	AppendJSON(dst []byte) ([]byte, error)
+}
+
+// listAnswer is a page of what writes its own JSON.
+func listAnswer[T appender](items []T, next string) (*answer, error) {
 	body := []byte(`{"items":[`)
 	var err error
-	for i, task := range tasks {
+	for i, item := range items {
 		if i > 0 {
 			body = append(body, ',')
 		}
-		if body, err = task.AppendJSON(body); err != nil {
-			return nil, fmt.Errorf("write task %s: %w", task.ID, err)
+		if body, err = item.AppendJSON(body); err != nil {
+			return nil, fmt.Errorf("write a list: %w", err)
 		}
 	}
 	body = append(body, ']')

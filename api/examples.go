@@ -72,7 +72,7 @@ func exampleFailure() pelton.Failure {
 	}
 }
 
-// exampleDeadList has the form of what taskListAnswer writes.
+// exampleDeadList has the form of what listAnswer writes.
 func exampleDeadList() any {
 	return struct {
 		Items      []*pelton.Task `json:"items"`
@@ -127,6 +127,8 @@ func exampleProblem(k kind) *problem {
 		return newProblem(k, "get task %s: %s", exampleTask(false).ID, pelton.ErrNotFound)
 	case kindOverloaded:
 		return newProblem(k, "enqueue email.send: queue default: %s: it holds 100000 ready tasks, and max_depth is 100000", pelton.ErrOverloaded)
+	case kindPrecondition:
+		return newProblem(k, "schedule nightly has revision 42")
 	case kindConflict:
 		return newProblem(k, "cancel task %s: %s: it is %s", exampleTask(false).ID, pelton.ErrConflict, pelton.Succeeded)
 	default:

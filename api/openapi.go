@@ -55,7 +55,7 @@ func (s *server) humaConfig() huma.Config {
 		Info: &huma.Info{
 			Title:       "Pelton",
 			Version:     s.Version,
-			Description: "A distributed task queue. Post tasks, read them back by id, wait for them, watch them, ask why they do not run, cancel them, retry them; look at the queues, set them up, pause and purge them; tend the dead letters and the locks; see who works.",
+			Description: "A distributed task queue. Post tasks, read them back by id, wait for them, watch them, ask why they do not run, cancel them, retry them; look at the queues, set them up, pause and purge them; tend the dead letters and the locks; see who works; let schedules enqueue tasks.",
 			License:     &huma.License{Name: "Apache-2.0", Identifier: "Apache-2.0"},
 		},
 		Components: &huma.Components{Schemas: registry},
@@ -244,7 +244,7 @@ func problemResponse(kinds ...kind) *huma.Response {
 func responseHeaders(names []string) map[string]*huma.Header {
 	text := map[string]string{
 		"Location":            "The path of the task.",
-		"ETag":                "Changes with the task.",
+		"ETag":                "Changes with the task, or with the definition of the schedule.",
 		"Idempotent-Replayed": "true if the task is that of an earlier request with the Idempotency-Key.",
 		"Preference-Applied":  "The preference of Prefer that was followed: wait=SECONDS.",
 		"Retry-After":         "Seconds after which trying again makes sense.",
@@ -270,6 +270,10 @@ func finishDocument(doc *huma.OpenAPI) ([]byte, error) {
 	doc.Paths[pathQueue].Patch.RequestBody.Content[mergePatchMediaType] = doc.Paths[pathQueue].Patch.RequestBody.Content[jsonMediaType]
 	doc.Paths[pathLimit].Put.RequestBody = body("LimitRequest", exampleLimitRequest())
 	doc.Paths[pathLimit].Delete.Responses[strconv.Itoa(http.StatusNoContent)].Content = nil // as below
+	doc.Paths[pathSchedule].Put.RequestBody = body("ScheduleRequest", exampleScheduleRequest())
+	doc.Paths[pathSchedule].Delete.Responses[strconv.Itoa(http.StatusNoContent)].Content = nil
+	doc.Paths[pathScheduleBackfill].Post.RequestBody = body("BackfillRequest", exampleBackfillRequest())
+	doc.Paths[pathSchedulesApply].Post.RequestBody = body("ApplyRequest", exampleApplyRequest())
 	doc.Paths[pathDeadRetryMany].Post.RequestBody = body("DeadQuery", exampleDeadQuery())
 	doc.Paths[pathDeadPurge].Post.RequestBody = body("DeadQuery", exampleDeadQuery())
 	doc.Paths[pathDeadLetter].Delete.Responses[strconv.Itoa(http.StatusNoContent)].Content = nil // huma adds one

@@ -68,14 +68,16 @@ func TestDocumentListsEveryRoute(t *testing.T) {
 	}
 	slices.Sort(got)
 	want := []string{
-		"DELETE /dead/{id}", "DELETE /limits/{name}", "DELETE /locks/{name}",
+		"DELETE /dead/{id}", "DELETE /limits/{name}", "DELETE /locks/{name}", "DELETE /schedules/{name}",
 		"GET /dead", "GET /dead/{id}", "GET /healthz", "GET /limits", "GET /locks", "GET /openapi.json", "GET /queues", "GET /queues/{queue}", "GET /readyz",
+		"GET /schedules", "GET /schedules/{name}",
 		"GET /tasks/{id}", "GET /tasks/{id}/events", "GET /tasks/{id}/why", "GET /workers",
 		"PATCH /queues/{queue}",
 		"POST /dead/purge", "POST /dead/retry", "POST /dead/{id}/retry",
 		"POST /queues/{queue}/pause", "POST /queues/{queue}/purge", "POST /queues/{queue}/resume",
+		"POST /schedules/apply", "POST /schedules/{name}/backfill", "POST /schedules/{name}/pause", "POST /schedules/{name}/resume", "POST /schedules/{name}/run",
 		"POST /tasks", "POST /tasks/batch", "POST /tasks/{id}/cancel", "POST /tasks/{id}/retry",
-		"PUT /limits/{name}",
+		"PUT /limits/{name}", "PUT /schedules/{name}",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("operations (-want +got):\n%s", diff)
@@ -194,6 +196,7 @@ func TestAnswersFitTheirSchemas(t *testing.T) {
 		c.Locks = &fakeLocks{locks: []pelton.Lock{*exampleLock()}, next: exampleLockList().NextCursor}
 		c.Limits = &fakeLimits{limits: []pelton.Limit{exampleLimit()}}
 		c.Why = &fakeWhy{why: exampleWhy()}
+		c.Schedules = exampleSchedules()
 		c.Workers = &fakeWorkers{page: *exampleWorkerList()}
 	})
 	for _, tc := range []struct{ method, path, body, schema string }{
@@ -217,6 +220,15 @@ func TestAnswersFitTheirSchemas(t *testing.T) {
 		{http.MethodGet, "/limits", "", "LimitList"},
 		{http.MethodGet, "/workers", "", "WorkerList"},
 		{http.MethodPut, "/limits/mail", string(exampleLimitRequest()), "Limit"},
+		{http.MethodGet, "/schedules", "", "ScheduleList"},
+		{http.MethodGet, "/schedules/old", "", "Schedule"},
+		{http.MethodPut, "/schedules/nightly", string(exampleScheduleRequest()), "Schedule"},
+		{http.MethodPut, "/schedules/nightly?dry_run=true", string(exampleScheduleRequest()), "Schedule"},
+		{http.MethodPost, "/schedules/nightly/pause", "", "Schedule"},
+		{http.MethodPost, "/schedules/nightly/resume", "", "Schedule"},
+		{http.MethodPost, "/schedules/nightly/run", "", "Task"},
+		{http.MethodPost, "/schedules/nightly/backfill", string(exampleBackfillRequest()), "BackfillResult"},
+		{http.MethodPost, "/schedules/apply", string(exampleApplyRequest()), "Applied"},
 		{http.MethodGet, "/tasks/x", "", "Problem"},
 		{http.MethodGet, "/nowhere", "", "Problem"},
 	} {
@@ -246,6 +258,7 @@ func TestExamplesAreServed(t *testing.T) {
 		c.Locks = &fakeLocks{locks: []pelton.Lock{*exampleLock()}, next: exampleLockList().NextCursor}
 		c.Limits = &fakeLimits{limits: []pelton.Limit{exampleLimit()}}
 		c.Why = &fakeWhy{why: exampleWhy()}
+		c.Schedules = exampleSchedules()
 		c.Workers = &fakeWorkers{page: *exampleWorkerList()}
 	})
 	doc, _ := document(t, h)
@@ -257,6 +270,8 @@ func TestExamplesAreServed(t *testing.T) {
 		"/dead":                              "/dead",
 		"/locks":                             "/locks",
 		"/healthz":                           "/healthz",
+		"/schedules":                         "/schedules",
+		"/schedules/nightly":                 "/schedules/{name}",
 		"/limits":                            "/limits",
 		"/workers":                           "/workers",
 		"/dead/" + exampleDead().ID.String(): "/dead/{id}",
@@ -338,6 +353,7 @@ func fullTask() *pelton.Task {
 	task.Error, task.Errors = &failure, []pelton.Failure{failure}
 	task.RunAt, task.ExpiresAt = exampleTime(), exampleTime().Add(time.Hour)
 	task.RateKey = "acme"
+	task.Schedule = exampleScheduledTask().Schedule
 	task.Backoff = pelton.Backoff{Initial: 5 * time.Second, Max: 10 * time.Minute, Factor: 1.5}
 	task.Unique = &pelton.Unique{Key: "user-42", Until: pelton.UntilStarted, Window: time.Hour, OnConflict: pelton.ConflictReject}
 	return task

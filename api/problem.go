@@ -22,6 +22,7 @@ const (
 	kindNotAllowed     kind = "method-not-allowed"
 	kindTimeout        kind = "request-timeout"
 	kindConflict       kind = "conflict"
+	kindPrecondition   kind = "precondition-failed"
 	kindInFlight       kind = "in-flight"
 	kindMisdirected    kind = "misdirected"
 	kindRateLimited    kind = "rate-limited"
@@ -56,6 +57,8 @@ func (k kind) describe() (status int, title string) {
 		return http.StatusRequestTimeout, "Request timeout"
 	case kindConflict:
 		return http.StatusConflict, "Conflict"
+	case kindPrecondition:
+		return http.StatusPreconditionFailed, "Precondition failed"
 	case kindInFlight:
 		return http.StatusConflict, "Still in flight"
 	case kindMisdirected:

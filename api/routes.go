@@ -44,14 +44,6 @@ func planned() []string {
 		"POST /tasks/{id}/run",
 		"POST /tasks/cancel",
 		"POST /tasks/retry",
-		"GET /schedules",
-		"GET /schedules/{name}",
-		"PUT /schedules/{name}",
-		"DELETE /schedules/{name}",
-		"POST /schedules/{name}/pause",
-		"POST /schedules/{name}/resume",
-		"POST /schedules/{name}/run",
-		"POST /schedules/{name}/backfill",
 		"GET /metrics",
 		"GET /docs",
 	}
@@ -97,6 +89,10 @@ func registerFallback(mux *http.ServeMux, doc *huma.OpenAPI) {
 
 	byPath := http.NewServeMux()
 	for pattern, p := range known {
+		if pattern == pathSchedulesApply {
+			// A schedule may have that name: its methods are those of any other, and POST.
+			p.served = append(slices.Clone(known[pathSchedule].served), p.served...)
+		}
 		byPath.Handle(pattern, p)
 		// GET /tasks/batch is a wrong method, not a task of the id "batch", and so is
 		// DELETE /dead/purge.

@@ -21,7 +21,6 @@ func TestPlannedCallsAreNotSupported(t *testing.T) {
 		path = strings.NewReplacer("{id}", pelton.NewID(time.Now(), 0).String(), "{queue}", "default", "{name}", "x").Replace(path)
 		wantProblem(t, call(t, h, method, path, ""), 404, kindNotSupported)
 	}
-	wantProblem(t, call(t, h, http.MethodPost, "/schedules", ""), 404, kindNotSupported)
 }
 
 func TestWrongPathsAndMethods(t *testing.T) {
@@ -43,6 +42,10 @@ func TestWrongPathsAndMethods(t *testing.T) {
 		"GET /queues/x/pause":    "POST",
 		"PATCH /queues":          "GET, HEAD",
 		"POST /healthz":          "GET, HEAD",
+		"POST /schedules":        "GET, HEAD",
+		"PATCH /schedules/x":     "GET, HEAD, PUT, DELETE",
+		"PATCH /schedules/apply": "GET, HEAD, PUT, DELETE, POST",
+		"GET /schedules/x/run":   "POST",
 	} {
 		method, path, _ := strings.Cut(call1, " ")
 		w := call(t, h, method, path, "")

@@ -37,11 +37,24 @@ func schemas() map[string]*huma.Schema {
 		"LimitList":     object(properties{"items": array(ref("Limit"), "All limits.")}, "items"),
 		"RateLimit":     rateLimitSchema(),
 		"Why":           whySchema(),
-		"WhyReason":     whyReasonSchema(),
-		"Worker":        workerSchema(),
-		"WorkerList":    workerListSchema(),
-		"Health":        object(properties{"status": text("ok or ready.")}, "status"),
-		"Problem":       problemSchema(),
+
+		"Schedule":        scheduleSchema(),
+		"ScheduleList":    object(properties{"items": array(ref("Schedule"), "Sorted by name."), "next_cursor": text("Leads to the next page; absent on the last one.")}, "items"),
+		"ScheduleRequest": scheduleRequestSchema(),
+		"ScheduleTask":    scheduleTask(),
+		"ScheduleRun":     scheduleRunSchema(),
+		"ScheduleFailing": scheduleFailingSchema(),
+		"TaskSchedule":    taskScheduleSchema(),
+		"BackfillRequest": backfillRequestSchema(),
+		"BackfillResult":  backfillResultSchema(),
+		"ApplyRequest":    applyRequestSchema(),
+		"Applied":         appliedSchema(),
+
+		"WhyReason":  whyReasonSchema(),
+		"Worker":     workerSchema(),
+		"WorkerList": workerListSchema(),
+		"Health":     object(properties{"status": text("ok or ready.")}, "status"),
+		"Problem":    problemSchema(),
 	}
 }
 
@@ -229,6 +242,7 @@ func taskSchema() *huma.Schema {
 		"rate_key": rateKey(),
 
 		"concurrency_key": concurrencyKey(),
+		"schedule":        ref("TaskSchedule"),
 	}, "id", "kind", "queue", "priority", "state", "attempt", "max_attempts", "crashes", "revision")
 }
 

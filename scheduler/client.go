@@ -24,6 +24,7 @@ const (
 	pageLimit    = 50
 	maxPage      = 500
 	maxPreview   = 1000
+	pageBytes    = 4 << 20 // payloads of a page; one schedule always fits
 )
 
 // Config is how a Client finds its installation.
@@ -81,7 +82,8 @@ func (c *Client) begin(ctx context.Context, name string) (context.Context, conte
 // kept if s names none.
 //
 // Errors: a *pelton.ValidationError, also for a rule that never fires;
-// pelton.ErrConflict if s.Revision is neither zero nor the present one;
+// pelton.ErrConflict if s.Revision is neither zero nor the present one, or is
+// pelton.NoRevision and there is one;
 // pelton.ErrUnavailable; pelton.ErrUnknownOutcome, after which a repeat is safe.
 func (c *Client) Put(ctx context.Context, s pelton.Schedule) (put *pelton.Schedule, created bool, err error) {
 	ctx, cancel, err := c.begin(ctx, s.Name)
@@ -89,7 +91,7 @@ func (c *Client) Put(ctx context.Context, s pelton.Schedule) (put *pelton.Schedu
 	if err != nil {
 		return nil, false, err
 	}
-	created, _, err = c.put(ctx, s, false)
+	created, _, err = c.put(ctx, s, how{})
 	if err != nil {
 		return nil, false, fmt.Errorf("put schedule: %w", err)
 	}
@@ -97,12 +99,17 @@ func (c *Client) Put(ctx context.Context, s pelton.Schedule) (put *pelton.Schedu
 	return put, created, err
 }
 
-// put is Put and says whether anything changed. declared keeps a pause that was made
-// by hand.
+// how says what put does beyond Put.
+type how struct {
+	declared bool // by the owner: it must be the owner's, and a pause made by hand stays
+	dry      bool // nothing is written
+}
+
+// put is Put and says whether anything changed.
 //
 // Crash window: after the definition, the message of the next tick may be missing; the
 // reconciler leaves it. What waits for ticks of an earlier rule is harmless.
-func (c *Client) put(ctx context.Context, s pelton.Schedule, declared bool) (created, changed bool, err error) {
+func (c *Client) put(ctx context.Context, s pelton.Schedule, do how) (created, changed bool, err error) {
 	now, err := c.b.Now(ctx)
 	if err != nil {
 		return false, false, err
@@ -118,10 +125,14 @@ func (c *Client) put(ctx context.Context, s pelton.Schedule, declared bool) (cre
 		switch {
 		case err != nil && !absent:
 			return false, false, err
-		case want != 0 && (absent || old.Revision != want):
+		case want == pelton.NoRevision && !absent:
+			return false, false, fmt.Errorf("schedule %s: %w: there is one", s.Name, pelton.ErrConflict)
+		case want != 0 && want != pelton.NoRevision && (absent || old.Revision != want):
 			return false, false, fmt.Errorf("schedule %s: %w: its revision is not %d", s.Name, pelton.ErrConflict, want)
+		case do.declared && !absent && old.Schedule.Owner != s.Owner:
+			return false, false, notOwned(&old.Schedule)
 		}
-		doc, err := succeed(old, absent, norm, declared)
+		doc, err := succeed(old, absent, norm, do.declared)
 		if err != nil {
 			return false, false, err
 		}
@@ -137,6 +148,9 @@ func (c *Client) put(ctx context.Context, s pelton.Schedule, declared bool) (cre
 			if err := c.b.CheckScheduleBound(ctx, s.Name); err != nil {
 				return false, false, err
 			}
+		}
+		if do.dry {
+			return absent, true, nil
 		}
 		if err = c.b.SaveSchedule(ctx, doc); errors.Is(err, broker.ErrStale) {
 			continue
@@ -249,7 +263,7 @@ func (c *Client) get(ctx context.Context, name string, runs int) (*pelton.Schedu
 }
 
 // List reads a page of schedules, sorted by name, each as Get does but with fewer of
-// its last runs.
+// its last runs. A page ends early when its payloads become large.
 func (c *Client) List(ctx context.Context, q pelton.ScheduleQuery) (pelton.SchedulePage, error) {
 	var page pelton.SchedulePage
 	if q.Limit < 0 || q.Limit > maxPage {
@@ -267,11 +281,12 @@ func (c *Client) List(ctx context.Context, q pelton.ScheduleQuery) (pelton.Sched
 	if err != nil {
 		return page, err
 	}
+	size := 0
 	for _, name := range names {
 		if name <= q.Cursor {
 			continue
 		}
-		if len(page.Items) == q.Limit {
+		if len(page.Items) == q.Limit || size > pageBytes {
 			page.NextCursor = page.Items[len(page.Items)-1].Name
 			break
 		}
@@ -284,6 +299,7 @@ func (c *Client) List(ctx context.Context, q pelton.ScheduleQuery) (pelton.Sched
 			return pelton.SchedulePage{}, err
 		case q.Owner == "" || q.Owner == s.Owner:
 			page.Items = append(page.Items, s)
+			size += len(s.Task.Payload)
 		}
 	}
 	return page, nil
@@ -291,17 +307,31 @@ func (c *Client) List(ctx context.Context, q pelton.ScheduleQuery) (pelton.Sched
 
 // Delete deletes a schedule and what is remembered of it. Its tasks stay. A schedule
 // of the same name that is made later is another one, and its ticks have other tasks.
+// With revisions, the present one must be among them, else it is pelton.ErrConflict.
 // pelton.ErrNotFound means that there is none.
-func (c *Client) Delete(ctx context.Context, name string) error {
+func (c *Client) Delete(ctx context.Context, name string, revisions ...uint64) error {
 	ctx, cancel, err := c.begin(ctx, name)
 	defer cancel()
 	if err != nil {
 		return err
 	}
+	return c.delete(ctx, name, func(doc *broker.ScheduleDoc) error {
+		if len(revisions) > 0 && !slices.Contains(revisions, doc.Revision) {
+			return fmt.Errorf("%w: its revision is %d", pelton.ErrConflict, doc.Revision)
+		}
+		return nil
+	})
+}
+
+// delete deletes a schedule unless the check of what it is at that moment fails.
+func (c *Client) delete(ctx context.Context, name string, check func(*broker.ScheduleDoc) error) error {
 	for range casTries {
 		doc, err := c.b.LoadSchedule(ctx, name)
+		if err == nil {
+			err = check(doc)
+		}
 		if err != nil {
-			return fmt.Errorf("delete: %w", err)
+			return fmt.Errorf("delete schedule %s: %w", name, err)
 		}
 		if err = c.b.DeleteSchedule(ctx, doc); !errors.Is(err, broker.ErrStale) {
 			return err

@@ -308,6 +308,34 @@ func TestApply(t *testing.T) {
 			t.Errorf("%s: %+v, %v", name, got, err)
 		}
 	}
+	_, err := b.c.Apply(t.Context(), "app", []pelton.Schedule{a, {Name: "e", Cron: "61 * * * *", Task: task}, {Name: "f", Every: time.Hour, Task: task, Overlap: "x"}})
+	invalid, ok := errors.AsType[*pelton.ValidationError](err)
+	if !ok || len(invalid.Fields) != 2 || invalid.Fields[0].Field != "schedules[1].cron" || invalid.Fields[1].Field != "schedules[2].overlap" {
+		t.Errorf("%v does not say all that is wrong", err)
+	}
+
+	// A dry run says what would be, and Keep prunes nothing.
+	how := pelton.ApplyOptions{DryRun: true}
+	applyWith := func(want pelton.Applied, schedules ...pelton.Schedule) {
+		t.Helper()
+		got, err := b.c.ApplyWith(t.Context(), "app", schedules, how)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(&want, got, cmpopts.EquateEmpty()); diff != "" {
+			t.Error(diff)
+		}
+	}
+	applyWith(pelton.Applied{Created: []string{"c"}, Deleted: []string{"a"}}, c)
+	other := a
+	other.Every = time.Minute
+	applyWith(pelton.Applied{Changed: []string{"a"}}, other)
+	how.Keep = true
+	applyWith(pelton.Applied{})
+	how.DryRun = false
+	applyWith(pelton.Applied{})
+	applyWith(pelton.Applied{Unchanged: []string{"a"}}, a)
+
 	page, err := b.c.List(t.Context(), pelton.ScheduleQuery{})
 	if err != nil {
 		t.Fatal(err)

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
 	"time"
 
 	"github.com/peltonq/pelton"
@@ -163,93 +161,4 @@ func (c *Client) backfillTick(ctx context.Context, v *view, tick, now time.Time,
 		one.TaskID, one.Error = pelton.ID{}, clipped(err.Error())
 	}
 	return one, nil
-}
-
-// Apply makes the schedules of an owner those that are wanted: it adds and changes what
-// differs, and deletes what the owner made by Apply and does not want any more. All are
-// checked before the first is written. A schedule that belongs to nobody, or to another,
-// is pelton.ErrConflict. A pause made by Pause is kept until Resume or Put ends it.
-//
-// It is not atomic: after an error, some are applied, and a repeat does the rest.
-// Whoever applies at the same time for the same owner should want the same.
-func (c *Client) Apply(ctx context.Context, owner string, want []pelton.Schedule) (*pelton.Applied, error) {
-	if c.closed.Load() {
-		return nil, fmt.Errorf("scheduler: %w", pelton.ErrClosed)
-	}
-	if owner == "" {
-		return nil, invalid("owner", "is required")
-	}
-	now, err := c.b.Now(ctx)
-	if err != nil {
-		return nil, err
-	}
-	wanted := make(map[string]pelton.Schedule, len(want))
-	for i, s := range want {
-		s.Owner, s.Revision = owner, 0
-		if err := c.checkWanted(ctx, s, now); err != nil {
-			return nil, fmt.Errorf("schedule %d, %q: %w", i+1, s.Name, err)
-		}
-		if _, twice := wanted[s.Name]; twice {
-			return nil, invalid("name", "%q is there twice", s.Name)
-		}
-		wanted[s.Name] = s
-	}
-	names, err := c.b.ScheduleNames(ctx)
-	if err != nil {
-		return nil, err
-	}
-	done := &pelton.Applied{Created: []string{}, Changed: []string{}, Unchanged: []string{}, Deleted: []string{}}
-	for _, name := range slices.Sorted(maps.Keys(wanted)) {
-		created, changed, err := c.put(ctx, wanted[name], true)
-		switch {
-		case err != nil:
-			return done, fmt.Errorf("apply: %w", err)
-		case created:
-			done.Created = append(done.Created, name)
-		case changed:
-			done.Changed = append(done.Changed, name)
-		default:
-			done.Unchanged = append(done.Unchanged, name)
-		}
-	}
-	for _, name := range names {
-		if _, keep := wanted[name]; keep {
-			continue
-		}
-		doc, err := c.b.LoadSchedule(ctx, name)
-		if errors.Is(err, pelton.ErrNotFound) || err == nil && doc.Schedule.Owner != owner {
-			continue
-		}
-		if err == nil {
-			err = c.b.DeleteSchedule(ctx, doc)
-		}
-		if err != nil {
-			return done, fmt.Errorf("apply: %w", err)
-		}
-		done.Deleted = append(done.Deleted, name)
-	}
-	return done, nil
-}
-
-// checkWanted is what Put would say, without writing.
-func (c *Client) checkWanted(ctx context.Context, s pelton.Schedule, now time.Time) error {
-	norm, r, err := normalize(s, now)
-	if err != nil {
-		return err
-	}
-	old, err := c.b.LoadSchedule(ctx, s.Name)
-	absent := errors.Is(err, pelton.ErrNotFound)
-	switch {
-	case err != nil && !absent:
-		return err
-	case !absent && old.Schedule.Owner != s.Owner:
-		by := "nobody"
-		if old.Schedule.Owner != "" {
-			by = fmt.Sprintf("%q", old.Schedule.Owner)
-		}
-		return fmt.Errorf("%w: it belongs to %s", pelton.ErrConflict, by)
-	case absent || !sameRule(&old.Schedule, &norm):
-		return r.check(now)
-	}
-	return nil
 }
