@@ -122,7 +122,7 @@ func (p *problemError) exitCode() int {
 		return exitAuth
 	case http.StatusNotFound:
 		return exitNotFound
-	case http.StatusConflict:
+	case http.StatusConflict, http.StatusPreconditionFailed:
 		return exitConflict
 	case http.StatusTooManyRequests:
 		return exitRateLimited

@@ -46,6 +46,7 @@ func (a *app) printTask(out *outputFlag, t *taskAnswer) error {
 		{"Labels", labelText(t.Labels)},
 		{"Unique", uniqueText(t.Unique)},
 		{"Concurrency key", t.ConcurrencyKey},
+		{"Schedule", tickText(t.Schedule)},
 	}
 	if t.Crashes > 0 {
 		pairs = append(pairs, [2]string{"Crashes", strconv.Itoa(t.Crashes)})
@@ -91,6 +92,18 @@ func uniqueText(u *pelton.Unique) string {
 		return fmt.Sprintf("%s (until %s, window %s)", u.Key, u.Until, pelton.FormatDuration(u.Window))
 	default:
 		return fmt.Sprintf("%s (until %s)", u.Key, u.Until)
+	}
+}
+
+// tickText is which tick of which schedule a task is of.
+func tickText(s *pelton.TaskSchedule) string {
+	switch {
+	case s == nil:
+		return ""
+	case s.Manual:
+		return s.Name + ", by hand"
+	default:
+		return s.Name + ", tick " + instant(s.Tick)
 	}
 }
 

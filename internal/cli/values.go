@@ -19,6 +19,15 @@ type enumValue struct {
 	allowed []string
 }
 
+// enumOf is a flag that takes one of a vocabulary's words.
+func enumOf[S ~string](value S, allowed ...S) enumValue {
+	e := enumValue{value: string(value)}
+	for _, word := range allowed {
+		e.allowed = append(e.allowed, string(word))
+	}
+	return e
+}
+
 func (e *enumValue) String() string  { return e.value }
 func (e *enumValue) Type() string    { return "string" }
 func (e *enumValue) choices() string { return strings.Join(e.allowed, ", ") }

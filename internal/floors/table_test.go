@@ -78,6 +78,7 @@ var table = []rule{
 			"github.com/charmbracelet",
 			"golang.org/x/sync",
 			"golang.org/x/term",
+			"go.yaml.in/yaml/v3",
 		},
 	},
 	{pkg: "cmd/pelton", module: []string{"internal/cli"}},
