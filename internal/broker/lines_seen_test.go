@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/peltonq/pelton"
 	"github.com/peltonq/pelton/internal/brokertest"
@@ -119,6 +120,25 @@ func TestTurnsSeenLongAgo(t *testing.T) {
 	haveTurns(t, a, "k", records[2])
 	end(b, records[2], wait(t, lane, "third call").Seq)
 	haveTurns(t, a, "k")
+}
+
+func TestEncodeLine(t *testing.T) {
+	t.Parallel()
+	at := time.Date(2026, 11, 28, 8, 0, 0, 123456789, time.FixedZone("x", 3600))
+	for _, doc := range []*lineDoc{
+		{Line: Line{Key: "a \"quoted\" ä\n"}, Granted: []grant{{ID: pelton.NewID(at, 0), At: at}}},
+		{Line: Line{Kind: "k"}, Reached: 7, Granted: []grant{{ID: pelton.NewID(at, 0), Epoch: 3, At: at.UTC()}, {ID: pelton.NewID(at, 0), At: at}}},
+	} {
+		data, err := doc.encode()
+		must(t, err)
+		got, err := decodeLine(&stored{data: data})
+		must(t, err)
+		want := *doc
+		want.Version = version
+		if diff := cmp.Diff(&want, got, cmp.AllowUnexported(lineDoc{}), cmpopts.EquateApproxTime(0)); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", data, diff)
+		}
+	}
 }
 
 func TestPlainHead(t *testing.T) {
