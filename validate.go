@@ -28,6 +28,10 @@ const (
 // maxYear is the last year RFC 3339 can write.
 const maxYear = 9999
 
+// MaxRunYear is the last year for which a task can be scheduled: the broker counts
+// nanoseconds since 1970 in 64 bits, and would fire at once what is due after that.
+const MaxRunYear = 2261
+
 // ValidateQueue checks a queue's name: ^[a-z0-9][a-z0-9_-]{0,63}$. Names become
 // subjects, so nothing else may pass.
 func ValidateQueue(name string) error {
@@ -119,9 +123,11 @@ func (s *Spec) normalizeTimes(now time.Time, fail func(field, format string, arg
 		fail("delay", "excludes run_at")
 	case s.Delay > 0:
 		s.RunAt = now.Add(s.Delay)
-	}
-	if s.RunAt.UTC().Year() > maxYear {
-		fail("run_at", "is after the year 9999")
+		if s.RunAt.UTC().Year() > MaxRunYear {
+			fail("delay", "ends after the year %d", MaxRunYear)
+		}
+	case s.RunAt.UTC().Year() > MaxRunYear:
+		fail("run_at", "is after the year %d", MaxRunYear)
 	}
 	if s.ExpiresAt.UTC().Year() > maxYear {
 		fail("expires_at", "is after the year 9999")

@@ -146,7 +146,10 @@ func (r *run) putBack(state pelton.State, at time.Time) error {
 	if err := r.insist(func() error { return r.w.b.EnsureScheduled(r.w.hard, r.record.Queue, r.record.Priority) }); err != nil {
 		return err
 	}
-	r.record.State, r.record.RunAt = state, at.UTC()
+	if at = at.UTC(); at.Year() > pelton.MaxRunYear { // a handler may say anything
+		at = time.Date(pelton.MaxRunYear, time.December, 31, 0, 0, 0, 0, time.UTC)
+	}
+	r.record.State, r.record.RunAt = state, at
 	r.record.Attempt, r.record.InLine = r.record.Ended, false
 	r.record.Epoch++
 	if err := r.store(); err != nil {
