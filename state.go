@@ -39,7 +39,8 @@ func (s State) Valid() bool { return slices.Contains(States(), s) }
 
 // CanBecome reports whether a record may go from s to next in one write. A
 // state may follow itself where a record is rewritten in place: progress and
-// takeover (running), deferral (scheduled).
+// takeover (running), deferral (scheduled), a time that is brought forward (scheduled,
+// retrying).
 //
 // A scheduled or retrying record goes straight to running: the broker fires the
 // waiting message by itself, and nobody writes "queued" in between.
@@ -51,7 +52,9 @@ func (s State) CanBecome(next State) bool {
 			return true
 		case Queued:
 			return s != Queued
-		case Retrying, Succeeded:
+		case Retrying:
+			return s == Retrying
+		case Succeeded:
 			return false
 		default:
 			return false

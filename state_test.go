@@ -41,7 +41,7 @@ var moves = map[pelton.State]string{
 	pelton.Scheduled: " x   x   x   .   .   x   x   x ",
 	pelton.Queued:    " x   .   x   .   .   x   x   x ",
 	pelton.Running:   " x   x   x   x   x   x   x   x ",
-	pelton.Retrying:  " x   x   x   .   .   x   x   x ",
+	pelton.Retrying:  " x   x   x   x   .   x   x   x ",
 	pelton.Succeeded: " .   x   .   .   .   .   .   . ",
 	pelton.Failed:    " .   x   .   .   .   .   .   . ",
 	pelton.Cancelled: " .   x   .   .   .   .   .   . ",

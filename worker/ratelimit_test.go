@@ -411,3 +411,56 @@ func TestTakeoverIsLimited(t *testing.T) {
 		t.Errorf("%d starts, the second after %s", n, took)
 	}
 }
+
+// Run does not let a task past a limit: one that the limit put off stays where it is,
+// and one whose time was brought forward is put off like all others.
+func TestRunDoesNotPassALimit(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	starts := r.logStarts("mail")
+	r.limit(t, pelton.Limit{Name: "mail", Kind: "mail", Rate: pelton.RateLimit{Limit: 1, Per: time.Hour, Burst: 1}})
+	r.run(t, worker.Config{Concurrency: 4})
+	r.succeeds(t, r.enqueue(t, "mail").ID)
+	waits := func(id pelton.ID) *pelton.Task {
+		t.Helper()
+		eventually(t, "the limit put it off", func() bool { return r.get(t, id).State == pelton.Scheduled })
+		return r.get(t, id)
+	}
+	before := waits(r.enqueue(t, "mail").ID)
+	for range 3 {
+		after, err := r.client.Run(t.Context(), before.ID)
+		if err != nil || after.Revision != before.Revision || !after.RunAt.Equal(before.RunAt) {
+			t.Errorf("Run of a task that a limit put off = %+v, %v, want it as it was: %+v", after, err, before)
+		}
+	}
+	delayed := r.enqueue(t, "mail", pelton.WithDelay(24*time.Hour))
+	if run, err := r.client.Run(t.Context(), delayed.ID); err != nil || run.State != pelton.Queued {
+		t.Errorf("Run of a delayed task = %+v, %v", run, err)
+	}
+	waits(delayed.ID)
+	if n := len(starts.starts("mail")); n != 1 {
+		t.Errorf("%d started, the limit is 1", n)
+	}
+}
+
+// Retries wait for years if a handler says so, not for ever, and not for nothing.
+func TestLongestSnooze(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.on("sleepy", func(_ context.Context, task *pelton.Task) (json.RawMessage, error) {
+		if !task.RunAt.IsZero() {
+			return nil, nil
+		}
+		return nil, pelton.Snooze(1<<63 - 1)
+	})
+	r.run(t, worker.Config{})
+	id := r.enqueue(t, "sleepy").ID
+	eventually(t, "it is put off", func() bool { return r.get(t, id).State == pelton.Scheduled })
+	if at := r.get(t, id).RunAt; at.Year() != pelton.MaxRunYear {
+		t.Errorf("put off until %s", at)
+	}
+	if _, err := r.client.Run(t.Context(), id); err != nil {
+		t.Fatal(err)
+	}
+	r.succeeds(t, id)
+}

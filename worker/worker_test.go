@@ -93,7 +93,7 @@ func TestWritesPerTask(t *testing.T) {
 	if got := written("pelton_TASKS_0"); got != n+3 { // the task, its schedule, and what that fired
 		t.Errorf("%d task messages for a retried task", got-n)
 	}
-	for _, stream := range []string{"pelton_DEAD", "pelton_KEYED_0", "KV_pelton_KEYS_0"} {
+	for _, stream := range []string{"pelton_DEAD", "pelton_KEYED_0", "KV_pelton_KEYS_0", "pelton_DUE_0"} {
 		if got := written(stream); got != 0 {
 			t.Errorf("%d messages in %s", got, stream)
 		}

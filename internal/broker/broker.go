@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -84,6 +85,14 @@ type Broker struct {
 	seen      seenDocs
 	finishing singleflight.Group // by task and epoch: see finishHolder
 
+	due        dueMemory
+	noDueIndex bool     // of a benchmark that tells what the index costs
+	doubt      struct { // in the due index
+		mu    sync.Mutex
+		open  bool // and nobody was told as yet
+		tried time.Time
+	}
+
 	ensured sync.Map      // lanes and counters known to exist: consumer name → struct{}
 	opening chan struct{} // held by whoever opens a lane
 }
@@ -115,9 +124,14 @@ func Open(ctx context.Context, nc *nats.Conn, cfg Config) (*Broker, error) {
 	if b.seen, err = newSeenDocs(); err != nil {
 		return nil, err
 	}
+	var made []string
 	for _, want := range b.streams(cfg.Replicas) {
-		if err := b.openStream(ctx, want); err != nil {
+		created, err := b.openStream(ctx, want)
+		if err != nil {
 			return nil, err
+		}
+		if created {
+			made = append(made, want.Name)
 		}
 	}
 	if b.replicas[b.tasks(0)] > 1 {
@@ -129,7 +143,14 @@ func Open(ctx context.Context, nc *nats.Conn, cfg Config) (*Broker, error) {
 	if b.conn, err = newConn(nc); err != nil {
 		return nil, err
 	}
-	if err := b.room.listen(nc, b.diskSignal()); err != nil {
+	err = b.room.listen(nc, b.diskSignal())
+	if err == nil && slices.Contains(made, b.dueIndex()) && !slices.Contains(made, b.tasks(0)) {
+		// Tasks are there that an earlier version enqueued.
+		if err = b.doubtDue(ctx); err != nil {
+			b.room.close()
+		}
+	}
+	if err != nil {
 		b.conn.close()
 		return nil, err
 	}
@@ -153,27 +174,29 @@ func (b *Broker) Reconnected() (ch <-chan struct{}, stop func()) { return b.conn
 // errSubjectsOverlap is JSStreamSubjectOverlapErr of the server's errors.json.
 const errSubjectsOverlap jetstream.ErrorCode = 10065
 
-func (b *Broker) openStream(ctx context.Context, want jetstream.StreamConfig) error {
+// openStream reports whether this very call created the stream.
+func (b *Broker) openStream(ctx context.Context, want jetstream.StreamConfig) (created bool, err error) {
 	stream, err := b.js.Stream(ctx, want.Name)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		stream, err = b.js.CreateStream(ctx, want)
+		created = err == nil
 		if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
 			stream, err = b.js.Stream(ctx, want.Name) // another process was first
 		}
 	}
 	var api *jetstream.APIError
 	if errors.As(err, &api) && api.ErrorCode == errSubjectsOverlap {
-		return fmt.Errorf("%w: stream %s cannot be created: another stream takes %s", pelton.ErrConflict, want.Name, strings.Join(want.Subjects, ", "))
+		return false, fmt.Errorf("%w: stream %s cannot be created: another stream takes %s", pelton.ErrConflict, want.Name, strings.Join(want.Subjects, ", "))
 	}
 	if err != nil {
-		return translate("open stream "+want.Name, err)
+		return false, translate("open stream "+want.Name, err)
 	}
 	got := stream.CachedInfo().Config
 	if bad := misfits(want, got); len(bad) > 0 {
-		return fmt.Errorf("%w: stream %s exists with settings that Pelton cannot use: %s", pelton.ErrConflict, want.Name, strings.Join(bad, "; "))
+		return false, fmt.Errorf("%w: stream %s exists with settings that Pelton cannot use: %s", pelton.ErrConflict, want.Name, strings.Join(bad, "; "))
 	}
 	b.replicas[want.Name] = got.Replicas
-	return nil
+	return created, nil
 }
 
 // translate wraps an error of the jetstream package, whose calls here read or

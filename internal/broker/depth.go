@@ -184,15 +184,19 @@ func (b *Broker) Ready(ctx context.Context, queue string, priorities []pelton.Pr
 // storedUnder counts the messages of a stream under each subject that filter
 // covers: a few, as a listing of many takes long.
 func (b *Broker) storedUnder(ctx context.Context, stream, filter string) (map[string]uint64, error) {
+	state, err := b.stateUnder(ctx, stream, filter)
+	return state.Subjects, err
+}
+
+// stateUnder is the state of a stream, with the counts of storedUnder.
+func (b *Broker) stateUnder(ctx context.Context, stream, filter string) (jetstream.StreamState, error) {
 	body, err := json.Marshal(map[string]string{"subjects_filter": filter})
 	if err != nil {
-		return nil, fmt.Errorf("encode request: %w", err)
+		return jetstream.StreamState{}, fmt.Errorf("encode request: %w", err)
 	}
 	var info jetstream.StreamInfo
-	if err := b.apiInto(ctx, "STREAM.INFO."+stream, body, &info); err != nil {
-		return nil, err
-	}
-	return info.State.Subjects, nil
+	err = b.apiInto(ctx, "STREAM.INFO."+stream, body, &info)
+	return info.State, err
 }
 
 // addDepth reads a lane's consumer: pending messages are ready, those handed out

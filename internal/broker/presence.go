@@ -130,6 +130,7 @@ func (b *Broker) Probe(ctx context.Context) error {
 		{subject: b.deadProbe(), expect: anyRevision},
 		{subject: b.keyedProbe(0), expect: anyRevision, ttl: probeTTL},
 		{subject: b.tickProbe(), expect: anyRevision, ttl: probeTTL},
+		{subject: b.dueProbe(0), expect: anyRevision, ttl: probeTTL},
 	}
 	for _, bucket := range []string{b.state(0), b.names.config(), b.locks(), b.workers(), b.keys()} {
 		probes = append(probes, write{subject: "$KV." + bucket + "." + probeKey, expect: anyRevision, ttl: probeTTL})

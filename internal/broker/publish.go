@@ -120,8 +120,16 @@ func (b *Broker) messageWrite(r *Record) (write, error) {
 // Publish publishes the message of the record's epoch: to its line if the task
 // waits for its turn, to the schedule if it waits for its time, else to its lane.
 // Doing so again is harmless: what is not the
-// same message makes a copy, which the carrier rule drops at admission.
+// same message makes a copy, which the carrier rule drops at admission. What waits for
+// its time is entered into the due index.
 func (b *Broker) Publish(ctx context.Context, r *Record) error {
+	settle := b.tellDue(ctx, r) // first, so that nobody has to wait for it
+	defer settle()
+	return b.publish(ctx, r)
+}
+
+// publish is Publish without the index.
+func (b *Broker) publish(ctx context.Context, r *Record) error {
 	if r.InLine {
 		return b.publishPlace(ctx, r)
 	}
@@ -147,13 +155,15 @@ func (b *Broker) Enqueue(ctx context.Context, r *Record) error {
 	if err := b.ensure(ctx, r); err != nil {
 		return err
 	}
+	settle := b.tellDue(ctx, r) // of a task that is refused, the entry is void
+	defer settle()
 	if err := b.CreateRecord(ctx, r); err != nil {
 		return err
 	}
 	// From here on the caller's going away must not leave half a task.
 	ctx = context.WithoutCancel(ctx)
 	failpoint.At(failpoint.EnqueueRecorded)
-	err := b.Publish(ctx, r)
+	err := b.publish(ctx, r)
 	failpoint.At(failpoint.EnqueuePublished)
 	if err != nil && !errors.Is(err, pelton.ErrUnknownOutcome) {
 		if dropErr := b.DropRecord(ctx, r); dropErr != nil {
@@ -213,7 +223,9 @@ func (b *Broker) EnqueueMany(ctx context.Context, records []*Record) []error {
 	})
 	ctx = context.WithoutCancel(ctx)
 	created := slices.Clone(errs)
+	settle := b.tellDue(ctx, recorded(records, errs)...)
 	b.pipeline(ctx, len(records), ok, func(i int) (write, error) { return b.messageWrite(records[i]) }, func(i int, _ uint64, err error) { errs[i] = err })
+	settle()
 	refused := func(i int) bool {
 		return created[i] == nil && errs[i] != nil && !errors.Is(errs[i], pelton.ErrUnknownOutcome)
 	}
@@ -231,6 +243,17 @@ func (b *Broker) EnqueueMany(ctx context.Context, records []*Record) []error {
 		}
 	}
 	return errs
+}
+
+// recorded are the records without an error.
+func recorded(records []*Record, errs []error) []*Record {
+	var good []*Record
+	for i, r := range records {
+		if errs[i] == nil {
+			good = append(good, r)
+		}
+	}
+	return good
 }
 
 // pipeline sends the writes of all i in [0,n) for which include(i) holds without

@@ -7,8 +7,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/nats-io/nats.go"
-
 	"github.com/peltonq/pelton"
 )
 
@@ -54,6 +52,7 @@ type Sweeper struct {
 	later     uint64
 	places    uint64
 	lines     uint64
+	doubt     uint64 // in the due index, of this round over the records; 0 is none
 }
 
 // NewSweeper starts a round at the oldest of each.
@@ -68,13 +67,47 @@ func (s *Sweeper) Step(ctx context.Context, budget int) (Swept, error) {
 	var swept Swept
 	err := errors.Join(
 		s.round(ctx, budget, s.b.tasks(0), s.b.ns+".t.0.s.>", &s.schedules, &swept, s.schedule),
-		s.round(ctx, budget, bucketStream(s.b.state(0)), "$KV."+s.b.state(0)+".>", &s.records, &swept, s.record),
+		s.recordsRound(ctx, budget, &swept),
 		s.round(ctx, budget, bucketStream(s.b.locks()), "$KV."+s.b.locks()+".unique.>", &s.keys, &swept, s.key),
 		s.round(ctx, budget, s.b.keyed(0), s.b.laterPlaces(0), &s.later, &swept, s.schedule),
 		s.round(ctx, budget, s.b.keyed(0), s.b.places(), &s.places, &swept, s.place),
 		s.round(ctx, budget, bucketStream(s.b.keys()), "$KV."+s.b.keys()+".>", &s.lines, &swept, s.line),
 	)
 	return swept, err
+}
+
+// recordsRound goes over the records. If the due index is doubted when a round begins,
+// the tasks that it meets are entered anew, and at its end the doubt is dispelled.
+func (s *Sweeper) recordsRound(ctx context.Context, budget int, swept *Swept) (err error) {
+	if s.records == 1 {
+		if s.doubt, err = s.b.dueDoubt(ctx); err != nil {
+			return err
+		}
+		if s.doubt > 0 {
+			s.b.due.hold(0) // what is remembered of it is doubted, too
+		}
+	}
+	if err := s.round(ctx, budget, bucketStream(s.b.state(0)), "$KV."+s.b.state(0)+".>", &s.records, swept, s.record); err != nil {
+		return err
+	}
+	if s.records == 1 && s.doubt > 0 {
+		return s.b.dispelDue(ctx, s.doubt)
+	}
+	return nil
+}
+
+// reindex enters a task that waits for its time into the due index, if that is doubted
+// and does not have it.
+func (s *Sweeper) reindex(ctx context.Context, r *Record) error {
+	w, listed := s.b.dueWrite(r, time.Now())
+	if s.doubt == 0 || !listed {
+		return nil
+	}
+	if known, err := s.b.inDueIndex(ctx, r); err != nil || known {
+		return err
+	}
+	_, err := s.b.do(ctx, w)
+	return err
 }
 
 // round calls look for up to budget messages of the subject from *next on.
@@ -107,10 +140,7 @@ func (s *Sweeper) schedule(ctx context.Context, msg *stored, swept *Swept) error
 	if !found || err != nil || target == "" || s.now().Sub(at) < sweepAge {
 		return nil //nolint:nilerr // not a schedule of ours
 	}
-	_, err = s.b.do(ctx, write{subject: target, data: msg.data, expect: anyRevision, header: nats.Header{
-		headerScheduler: {msg.subject}, headerScheduleNext: {"purge"},
-	}})
-	if err != nil {
+	if _, err = s.b.do(ctx, write{subject: target, data: msg.data, expect: anyRevision, header: firedBy(msg.subject)}); err != nil {
 		return err
 	}
 	s.b.cfg.Logger.Warn("overdue schedule fired", "subject", msg.subject, "due", at)
@@ -118,11 +148,23 @@ func (s *Sweeper) schedule(ctx context.Context, msg *stored, swept *Swept) error
 	return nil
 }
 
-// Headers of a message that a schedule fired (nats-server 2.12, ADR-51).
-const (
-	headerScheduler    = "Nats-Scheduler"
-	headerScheduleNext = "Nats-Schedule-Next"
-)
+// scheduled looks at a task that has a schedule. One whose time came long ago was to
+// run earlier than its schedule says, and whoever wanted that died before it
+// published the message (RunNow).
+func (s *Sweeper) scheduled(ctx context.Context, r *Record, written time.Time, swept *Swept) error {
+	if s.now().Sub(later(r.RunAt, written)) < sweepAge {
+		return s.reindex(ctx, r)
+	}
+	if fresh, err := s.unchanged(ctx, r); err != nil || !fresh {
+		return err
+	}
+	if err := s.b.fire(ctx, r); err != nil {
+		return err
+	}
+	s.b.cfg.Logger.Warn("task whose time was brought forward published", "task_id", r.ID.String(), "queue", r.Queue)
+	swept.Overdue++
+	return nil
+}
 
 // record looks for what a record needs in the broker.
 func (s *Sweeper) record(ctx context.Context, msg *stored, swept *Swept) error {
@@ -178,9 +220,10 @@ func (s *Sweeper) waiting(ctx context.Context, r *Record, written time.Time, swe
 	shard := r.ID.Shard()
 	due := written
 	if r.waitsForTime() {
-		_, err := s.b.get(ctx, s.b.tasks(shard), getRequest{LastFor: s.b.scheduled(shard, r.Queue, r.Priority, r.ID, r.Epoch)}, false)
-		if !errors.Is(err, pelton.ErrNotFound) {
-			return err // it waits in the schedule
+		if waits, err := s.inSchedule(ctx, r); err != nil {
+			return err
+		} else if waits {
+			return s.scheduled(ctx, r, written, swept)
 		}
 		due = later(r.RunAt, written)
 	}
@@ -205,6 +248,15 @@ func (s *Sweeper) waiting(ctx context.Context, r *Record, written time.Time, swe
 	s.b.cfg.Logger.Warn("waiting task without a message published", "task_id", r.ID.String(), "queue", r.Queue, "state", string(r.State))
 	swept.Orphans++
 	return nil
+}
+
+func (s *Sweeper) inSchedule(ctx context.Context, r *Record) (bool, error) {
+	stream, subject := s.b.scheduleOf(r)
+	_, err := s.b.get(ctx, stream, getRequest{LastFor: subject}, false)
+	if errors.Is(err, pelton.ErrNotFound) {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // running puts back a running task whose message is gone and whose worker is too.

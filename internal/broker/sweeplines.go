@@ -17,9 +17,10 @@ func (s *Sweeper) inLine(ctx context.Context, r *Record, written time.Time, swep
 	line, place := r.waitsIn()
 	due := written
 	if r.waitsForTime() {
-		_, err := s.b.get(ctx, s.b.keyed(shard), getRequest{LastFor: s.b.laterPlace(shard, r.Queue, r.ID, r.Epoch)}, false)
-		if !errors.Is(err, pelton.ErrNotFound) {
-			return err // it waits in the schedule
+		if waits, err := s.inSchedule(ctx, r); err != nil {
+			return err
+		} else if waits {
+			return s.scheduled(ctx, r, written, swept)
 		}
 		due = later(r.RunAt, written)
 	}

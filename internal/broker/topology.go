@@ -45,6 +45,8 @@ func (n names) ticks() string { return n.ns + "_TICKS" }
 func (n names) keyed(shard uint8) string { return fmt.Sprintf("%s_KEYED_%d", n.ns, shard) }
 func (n names) keys() string             { return n.ns + "_KEYS_0" }
 
+func (n names) dueIndex() string { return n.ns + "_DUE_0" }
+
 func bucketStream(bucket string) string { return "KV_" + bucket }
 
 func (n names) taskSubjects(shard uint8) string { return fmt.Sprintf("%s.t.%d.>", n.ns, shard) }
@@ -114,6 +116,15 @@ func (n names) laterPlacesIn(shard uint8, queue string) string {
 }
 
 func (n names) laterPlaces(shard uint8) string { return fmt.Sprintf("%s.k.%d.s.>", n.ns, shard) }
+
+// dueIn is where the entries of a queue's tasks are that are due in a span of time: see
+// due.go. A queue named "*" stands for all of them.
+func (n names) dueIn(shard uint8, queue, bucket string) string {
+	return fmt.Sprintf("%s.due.%d.%s.%s", n.ns, shard, queue, bucket)
+}
+
+// dueProbe cannot meet a queue: it has one token less.
+func (n names) dueProbe(shard uint8) string { return fmt.Sprintf("%s.due.%d.probe", n.ns, shard) }
 
 func (n names) keyedProbe(shard uint8) string { return fmt.Sprintf("%s.k.%d.probe", n.ns, shard) }
 
@@ -230,6 +241,21 @@ func (n names) streams(replicas int) []jetstream.StreamConfig {
 			MaxMsgsPerSubject: -1,
 			AllowDirect:       true,
 			AllowMsgSchedules: true,
+			AllowMsgTTL:       true,
+		},
+		{
+			Name:              n.dueIndex(),
+			Description:       "Pelton tasks by the time at which they are due",
+			Subjects:          []string{fmt.Sprintf("%s.due.%d.>", n.ns, 0)},
+			Retention:         jetstream.LimitsPolicy,
+			Storage:           jetstream.FileStorage,
+			Replicas:          replicas,
+			MaxMsgs:           -1,
+			MaxBytes:          -1,
+			MaxMsgSize:        -1,
+			MaxConsumers:      -1,
+			MaxMsgsPerSubject: -1,
+			AllowDirect:       true,
 			AllowMsgTTL:       true,
 		},
 	}

@@ -45,6 +45,8 @@ func TestNames(t *testing.T) {
 			n.dueTicks(),
 			n.tickProbe(),
 			n.line(line),
+			n.dueIn(0, "emails", "b7"),
+			n.dueProbe(0),
 			n.cancelSignal(id),
 			n.cancelSignals(),
 			n.event(id),
@@ -83,6 +85,8 @@ func TestNames(t *testing.T) {
 		"pelton.y.r",
 		"pelton.y.probe",
 		"$KV.pelton_KEYS_0." + acme,
+		"pelton.due.0.emails.b7",
+		"pelton.due.0.probe",
 		"pelton.c." + goodID,
 		"pelton.c.*",
 		"pelton.e." + goodID,
@@ -100,6 +104,7 @@ func TestNames(t *testing.T) {
 		"pelton_KEYED_0 pelton.k.0.>",
 		"KV_pelton_KEYS_0 $KV.pelton_KEYS_0.>",
 		"pelton_TICKS pelton.y.>",
+		"pelton_DUE_0 pelton.due.0.>",
 	}, all(names{DefaultNamespace})); diff != "" {
 		t.Errorf("names in %s (-want +got):\n%s", DefaultNamespace, diff)
 	}
@@ -127,6 +132,8 @@ func TestNames(t *testing.T) {
 		"blue-2.y.r",
 		"blue-2.y.probe",
 		"$KV.blue-2_KEYS_0." + acme,
+		"blue-2.due.0.emails.b7",
+		"blue-2.due.0.probe",
 		"blue-2.c." + goodID,
 		"blue-2.c.*",
 		"blue-2.e." + goodID,
@@ -144,6 +151,7 @@ func TestNames(t *testing.T) {
 		"blue-2_KEYED_0 blue-2.k.0.>",
 		"KV_blue-2_KEYS_0 $KV.blue-2_KEYS_0.>",
 		"blue-2_TICKS blue-2.y.>",
+		"blue-2_DUE_0 blue-2.due.0.>",
 	}, all(names{"blue-2"})); diff != "" {
 		t.Errorf("names in blue-2 (-want +got):\n%s", diff)
 	}

@@ -28,6 +28,8 @@ const (
 	CancelRecorded   Point = "cancel.recorded"   // the holder was not told, the message is still there
 	RequeueRecorded  Point = "requeue.recorded"  // no message yet, the dead letter is still there
 	RequeuePublished Point = "requeue.published" // the dead letter is still there
+	RunRecorded      Point = "run.recorded"      // the time was brought forward; the message waits in the schedule
+	RunPublished     Point = "run.published"     // nobody was told
 )
 
 // The gaps of what excludes: lines, unique keys and named locks.
@@ -66,7 +68,7 @@ func OfWorkers() []Point {
 
 // OfServers lists the gaps that a server process goes through.
 func OfServers() []Point {
-	return []Point{EnqueueRecorded, EnqueuePublished, CancelRecorded, RequeueRecorded, RequeuePublished}
+	return []Point{EnqueueRecorded, EnqueuePublished, CancelRecorded, RequeueRecorded, RequeuePublished, RunRecorded, RunPublished}
 }
 
 // OfWorkersExclusion lists the gaps of what excludes that a worker goes through.
