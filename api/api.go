@@ -59,6 +59,9 @@ type Tasks interface {
 	// Retry puts a task that is over back into its queue. ErrConflict means that it
 	// is not over.
 	Retry(ctx context.Context, id pelton.ID) (*pelton.Task, error)
+	// Run brings the time of a task that waits for one forward to now. ErrConflict means
+	// that it runs or is over.
+	Run(ctx context.Context, id pelton.ID) (*pelton.Task, error)
 	// Watch gives the task as it stands and after each change, and ends after a
 	// terminal state. An error ends it too. Tasks that Wait and Watch give may share
 	// payload and result with those given to others.
@@ -84,10 +87,11 @@ type Queues interface {
 	Purge(ctx context.Context, name string, p pelton.Priority, cursor string) (*pelton.Purged, error)
 }
 
-// Config is what New needs. Tasks, Why, Queues, Dead, Locks, Limits, Workers and
-// Schedules are required.
+// Config is what New needs. Tasks, Lists, Why, Queues, Dead, Locks, Limits, Workers
+// and Schedules are required.
 type Config struct {
 	Tasks   Tasks
+	Lists   Lister
 	Why     Explainer
 	Queues  Queues
 	Dead    DeadLetters
@@ -127,8 +131,8 @@ type Config struct {
 }
 
 func (c Config) withDefaults() (Config, error) {
-	if c.Tasks == nil || c.Why == nil || c.Queues == nil || c.Dead == nil || c.Locks == nil || c.Limits == nil || c.Workers == nil || c.Schedules == nil {
-		return Config{}, errors.New("api: Config needs Tasks, Why, Queues, Dead, Locks, Limits, Workers and Schedules")
+	if c.Tasks == nil || c.Lists == nil || c.Why == nil || c.Queues == nil || c.Dead == nil || c.Locks == nil || c.Limits == nil || c.Workers == nil || c.Schedules == nil {
+		return Config{}, errors.New("api: Config needs Tasks, Lists, Why, Queues, Dead, Locks, Limits, Workers and Schedules")
 	}
 	if slices.Contains(c.AllowedHosts, "") {
 		return Config{}, errors.New("api: Config.AllowedHosts has an empty name")
@@ -178,6 +182,7 @@ func New(cfg Config) (http.Handler, error) {
 	mux := http.NewServeMux()
 	document := humago.New(mux, s.humaConfig())
 	s.registerTasks(document)
+	s.registerDelayed(document)
 	s.registerEvents(document)
 	s.registerWhy(document)
 	s.registerQueues(document)

@@ -147,6 +147,24 @@ func (f *fakeTasks) Retry(_ context.Context, id pelton.ID) (*pelton.Task, error)
 	return copyOf(task), nil
 }
 
+func (f *fakeTasks) Run(_ context.Context, id pelton.ID) (*pelton.Task, error) {
+	if f.err != nil {
+		return nil, f.err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	task, ok := f.tasks[id]
+	switch {
+	case !ok:
+		return nil, fmt.Errorf("run: load record of task %s: %w", id, pelton.ErrNotFound)
+	case task.State == pelton.Running || task.State.Terminal():
+		return copyOf(task), fmt.Errorf("run task %s: %w: it is %s", id, pelton.ErrConflict, task.State)
+	}
+	task.State, task.RunAt = pelton.Queued, time.Now().UTC()
+	task.Revision++
+	return copyOf(task), nil
+}
+
 // Watch gives what the test sends, until a terminal state or an error.
 func (f *fakeTasks) Watch(ctx context.Context, _ pelton.ID) iter.Seq2[*pelton.Task, error] {
 	return func(yield func(*pelton.Task, error) bool) {
@@ -266,7 +284,7 @@ func (f *fakeQueues) Purge(ctx context.Context, name string, p pelton.Priority, 
 // serve is the API over fakes; change may set more of the Config.
 func serve(t *testing.T, tasks *fakeTasks, change func(*Config)) http.Handler {
 	t.Helper()
-	cfg := Config{Tasks: tasks, Why: &fakeWhy{}, Queues: &fakeQueues{}, Dead: &fakeDead{}, Locks: &fakeLocks{}, Limits: &fakeLimits{}, Workers: &fakeWorkers{}, Schedules: newFakeSchedules(), Version: "v1.2.3"}
+	cfg := Config{Tasks: tasks, Lists: &fakeLister{}, Why: &fakeWhy{}, Queues: &fakeQueues{}, Dead: &fakeDead{}, Locks: &fakeLocks{}, Limits: &fakeLimits{}, Workers: &fakeWorkers{}, Schedules: newFakeSchedules(), Version: "v1.2.3"}
 	if change != nil {
 		change(&cfg)
 	}

@@ -63,12 +63,18 @@ func (s *server) listDead(ctx context.Context, in *deadListInput) (*answer, erro
 	if err != nil {
 		return nil, err
 	}
+	return pageAnswer(ctx, page.Items, page.NextCursor)
+}
+
+// pageAnswer is a page of tasks for which memory was claimed: what it did not need is
+// given back.
+func pageAnswer(ctx context.Context, tasks []*pelton.Task, next string) (*answer, error) {
 	size := int64(0)
-	for _, letter := range page.Items {
-		size += weigh(letter)
+	for _, task := range tasks {
+		size += weigh(task)
 	}
 	claimOf(ctx).shrink(readWeight * size)
-	return listAnswer(page.Items, page.NextCursor)
+	return listAnswer(tasks, next)
 }
 
 // appender writes its own JSON, payloads byte for byte.

@@ -49,6 +49,20 @@ func exampleCancelled() *pelton.Task {
 	return task
 }
 
+// exampleScheduled is a task that waits for its time.
+func exampleScheduled() *pelton.Task {
+	task := exampleTask(false)
+	task.State, task.RunAt = pelton.Scheduled, exampleTime().Add(time.Hour)
+	return task
+}
+
+// exampleRun is the same whose time was brought forward.
+func exampleRun() *pelton.Task {
+	task := exampleTask(false)
+	task.RunAt, task.Revision = exampleTime().Add(time.Minute), 2
+	return task
+}
+
 func exampleRetried() *pelton.Task {
 	task := exampleTask(false)
 	task.Revision, task.Errors = 9, []pelton.Failure{exampleFailure()}
@@ -70,6 +84,14 @@ func exampleFailure() pelton.Failure {
 		Message: "smtp: connection refused", Reason: pelton.ReasonError,
 		Attempt: pelton.DefaultMaxAttempts, At: exampleTime().Add(9 * time.Hour),
 	}
+}
+
+// exampleTaskList has the form of what listAnswer writes.
+func exampleTaskList() any {
+	return struct {
+		Items      []*pelton.Task `json:"items"`
+		NextCursor string         `json:"next_cursor"`
+	}{[]*pelton.Task{exampleScheduled()}, "d3hqo0.01a2309e-2400-8c3f-802a-6b1d904e5733"}
 }
 
 // exampleDeadList has the form of what listAnswer writes.

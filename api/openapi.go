@@ -21,6 +21,8 @@ const (
 	opGet          = "getTask"
 	opCancel       = "cancelTask"
 	opRetry        = "retryTask"
+	opList         = "listTasks"
+	opRun          = "runTask"
 	opEvents       = "watchTask"
 	opWhy          = "whyTask"
 	opListQueues   = "listQueues"
@@ -55,7 +57,7 @@ func (s *server) humaConfig() huma.Config {
 		Info: &huma.Info{
 			Title:       "Pelton",
 			Version:     s.Version,
-			Description: "A distributed task queue. Post tasks, read them back by id, wait for them, watch them, ask why they do not run, cancel them, retry them; look at the queues, set them up, pause and purge them; tend the dead letters and the locks; see who works; let schedules enqueue tasks.",
+			Description: "A distributed task queue. Post tasks, read them back by id, wait for them, watch them, ask why they do not run, cancel them, run delayed ones at once, retry them; look at the queues, set them up, pause and purge them; tend the dead letters and the locks; see who works; let schedules enqueue tasks.",
 			License:     &huma.License{Name: "Apache-2.0", Identifier: "Apache-2.0"},
 		},
 		Components: &huma.Components{Schemas: registry},

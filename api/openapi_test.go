@@ -71,12 +71,12 @@ func TestDocumentListsEveryRoute(t *testing.T) {
 		"DELETE /dead/{id}", "DELETE /limits/{name}", "DELETE /locks/{name}", "DELETE /schedules/{name}",
 		"GET /dead", "GET /dead/{id}", "GET /healthz", "GET /limits", "GET /locks", "GET /openapi.json", "GET /queues", "GET /queues/{queue}", "GET /readyz",
 		"GET /schedules", "GET /schedules/{name}",
-		"GET /tasks/{id}", "GET /tasks/{id}/events", "GET /tasks/{id}/why", "GET /workers",
+		"GET /tasks", "GET /tasks/{id}", "GET /tasks/{id}/events", "GET /tasks/{id}/why", "GET /workers",
 		"PATCH /queues/{queue}",
 		"POST /dead/purge", "POST /dead/retry", "POST /dead/{id}/retry",
 		"POST /queues/{queue}/pause", "POST /queues/{queue}/purge", "POST /queues/{queue}/resume",
 		"POST /schedules/apply", "POST /schedules/{name}/backfill", "POST /schedules/{name}/pause", "POST /schedules/{name}/resume", "POST /schedules/{name}/run",
-		"POST /tasks", "POST /tasks/batch", "POST /tasks/{id}/cancel", "POST /tasks/{id}/retry",
+		"POST /tasks", "POST /tasks/batch", "POST /tasks/{id}/cancel", "POST /tasks/{id}/retry", "POST /tasks/{id}/run",
 		"PUT /limits/{name}", "PUT /schedules/{name}",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {

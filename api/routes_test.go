@@ -30,13 +30,14 @@ func TestWrongPathsAndMethods(t *testing.T) {
 		wantProblem(t, call(t, h, http.MethodGet, path, ""), 404, kindNotFound)
 	}
 	for call1, allow := range map[string]string{
-		"DELETE /tasks":          "POST",
-		"OPTIONS /tasks":         "POST",
+		"DELETE /tasks":          "GET, HEAD, POST",
+		"OPTIONS /tasks":         "GET, HEAD, POST",
 		"GET /tasks/batch":       "POST",
 		"HEAD /tasks/batch":      "POST",
 		"PUT /tasks/batch":       "POST",
 		"DELETE /tasks/x":        "GET, HEAD",
 		"GET /tasks/x/cancel":    "POST",
+		"GET /tasks/x/run":       "POST",
 		"POST /queues":           "GET, HEAD",
 		"DELETE /queues/default": "GET, HEAD, PATCH",
 		"GET /queues/x/pause":    "POST",

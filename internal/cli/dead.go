@@ -80,26 +80,11 @@ func (a *app) listDead(ctx context.Context, c *client, out *outputFlag, f deadFi
 		func(t *taskAnswer) []string {
 			return []string{t.ID.String(), t.Kind, t.Queue, instant(t.FinishedAt), attempts(t), failureText(t.Error, 100)}
 		})
-	cursor, more := "", true
-	for more && (f.limit == 0 || list.count < f.limit) {
-		page, err := c.deadPage(ctx, f, f.limit-list.count, cursor)
-		if err != nil {
-			return err
-		}
-		for _, raw := range page.Items {
-			letter, err := parseTask(raw)
-			if err != nil {
-				return err
-			}
-			if err := list.add(letter); err != nil {
-				return err
-			}
-		}
-		if err := list.flush(); err != nil {
-			return err
-		}
-		more = page.NextCursor != "" && page.NextCursor != cursor
-		cursor = page.NextCursor
+	more, err := eachPage(list, f.limit, func(limit int, cursor string) (*taskPage, error) {
+		return c.deadPage(ctx, f, limit, cursor)
+	})
+	if err != nil {
+		return err
 	}
 	if list.count == 0 && out.value == formatTable {
 		a.warnf("no dead letters")
@@ -115,12 +100,40 @@ type taskPage struct {
 	NextCursor string            `json:"next_cursor"`
 }
 
-func (c *client) deadPage(ctx context.Context, f deadFilter, left int, cursor string) (*taskPage, error) {
+// eachPage adds the tasks of page after page to a list, up to the limit; 0 is none.
+// more says that there may be others.
+func eachPage(list *printer[*taskAnswer], limit int, get func(limit int, cursor string) (*taskPage, error)) (more bool, err error) {
 	const most = 500 // of a page
-	query := url.Values{"limit": {strconv.Itoa(most)}}
-	if f.limit > 0 {
-		query.Set("limit", strconv.Itoa(min(left, most)))
+	cursor, more := "", true
+	for more && (limit == 0 || list.count < limit) {
+		want := most
+		if limit > 0 {
+			want = min(limit-list.count, most)
+		}
+		page, err := get(want, cursor)
+		if err != nil {
+			return false, err
+		}
+		for _, raw := range page.Items {
+			task, err := parseTask(raw)
+			if err != nil {
+				return false, err
+			}
+			if err := list.add(task); err != nil {
+				return false, err
+			}
+		}
+		if err := list.flush(); err != nil {
+			return false, err
+		}
+		more = page.NextCursor != "" && page.NextCursor != cursor
+		cursor = page.NextCursor
 	}
+	return more, nil
+}
+
+func (c *client) deadPage(ctx context.Context, f deadFilter, limit int, cursor string) (*taskPage, error) {
+	query := url.Values{"limit": {strconv.Itoa(limit)}}
 	for name, value := range map[string]string{
 		"queue": f.filter.Queue, "kind": f.filter.Kind, "error": f.filter.Error, "cursor": cursor,
 	} {

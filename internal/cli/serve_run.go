@@ -145,7 +145,7 @@ func (s *serving) run(ctx context.Context, l *link) error {
 	memory, held := s.flags.bounds.budgets(s.web, m)
 	s.slots.Observer = m
 	handler, err := api.New(api.Config{
-		Tasks: countedTasks{tasks, m}, Why: queues, Metrics: m.Handler(), Queues: queues, Dead: queues, Locks: queues, Limits: queues, Workers: queues, Schedules: schedules, Requests: s.requests, Memory: memory, Held: held, Ready: s.ready(ready),
+		Tasks: countedTasks{tasks, m}, Lists: queues, Why: queues, Metrics: m.Handler(), Queues: queues, Dead: queues, Locks: queues, Limits: queues, Workers: queues, Schedules: schedules, Requests: s.requests, Memory: memory, Held: held, Ready: s.ready(ready),
 		Token: s.flags.token, CheckHost: s.flags.checkHost(), AllowedHosts: s.flags.allowedHosts,
 		Version: readBuild().Version, Logger: s.log,
 	})
@@ -169,6 +169,12 @@ func (s *serving) run(ctx context.Context, l *link) error {
 			s.watchDisk(running, queues)
 			return nil
 		})
+		if s.app.getenv("GOGC") == "" { // else somebody wants it otherwise
+			parts.Go(func() error {
+				watchHeap(running)
+				return nil
+			})
+		}
 	}
 	if s.mux != nil {
 		parts.Go(func() error { return runWorker(running, l, s.mux, s.slots, m, 0) })

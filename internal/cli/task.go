@@ -14,8 +14,8 @@ import (
 )
 
 func (a *app) taskCmd() *cobra.Command {
-	return group("task", "Enqueue tasks, look at them, wait for them, cancel and retry them",
-		a.taskEnqueueCmd(), a.taskGetCmd(), a.taskWaitCmd(), a.taskWatchCmd(), a.taskWhyCmd(), a.taskCancelCmd(), a.taskRetryCmd())
+	return group("task", "Enqueue tasks, look at them, wait for them, cancel, retry and run them",
+		a.taskEnqueueCmd(), a.taskGetCmd(), a.taskWaitCmd(), a.taskWatchCmd(), a.taskWhyCmd(), a.taskListCmd(), a.taskCancelCmd(), a.taskRetryCmd(), a.taskRunCmd())
 }
 
 // taskAnswer is a task as the server sent it. The bytes are kept, so that what
