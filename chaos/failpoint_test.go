@@ -50,6 +50,9 @@ func TestFailpoints(t *testing.T) {
 		if id, ok := s.producer.enqueue(order{kind: "chaos.sleep", ms: 300, delay: 100 * time.Millisecond}); ok {
 			s.producer.cancel(id)
 		}
+		if id, ok := s.producer.enqueue(order{kind: "chaos.quick", delay: time.Hour}); ok {
+			s.producer.insist(hurrying(), id) // else it would be there for an hour
+		}
 		if n%4 == 3 && len(doomed) > 0 {
 			s.producer.retry(doomed[s.rand.IntN(len(doomed))])
 		}

@@ -67,6 +67,7 @@ func seldom() []failpoint.Point {
 	return []failpoint.Point{
 		failpoint.FailBuried, failpoint.ReleaseRecorded, failpoint.RepublishPublished, failpoint.AckedFirst,
 		failpoint.CancelRecorded, failpoint.RequeueRecorded, failpoint.RequeuePublished,
+		failpoint.RunRecorded, failpoint.RunPublished,
 		failpoint.KeyReleased, failpoint.LockRenewed,
 	}
 }

@@ -285,26 +285,6 @@ func (p *producer) get(id pelton.ID, wait string) *pelton.Task {
 	return &task
 }
 
-// cancel asks for the end of a task and writes down the answer.
-func (p *producer) cancel(id pelton.ID) {
-	p.s.write(p.log, history.Event{Kind: history.CancelSent, Task: id})
-	ctx, stop := context.WithTimeout(context.Background(), 10*time.Second)
-	defer stop()
-	began := history.Now()
-	status, answer, err := call(ctx, http.MethodPost, p.url("/tasks/"+id.String()+"/cancel"), "")
-	e := history.Event{Kind: history.CancelUnknown, Began: began, Task: id}
-	var task pelton.Task
-	switch {
-	case err == nil && status == http.StatusOK && json.Unmarshal(answer, &task) == nil:
-		e.Kind, e.Record = history.CancelOK, view(&task)
-	case err == nil && status == http.StatusConflict:
-		e.Kind = history.CancelConflict
-	default:
-		e.Note = fmt.Sprintf("%d %s %v", status, answer, err)
-	}
-	p.s.write(p.log, e)
-}
-
 // retry asks for a task that is over to run again.
 func (p *producer) retry(id pelton.ID) {
 	p.s.write(p.log, history.Event{Kind: history.RetrySent, Task: id})
@@ -366,8 +346,8 @@ func (p *producer) finish(within time.Duration, ids ...pelton.ID) {
 	}
 }
 
-// browse reads random tasks, and cancels every one that which picks, until ctx ends.
-func (p *producer) browse(ctx context.Context, pick func(n int) (i int, cancel bool)) {
+// browse reads random tasks, or does with them what pick says, until ctx ends.
+func (p *producer) browse(ctx context.Context, pick func(n int) (i int, do *verb)) {
 	again := time.NewTicker(10 * time.Millisecond)
 	defer again.Stop()
 	for {
@@ -380,9 +360,9 @@ func (p *producer) browse(ctx context.Context, pick func(n int) (i int, cancel b
 		if len(ids) == 0 {
 			continue
 		}
-		i, cancel := pick(len(ids))
-		if cancel {
-			p.cancel(ids[i])
+		i, do := pick(len(ids))
+		if do != nil {
+			p.act(*do, ids[i])
 		} else {
 			p.get(ids[i], "")
 		}

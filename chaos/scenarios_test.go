@@ -24,12 +24,14 @@ func (s *suite) orders(n int) func() (order, bool) {
 		switch roll := random.IntN(100); {
 		case roll < 30:
 			return order{kind: "chaos.quick"}, true
-		case roll < 85:
+		case roll < 80:
 			return order{kind: "chaos.sleep", ms: ms}, true
-		case roll < 95:
+		case roll < 90:
 			return order{kind: "chaos.fail", ms: ms / 10, times: 1 + random.IntN(2)}, true
-		default:
+		case roll < 95:
 			return order{kind: "chaos.sleep", ms: ms, delay: time.Duration(ms) * time.Millisecond}, true
+		default:
+			return order{kind: "chaos.quick", at: time.Now().Add(time.Duration(5*ms) * time.Millisecond)}, true
 		}
 	}
 }
@@ -294,11 +296,17 @@ func TestMixed(t *testing.T) {
 	picks := rand.New(rand.NewPCG(s.rand.Uint64(), 2))
 	var readers sync.WaitGroup
 	readers.Go(func() {
-		s.producer.browse(browsing, func(n int) (int, bool) {
-			if picks.IntN(8) > 0 {
-				return picks.IntN(n), false
+		cancel, hurry := cancelling(), hurrying()
+		s.producer.browse(browsing, func(n int) (int, *verb) {
+			young := n - 1 - picks.IntN(min(n, 8)) // which may still wait
+			switch picks.IntN(8) {
+			case 0:
+				return young, &cancel
+			case 1:
+				return young, &hurry
+			default:
+				return picks.IntN(n), nil
 			}
-			return n - 1 - picks.IntN(min(n, 8)), true // a young one, which may still wait
 		})
 	})
 	s.while(p.tasks, p.mixed/time.Duration(p.tasks), func() {

@@ -60,6 +60,7 @@ func invented(h *index) []Violation {
 		case history.EnqueueExisting, history.EnqueueUnknown, history.EnqueueRefused,
 			history.RunEnd, history.CtxEnd, history.LockTaken, history.LockReleased, history.LockLost,
 			history.CancelSent, history.CancelOK, history.CancelConflict, history.CancelUnknown, history.RetrySent,
+			history.HurrySent, history.HurryOK, history.HurryConflict, history.HurryUnknown,
 			history.Observe, history.Missing, history.FaultBegin, history.FaultEnd, history.Healed, history.TickDue, history.TickRun:
 		}
 	}
@@ -94,6 +95,7 @@ func cancels(_ *index, t *task) string {
 				}
 			}
 		case history.EnqueueSent, history.EnqueueOK, history.EnqueueExisting, history.EnqueueUnknown, history.EnqueueRefused, history.RetrySent,
+			history.HurrySent, history.HurryOK, history.HurryConflict, history.HurryUnknown,
 			history.RunStart, history.RunEnd, history.CtxEnd, history.LockTaken, history.LockReleased, history.LockLost, history.Observe, history.Missing,
 			history.FaultBegin, history.FaultEnd, history.Healed, history.TickDue, history.TickRun:
 		}

@@ -125,6 +125,7 @@ func rules() []rule {
 		{"duplicates", each(duplicated)},
 		{"overlaps", each(overlapping)},
 		{"early", each(early)},
+		{"delayed", each(delayed)},
 		{"cancels", each(cancels)},
 		{"ctx-ends", each(ctxEnds)},
 		{"recovery", recovery},

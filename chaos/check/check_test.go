@@ -15,7 +15,7 @@ import (
 // rule names, as the checker lists them.
 var names = []string{
 	"lost", "missing", "refused", "invented", "final", "moves", "stale", "owners", "runs",
-	"attempts", "crashes", "results", "fences", "duplicates", "overlaps", "early", "cancels", "ctx-ends", "recovery",
+	"attempts", "crashes", "results", "fences", "duplicates", "overlaps", "early", "delayed", "cancels", "ctx-ends", "recovery",
 	"key-limits", "key-order", "unique", "replaced", "idempotent", "locks", "ticks",
 }
 
@@ -30,7 +30,7 @@ type example struct {
 func TestRejected(t *testing.T) {
 	t.Parallel()
 	seen := map[string]bool{}
-	for _, e := range slices.Concat(rejectedRecords(), rejectedRuns(), rejectedCalls(), rejectedRecovery(), rejectedExclusion(), rejectedTerms(), rejectedTicks()) {
+	for _, e := range slices.Concat(rejectedRecords(), rejectedRuns(), rejectedCalls(), rejectedDelayed(), rejectedRecovery(), rejectedExclusion(), rejectedTerms(), rejectedTicks()) {
 		seen[e.rule] = true
 		t.Run(e.rule+"/"+e.what, func(t *testing.T) {
 			t.Parallel()
@@ -51,7 +51,7 @@ func TestRejected(t *testing.T) {
 func TestAccepted(t *testing.T) {
 	t.Parallel()
 	seen := map[string]bool{}
-	for _, e := range slices.Concat(acceptedRecords(), acceptedRuns(), acceptedCalls(), acceptedRecovery(), acceptedExclusion(), acceptedTerms(), acceptedTicks()) {
+	for _, e := range slices.Concat(acceptedRecords(), acceptedRuns(), acceptedCalls(), acceptedDelayed(), acceptedRecovery(), acceptedExclusion(), acceptedTerms(), acceptedTicks()) {
 		seen[e.rule] = true
 		t.Run(e.rule+"/"+e.what, func(t *testing.T) {
 			t.Parallel()

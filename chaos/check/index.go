@@ -94,6 +94,7 @@ func newIndex(events []history.Event, cfg Config) *index {
 		case history.EnqueueSent, history.EnqueueOK, history.EnqueueExisting, history.EnqueueUnknown, history.EnqueueRefused,
 			history.RunStart, history.RunEnd, history.CtxEnd, history.LockTaken, history.LockReleased, history.LockLost,
 			history.CancelSent, history.CancelOK, history.CancelConflict, history.CancelUnknown, history.RetrySent,
+			history.HurrySent, history.HurryOK, history.HurryConflict, history.HurryUnknown,
 			history.Observe, history.Missing:
 			if e.Kind == history.EnqueueSent && h.sent[e.Ref] == nil {
 				h.sent[e.Ref] = e
@@ -143,7 +144,9 @@ func (t *task) add(e *history.Event) {
 			r.locks = append(r.locks, e)
 		}
 	case history.EnqueueSent, history.EnqueueExisting, history.EnqueueUnknown, history.EnqueueRefused,
-		history.CancelSent, history.CancelUnknown, history.CancelOK, history.CancelConflict, history.Observe, history.Missing, history.FaultBegin, history.FaultEnd, history.Healed, history.TickDue, history.TickRun:
+		history.CancelSent, history.CancelUnknown, history.CancelOK, history.CancelConflict,
+		history.HurrySent, history.HurryOK, history.HurryConflict, history.HurryUnknown,
+		history.Observe, history.Missing, history.FaultBegin, history.FaultEnd, history.Healed, history.TickDue, history.TickRun:
 	}
 	if e.Record != nil {
 		t.reads = append(t.reads, *e)

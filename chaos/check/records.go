@@ -156,6 +156,9 @@ func owners(_ *index, t *task) string {
 		if !byHandler || !next.Stored || !v.Stored || next.Previous != v.Revision {
 			continue
 		}
+		if v.waits() && t.hurriedBefore(next.at) {
+			continue // whoever brought its time forward wrote it
+		}
 		if v.State != pelton.Running || v.Worker != next.Worker || !v.StartedAt.Equal(next.StartedAt) {
 			return fmt.Sprintf("%s by %s at revision %d over %s by %s at revision %d", next.State, next.Worker, next.Revision, v.State, v.Worker, v.Revision)
 		}

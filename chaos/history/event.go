@@ -34,6 +34,11 @@ const (
 
 	RetrySent Kind = "retry-sent" // a task that is over was asked to run again; its record tells the rest
 
+	HurrySent     Kind = "hurry-sent"     // a task that waits for a time was asked to run now
+	HurryOK       Kind = "hurry-ok"       // 200, with the record
+	HurryConflict Kind = "hurry-conflict" // 409
+	HurryUnknown  Kind = "hurry-unknown"  // anything else
+
 	Observe Kind = "observe" // the record as it was read
 	Missing Kind = "missing" // 404
 
