@@ -35,13 +35,14 @@ func main() {
 	many := flag.Int("waiting", 0, "measure calls and the sweep beside so many waiting tasks, and nothing else")
 	flowing := flag.Int("flow", 0, "measure what limits cost that never bind with so many tasks, and nothing else")
 	blocking := flag.Int("blocked", 0, "measure what so many tasks that wait for one key cost those of another, and nothing else")
+	delayed := flag.Int("delayed", 0, "measure delayed tasks, with so many pending, and nothing else")
 	asJSON := flag.Bool("json", false, "print JSON instead of a table")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Minute)
 	defer cancel()
-	figures, err := measure(ctx, *pelton, *samples, *tasks, *many, *flowing, *blocking)
+	figures, err := measure(ctx, *pelton, *samples, *tasks, *many, *flowing, *blocking, *delayed)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
@@ -61,7 +62,7 @@ func main() {
 }
 
 // measure runs everything in order and returns what it has got when it fails.
-func measure(ctx context.Context, binary string, samples, tasks, many, flowing, blocking int) ([]figure, error) {
+func measure(ctx context.Context, binary string, samples, tasks, many, flowing, blocking, delayed int) ([]figure, error) {
 	dir, err := os.MkdirTemp("", "pelton-bench-")
 	if err != nil {
 		return nil, err
@@ -87,6 +88,15 @@ func measure(ctx context.Context, binary string, samples, tasks, many, flowing, 
 	if blocking > 0 {
 		steps = []func(context.Context) ([]figure, error){
 			func(ctx context.Context) ([]figure, error) { return blocked(ctx, binary, dir+"/blocked", blocking) },
+		}
+	}
+	if delayed > 0 {
+		steps = []func(context.Context) ([]figure, error){
+			func(ctx context.Context) ([]figure, error) { return punctual(ctx, binary, dir+"/punctual") },
+			func(ctx context.Context) ([]figure, error) {
+				return together(ctx, binary, dir+"/together", max(1, delayed/4))
+			},
+			func(ctx context.Context) ([]figure, error) { return pending(ctx, binary, dir+"/pending", delayed) },
 		}
 	}
 	for _, step := range steps {
