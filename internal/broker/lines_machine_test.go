@@ -21,6 +21,7 @@ type lineMachine struct {
 	arrived  map[string]bool        // keys with an arrival that nobody has settled yet
 	ids      []pelton.ID            // all tasks
 	handlers map[uint64]pelton.ID   // those that run, by the message they run from
+	acks     []uint64               // on their way
 	keyOf    map[pelton.ID]string   //
 	place    map[pelton.ID]int      // when a task took its place
 	started  map[string]int         // place of the last task that started, by key
@@ -69,12 +70,21 @@ func (m *lineMachine) messages(t *rapid.T, ctx context.Context) (all []*stored) 
 			return all
 		}
 		m.must(t, err)
-		all, next = append(all, msg), msg.seq+1
+		next = msg.seq + 1
+		if !slices.Contains(m.acks, msg.seq) {
+			all = append(all, msg)
+		}
 	}
 }
 
-func (m *lineMachine) ack(t *rapid.T, ctx context.Context, seq uint64) {
-	m.must(t, m.b.DeleteMessage(ctx, 0, seq))
+// ack sends an acknowledgement, which nobody waits for: it lands later.
+func (m *lineMachine) ack(seq uint64) { m.acks = append(m.acks, seq) }
+
+func (m *lineMachine) acksLand(t *rapid.T, ctx context.Context) {
+	for _, seq := range m.acks {
+		m.must(t, m.b.DeleteMessage(ctx, 0, seq))
+	}
+	m.acks = nil
 }
 
 // deliver is a worker that gets a message. dies says after which step it dies.
@@ -88,8 +98,7 @@ func (m *lineMachine) deliver(t *rapid.T, ctx context.Context, msg *stored, dies
 	switch {
 	case r.State.Terminal():
 		if dies > 0 {
-			m.must(t, m.b.LeaveDropped(ctx, r, env, msg.seq))
-			m.ack(t, ctx, msg.seq)
+			m.drop(t, ctx, r, env, msg.seq)
 		}
 	case r.Epoch > env.Epoch:
 		if dies > 0 && r.State != pelton.Running {
@@ -97,18 +106,17 @@ func (m *lineMachine) deliver(t *rapid.T, ctx context.Context, msg *stored, dies
 			m.arrived[m.keyOf[r.ID]] = true
 		}
 		if dies > 1 {
-			m.must(t, m.b.LeaveDropped(ctx, r, env, msg.seq))
-			m.ack(t, ctx, msg.seq)
+			m.drop(t, ctx, r, env, msg.seq)
 		}
 	case r.State == pelton.Running && r.Carrier != msg.seq:
-		m.ack(t, ctx, msg.seq)
+		m.ack(msg.seq)
 	default:
 		if r.InLine {
 			called, err := m.b.Called(ctx, r)
 			m.must(t, err)
 			if !called {
 				if dies > 0 {
-					m.ack(t, ctx, msg.seq)
+					m.ack(msg.seq)
 				}
 				return
 			}
@@ -120,6 +128,16 @@ func (m *lineMachine) deliver(t *rapid.T, ctx context.Context, msg *stored, dies
 			m.handlers[msg.seq] = r.ID
 		}
 	}
+}
+
+// drop is a worker that drops a message, or gives it back if that must not be.
+func (m *lineMachine) drop(t *rapid.T, ctx context.Context, r *Record, env *Envelope, seq uint64) {
+	err := m.b.LeaveDropped(ctx, r, env, seq)
+	if errors.Is(err, pelton.ErrUnavailable) {
+		return
+	}
+	m.must(t, err)
+	m.ack(seq)
 }
 
 // checkOrder: at a limit of one, places are started from in the order in which
@@ -144,7 +162,7 @@ func (m *lineMachine) finish(t *rapid.T, ctx context.Context, seq uint64, how st
 	if r.State.Terminal() && r.Carrier == seq { // cancelled meanwhile
 		if dies > 0 {
 			m.must(t, m.b.LeaveLines(ctx, r, seq))
-			m.ack(t, ctx, seq)
+			m.ack(seq)
 		}
 		return
 	}
@@ -162,7 +180,7 @@ func (m *lineMachine) finish(t *rapid.T, ctx context.Context, seq uint64, how st
 			m.must(t, m.b.LeaveLines(ctx, r, seq))
 		}
 		if dies > 1 {
-			m.ack(t, ctx, seq)
+			m.ack(seq)
 		}
 	case "retries":
 		r.State, r.RunAt, r.InLine = pelton.Retrying, time.Now().UTC(), false
@@ -173,7 +191,7 @@ func (m *lineMachine) finish(t *rapid.T, ctx context.Context, seq uint64, how st
 			m.must(t, err)
 		}
 		if dies > 1 {
-			m.ack(t, ctx, seq)
+			m.ack(seq)
 		}
 	case "releases":
 		r.State, r.Released = pelton.Queued, true
@@ -199,7 +217,7 @@ func (m *lineMachine) cancel(t *rapid.T, ctx context.Context, id pelton.ID, dies
 	}
 	m.must(t, m.b.LeaveLines(ctx, r, r.Carrier))
 	if dies > 1 && r.Carrier > 0 {
-		m.ack(t, ctx, r.Carrier)
+		m.ack(r.Carrier)
 	}
 }
 
@@ -227,6 +245,7 @@ func (m *lineMachine) drain(t *rapid.T, ctx context.Context) {
 			}
 		}
 		m.awaitSchedules(t, ctx)
+		m.acksLand(t, ctx)
 		for _, msg := range m.messages(t, ctx) {
 			m.deliver(t, ctx, msg, 9)
 			m.check(t)
@@ -368,6 +387,8 @@ func TestLineMachine(t *testing.T) {
 				delete(m.unsure, id)
 				m.tookPlace(id)
 			},
+			"acks land":     func(rt *rapid.T) { m.acksLand(rt, ctx) },
+			"acks are lost": func(*rapid.T) { m.acks = nil },
 			"sweep": func(rt *rapid.T) {
 				_, err := aged(b).Step(ctx, 1000)
 				m.must(rt, err)

@@ -94,6 +94,30 @@ func TestDropBeforeTheTurn(t *testing.T) {
 	}
 }
 
+// A task is called a second time from another place of its own, right after its run
+// gave its turn back. That run's acknowledgement is on its way: until it lands, nobody
+// can tell the second call from a copy of the first, and its message must stay.
+func TestDropBesideTheOwnMessage(t *testing.T) {
+	t.Parallel()
+	b := openOn(t, brokertest.Start(t), Config{})
+	r := inLineOf(t, b, "k", 1)[0]
+	must(t, b.publishPlace(t.Context(), r)) // a request that was repeated
+	lane := deliveries(t, b, "q", pelton.Low, 5)
+	settled(t, b, "k")
+	run := wait(t, lane, "call")
+	start(t, b, r, run.Seq)
+	r.State = pelton.Succeeded
+	must(t, b.SaveRecord(t.Context(), r))
+	must(t, b.LeaveLines(t.Context(), r, run.Seq))
+	second := wait(t, lane, "second call")
+	if err := b.LeaveDropped(t.Context(), r, second.Envelope, second.Seq); !errors.Is(err, pelton.ErrUnavailable) {
+		t.Errorf("dropped beside the message of the run = %v, want ErrUnavailable", err)
+	}
+	must(t, b.DeleteMessage(t.Context(), 0, run.Seq)) // the acknowledgement
+	must(t, b.LeaveDropped(t.Context(), r, second.Envelope, second.Seq))
+	haveTurns(t, b, "k")
+}
+
 // What a process remembers of a line may be old. It must not matter.
 func TestTurnsSeenLongAgo(t *testing.T) {
 	t.Parallel()

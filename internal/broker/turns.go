@@ -48,7 +48,7 @@ func (b *Broker) leaveLines(ctx context.Context, r *Record, by uint64, s lineSet
 		return nil
 	}
 	if held, err := b.heldElsewhere(ctx, r.ID, r.Carrier, by); err != nil || held {
-		return err
+		return s.held(err)
 	}
 	for _, place := range slices.Backward(r.Places) {
 		s.over = func(_ context.Context, g grant) (bool, error) {
@@ -65,7 +65,10 @@ func (b *Broker) leaveLines(ctx context.Context, r *Record, by uint64, s lineSet
 // to be dropped without a start: those of before it was requeued, or was forgotten,
 // and all of them if it is over. r is the record, nil if there is none; by is the
 // message. Whoever is about to write that the task has its turn, and counts on the
-// message, finds that the document has changed.
+// message, finds that the document has changed. pelton.ErrUnavailable also means that
+// the task's own message is still there. Its holder gives back the task's turn, but may
+// have done so already, and the turn may be of another call by now: the message must
+// stay until that one is gone.
 func (b *Broker) LeaveDropped(ctx context.Context, r *Record, e *Envelope, by uint64) error {
 	return b.leaveDropped(ctx, r, e, by, lineSettling{seen: true, fence: true, front: true})
 }
@@ -86,6 +89,14 @@ func (b *Broker) leaveDropped(ctx context.Context, r *Record, e *Envelope, by ui
 	return b.leaveLines(ctx, r, by, lineSettling{seen: true})
 }
 
+// held is the answer where the turns are left to whoever holds another message.
+func (s lineSettling) held(err error) error {
+	if err == nil && s.fence {
+		err = fmt.Errorf("%w: another message of the task is still there", pelton.ErrUnavailable)
+	}
+	return err
+}
+
 // leaveEarlierLines gives back the turns that a task may hold from before it was
 // requeued, or from before its record was forgotten: those that the message e of
 // that time stands for.
@@ -95,7 +106,7 @@ func (b *Broker) leaveEarlierLines(ctx context.Context, r *Record, e *Envelope, 
 			return nil
 		}
 		if held, err := b.heldElsewhere(ctx, r.ID, r.Former, by); err != nil || held {
-			return err
+			return s.held(err)
 		}
 	}
 	s.over = func(_ context.Context, g grant) (bool, error) { return g.ID == e.ID && g.Epoch <= e.Epoch, nil }
