@@ -24,6 +24,10 @@ test: deps ## run all tests of all modules
 	$(GO) test -count=1 ./... # e2e builds the binary itself, which the cache of results does not see
 	cd examples && $(GO) test -count=1 ./...
 	cd bench && $(GO) vet ./...
+	@$(MAKE) --no-print-directory rates
+
+rates: deps ## hold rates against the clock, with nothing else running
+	PELTON_RATES=1 $(GO) test -count=1 -parallel 1 -run '^TestFleetRate' ./e2e
 
 race: deps ## run all tests under the race detector (needs a C compiler)
 	CGO_ENABLED=1 $(GO) test -race -count=1 ./...
@@ -48,4 +52,4 @@ bench: build ## print the figures of docs/performance.md
 clean: ## remove what was built
 	rm -rf bin
 
-.PHONY: help build run deps test race lint fmt check chaos bench clean
+.PHONY: help build run deps test rates race lint fmt check chaos bench clean
