@@ -162,7 +162,7 @@ func TestScheduleJSON(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := `{"name":"nightly","cron":"0 3 * * *","paused":false,"task":{"kind":"report.build"}}`; string(small) != want {
+	if want := `{"name":"nightly","cron":"0 3 * * *","jitter":"0s","paused":false,"task":{"kind":"report.build"}}`; string(small) != want {
 		t.Errorf("%s, want %s", small, want)
 	}
 	for _, bad := range []string{`{"every":"soon"}`, `{"jitter":"-1s"}`, `{"task":{"timeout":"x"}}`, `{"task":[]}`} {

@@ -104,7 +104,7 @@ type scheduleJSON struct {
 	Overlap       Overlap          `json:"overlap,omitempty"`
 	CatchUp       CatchUp          `json:"catch_up,omitempty"`
 	CatchUpWindow string           `json:"catch_up_window,omitempty"`
-	Jitter        string           `json:"jitter,omitempty"`
+	Jitter        string           `json:"jitter"`
 	Paused        bool             `json:"paused"`
 	StartsAt      time.Time        `json:"starts_at,omitzero"`
 	EndsAt        time.Time        `json:"ends_at,omitzero"`
@@ -124,7 +124,7 @@ type scheduleJSON struct {
 func (s *Schedule) AppendJSON(dst []byte) ([]byte, error) {
 	meta, err := json.Marshal(scheduleJSON{
 		Name: s.Name, Cron: s.Cron, Every: formatNonZero(s.Every), At: s.At, Zone: s.Zone, Overlap: s.Overlap,
-		CatchUp: s.CatchUp, CatchUpWindow: formatNonZero(s.CatchUpWindow), Jitter: formatNonZero(s.Jitter), Paused: s.Paused,
+		CatchUp: s.CatchUp, CatchUpWindow: formatNonZero(s.CatchUpWindow), Jitter: FormatDuration(s.Jitter), Paused: s.Paused,
 		StartsAt: s.StartsAt, EndsAt: s.EndsAt, Owner: s.Owner, Revision: s.Revision, CreatedAt: s.CreatedAt,
 		UpdatedAt: s.UpdatedAt, Next: s.Next, Last: s.Last, Failing: s.Failing,
 	})

@@ -192,7 +192,7 @@ func TestSchedules(t *testing.T) {
 		t.Errorf("no schedules: %d %s", w.Code, w.Body)
 	}
 	w := call(t, h, http.MethodPut, "/schedules/nightly", scheduleBody)
-	want := `{"name":"nightly","cron":"0 8 * * *","zone":"Europe/Berlin","overlap":"allow","catch_up":"last","catch_up_window":"1h","paused":false,"revision":42,"task":{"kind":"k","payload":{"a" : "<&>", "n":1.0e+1}}}` + "\n"
+	want := `{"name":"nightly","cron":"0 8 * * *","zone":"Europe/Berlin","overlap":"allow","catch_up":"last","catch_up_window":"1h","jitter":"0s","paused":false,"revision":42,"task":{"kind":"k","payload":{"a" : "<&>", "n":1.0e+1}}}` + "\n"
 	if w.Code != 201 || w.Body.String() != want || w.Header().Get("ETag") != `"42"` {
 		t.Errorf("PUT: %d %v\n%s want\n%s", w.Code, w.Header(), w.Body, want)
 	}
