@@ -1,121 +1,145 @@
-// Command bench measures a pelton binary on this machine: how fast it starts, what
-// an idle worker costs, how soon a task starts on an idle system, and how many
-// tasks go through. It starts and ends its own server on loopback ports.
+// Command bench measures Pelton on this machine: side by side with other queues and
+// with what its broker allows, or by itself.
 //
-//	go run . -pelton ../bin/pelton
+//	go run . -pelton ../bin/pelton                      the comparison, short form
+//	go run . -pelton ../bin/pelton -full                the same with more of everything
+//	go run . -pelton ../bin/pelton -only pelton,floor -modes drain -reps 5
+//	go run . -pelton ../bin/pelton -own                 start, idle cost, latency, throughput
 //
-// Figures of shared machines vary; the share of the machine that others took
-// while each was measured is printed beside it.
+// It starts and ends its own servers on loopback ports, with data in a temporary
+// folder. Figures of shared machines vary; the share of the machine that others
+// took while each was measured is printed beside it.
 package main
 
 import (
 	"context"
-	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 	"text/tabwriter"
 	"time"
 )
 
-// figure is one line of the table.
-type figure struct {
-	Name   string  `json:"name"`
-	Value  float64 `json:"value"`
-	Unit   string  `json:"unit"`
-	Others float64 `json:"others"` // share of the machine's CPU time taken by other processes
+// options are the flags.
+type options struct {
+	pelton   string
+	only     string
+	modes    string
+	reps     int
+	full     bool
+	json     bool
+	markdown bool
+	svg      string
+
+	own     bool
+	samples int
+	tasks   int
+	waiting int
+	flow    int
+	blocked int
+	delayed int
 }
 
 func main() {
-	pelton := flag.String("pelton", "../bin/pelton", "the binary to measure")
-	samples := flag.Int("samples", 1000, "tasks of the latency measurement")
-	tasks := flag.Int("tasks", 20000, "tasks of the throughput measurement")
-	many := flag.Int("waiting", 0, "measure calls and the sweep beside so many waiting tasks, and nothing else")
-	flowing := flag.Int("flow", 0, "measure what limits cost that never bind with so many tasks, and nothing else")
-	blocking := flag.Int("blocked", 0, "measure what so many tasks that wait for one key cost those of another, and nothing else")
-	delayed := flag.Int("delayed", 0, "measure delayed tasks, with so many pending, and nothing else")
-	asJSON := flag.Bool("json", false, "print JSON instead of a table")
-	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Minute)
-	defer cancel()
-	figures, err := measure(ctx, *pelton, *samples, *tasks, *many, *flowing, *blocking, *delayed)
+	err := error(nil)
+	if len(os.Args) > 2 && os.Args[1] == childArg {
+		err = runChild(ctx, os.Args[2:])
+	} else {
+		err = run(ctx)
+	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
-		os.Exit(1)
+		os.Exit(1) //nolint:gocritic // stop only restores the signals' defaults
 	}
-	if *asJSON {
-		enc := json.NewEncoder(os.Stdout)
-		enc.SetIndent("", "  ")
-		_ = enc.Encode(figures)
-		return
+}
+
+func run(ctx context.Context) error {
+	var o options
+	flag.StringVar(&o.pelton, "pelton", "../bin/pelton", "the binary to measure")
+	flag.StringVar(&o.only, "only", "", "contestants to compare, separated by commas; all if empty")
+	flag.StringVar(&o.modes, "modes", "", "what to compare, separated by commas: "+modeNames()+"; all if empty")
+	flag.IntVar(&o.reps, "reps", 0, "repetitions of the comparison; 0 means 3, or 5 with -full")
+	flag.BoolVar(&o.full, "full", false, "compare with more tasks, for up to an hour")
+	flag.BoolVar(&o.json, "json", false, "print JSON instead of a table")
+	flag.BoolVar(&o.markdown, "markdown", false, "print the comparison as a table of Markdown")
+	flag.StringVar(&o.svg, "svg", "", "write a plot of the comparison to this file")
+	flag.BoolVar(&o.own, "own", false, "measure Pelton by itself, and nothing else")
+	flag.IntVar(&o.samples, "samples", 1000, "tasks of -own's latency measurement")
+	flag.IntVar(&o.tasks, "tasks", 20000, "tasks of -own's throughput measurement")
+	flag.IntVar(&o.waiting, "waiting", 0, "measure calls and the sweep beside so many waiting tasks, and nothing else")
+	flag.IntVar(&o.flow, "flow", 0, "measure what limits cost that never bind with so many tasks, and nothing else")
+	flag.IntVar(&o.blocked, "blocked", 0, "measure what so many tasks that wait for one key cost those of another, and nothing else")
+	flag.IntVar(&o.delayed, "delayed", 0, "measure delayed tasks, with so many pending, and nothing else")
+	flag.Parse()
+	if flag.NArg() > 0 {
+		return fmt.Errorf("unexpected %q", flag.Arg(0))
+	}
+	if o.own || o.waiting > 0 || o.flow > 0 || o.blocked > 0 || o.delayed > 0 {
+		return runOwn(ctx, o)
+	}
+	return runCompare(ctx, o)
+}
+
+func modeNames() string {
+	var names []string
+	for _, m := range modes {
+		names = append(names, m.name)
+	}
+	return strings.Join(names, ",")
+}
+
+// runCompare bounds the comparison to 10 minutes, or 90 with -full.
+func runCompare(ctx context.Context, o options) error {
+	s, within := shortScale, 10*time.Minute
+	if o.full {
+		s, within = fullScale, 90*time.Minute
+	}
+	if o.reps > 0 {
+		s.Reps = o.reps
+	}
+	entries, err1 := chosen(contestants(o.pelton), o.only, func(e entry) string { return e.name })
+	chosenModes, err2 := chosen(modes, o.modes, func(m mode) string { return m.name })
+	if err := errors.Join(err1, err2); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
+	c, err := compare(ctx, entries, chosenModes, s)
+	if err != nil {
+		return err
+	}
+	switch {
+	case o.json:
+		return printJSON(os.Stdout, c)
+	case o.markdown:
+		c.markdown(os.Stdout)
+		return nil
+	default:
+		return c.table(os.Stdout)
+	}
+}
+
+// runOwn measures Pelton alone.
+func runOwn(ctx context.Context, o options) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Minute)
+	defer cancel()
+	figures, err := measure(ctx, o)
+	if err != nil {
+		return err
+	}
+	if o.json {
+		return printJSON(os.Stdout, figures)
 	}
 	table := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "WHAT\tVALUE\tUNIT\tOTHERS")
 	for _, f := range figures {
 		fmt.Fprintf(table, "%s\t%.4g\t%s\t%.0f %%\n", f.Name, f.Value, f.Unit, 100*f.Others)
 	}
-	_ = table.Flush()
-}
-
-// measure runs everything in order and returns what it has got when it fails.
-func measure(ctx context.Context, binary string, samples, tasks, many, flowing, blocking, delayed int) ([]figure, error) {
-	dir, err := os.MkdirTemp("", "pelton-bench-")
-	if err != nil {
-		return nil, err
-	}
-	defer os.RemoveAll(dir)
-	var figures []figure
-	steps := []func(context.Context) ([]figure, error){
-		func(ctx context.Context) ([]figure, error) { return startTime(ctx, binary, dir+"/start") },
-		func(ctx context.Context) ([]figure, error) { return idleWorker(ctx, binary, dir+"/idle") },
-		func(ctx context.Context) ([]figure, error) { return latency(ctx, binary, dir+"/latency", samples) },
-		func(ctx context.Context) ([]figure, error) { return throughput(ctx, binary, dir+"/throughput", tasks) },
-	}
-	if many > 0 {
-		steps = []func(context.Context) ([]figure, error){
-			func(ctx context.Context) ([]figure, error) { return waiting(ctx, binary, dir+"/waiting", many) },
-		}
-	}
-	if flowing > 0 {
-		steps = []func(context.Context) ([]figure, error){
-			func(ctx context.Context) ([]figure, error) { return flow(ctx, binary, dir+"/flow", flowing) },
-		}
-	}
-	if blocking > 0 {
-		steps = []func(context.Context) ([]figure, error){
-			func(ctx context.Context) ([]figure, error) { return blocked(ctx, binary, dir+"/blocked", blocking) },
-		}
-	}
-	if delayed > 0 {
-		steps = []func(context.Context) ([]figure, error){
-			func(ctx context.Context) ([]figure, error) { return punctual(ctx, binary, dir+"/punctual") },
-			func(ctx context.Context) ([]figure, error) {
-				return together(ctx, binary, dir+"/together", max(1, delayed/4))
-			},
-			func(ctx context.Context) ([]figure, error) { return pending(ctx, binary, dir+"/pending", delayed) },
-		}
-	}
-	for _, step := range steps {
-		before, err := readCPU()
-		if err != nil {
-			return figures, err
-		}
-		got, err := step(ctx)
-		if err != nil {
-			return figures, err
-		}
-		others, err := before.others()
-		if err != nil {
-			return figures, err
-		}
-		for i := range got {
-			got[i].Others = others
-		}
-		figures = append(figures, got...)
-	}
-	return figures, nil
+	return table.Flush()
 }

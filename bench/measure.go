@@ -20,9 +20,6 @@ import (
 	"github.com/peltonq/pelton/worker"
 )
 
-// payload is 128 bytes of JSON, as in the comparisons of docs/performance.md.
-var payload = []byte(`{"data":"` + string(bytes.Repeat([]byte("x"), 128-len(`{"data":""}`))) + `"}`)
-
 // startTime is from exec to ready, on a fresh and on an existing data folder.
 func startTime(ctx context.Context, binary, data string) ([]figure, error) {
 	var took []float64

@@ -34,6 +34,7 @@ func serve(ctx context.Context, binary, data string, args ...string) (*server, e
 
 func start(ctx context.Context, binary string, args ...string) (*server, error) {
 	s := &server{cmd: exec.CommandContext(ctx, binary, args...)}
+	s.cmd.SysProcAttr = ownGroup()
 	s.cmd.Cancel = func() error { return s.cmd.Process.Signal(syscall.SIGTERM) }
 	s.cmd.WaitDelay = 10 * time.Second
 	stderr, err := s.cmd.StderrPipe()
@@ -81,46 +82,4 @@ func ticks(pid int) (float64, error) {
 	user, err1 := strconv.ParseFloat(fields[11], 64)
 	system, err2 := strconv.ParseFloat(fields[12], 64)
 	return user + system, errors.Join(err1, err2)
-}
-
-// cpu is a reading of the whole machine's and this program's CPU time.
-type cpu struct{ busy, total, own float64 }
-
-func readCPU() (cpu, error) {
-	stat, err := os.ReadFile("/proc/stat")
-	if err != nil {
-		return cpu{}, err
-	}
-	var c cpu
-	for i, field := range strings.Fields(strings.SplitN(string(stat), "\n", 2)[0])[1:9] {
-		n, err := strconv.ParseFloat(field, 64)
-		if err != nil {
-			return c, err
-		}
-		c.total += n
-		if i != 3 && i != 4 { // idle, iowait
-			c.busy += n
-		}
-	}
-	c.own, err = ownTicks()
-	return c, err
-}
-
-// ownTicks is the CPU time of this process and of the children that it has waited for.
-func ownTicks() (float64, error) {
-	var self, children syscall.Rusage
-	if err := errors.Join(syscall.Getrusage(syscall.RUSAGE_SELF, &self), syscall.Getrusage(syscall.RUSAGE_CHILDREN, &children)); err != nil {
-		return 0, err
-	}
-	seconds := func(t syscall.Timeval) float64 { return float64(t.Sec) + float64(t.Usec)/1e6 }
-	return 100 * (seconds(self.Utime) + seconds(self.Stime) + seconds(children.Utime) + seconds(children.Stime)), nil
-}
-
-// others is the share of the machine that other processes took since the reading.
-func (c cpu) others() (float64, error) {
-	now, err := readCPU()
-	if err != nil || now.total <= c.total {
-		return 0, err
-	}
-	return max(0, (now.busy-c.busy)-(now.own-c.own)) / (now.total - c.total), nil
 }

@@ -1,0 +1,254 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+)
+
+// entry is a contestant in the list.
+type entry struct {
+	name  string
+	about string
+	make  func() contestant
+	// modes are those that it takes part in, all if nil. The others would measure
+	// another contestant again, or nothing.
+	modes []string
+}
+
+// The contestants that ratios refer to.
+const (
+	nameFloor = "floor"
+	nameAsynq = "asynq"
+)
+
+func contestants(binary string) []entry {
+	senders := []string{enqueueMode, "batch"}
+	return []entry{
+		{name: "pelton", about: "Pelton, Go client and workers over TCP, --sync 1s", make: func() contestant { return &peltonTCP{binary: binary} }},
+		{
+			name: "pelton-embedded", about: "Pelton in one process: broker, client, worker",
+			make: func() contestant { return &peltonEmbedded{} }, modes: []string{enqueueMode, "batch", "drain", "both", "latency"},
+		},
+		{name: nameFloor, about: "bare nats.go over TCP: pull, one pipelined status write, ack", make: func() contestant { return &floor{} }},
+		{name: "floor-embedded", about: "bare nats.go, publisher and broker in one process", make: func() contestant { return &floor{inProcess: true} }, modes: senders},
+	}
+}
+
+// comparison is what one run found.
+type comparison struct {
+	Machine     string            `json:"machine"`
+	Began       time.Time         `json:"began"`
+	Took        string            `json:"took"`
+	Scale       scale             `json:"scale"`
+	Contestants map[string]string `json:"contestants"`
+	Rows        []row             `json:"rows"`
+	Skipped     []string          `json:"skipped,omitempty"`
+	order       []string          // of the contestants
+}
+
+// row is one metric of one contestant.
+type row struct {
+	Metric     metric    `json:"metric"`
+	Contestant string    `json:"contestant"`
+	Median     float64   `json:"median"`
+	Values     []float64 `json:"values"`
+	Others     float64   `json:"others"` // share of the machine that other processes took, mean
+	// OfFloor and OfAsynq are the medians' ratios; 0 where there is nothing to compare with.
+	OfFloor float64 `json:"of_floor,omitempty"`
+	OfAsynq float64 `json:"of_asynq,omitempty"`
+}
+
+// compare runs the modes one after the other. In each, the contestants take turns,
+// in another order each time, so that what else the machine does meets them all.
+// What it cannot measure it says in Skipped, and on stderr at once.
+func compare(ctx context.Context, all []entry, modes []mode, s scale) (_ *comparison, err error) {
+	dir, err := os.MkdirTemp("", "pelton-bench-")
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	if err := os.Chmod(dir, 0o755); err != nil { //nolint:gosec // a broker may run as another user
+		return nil, err
+	}
+	c := &comparison{Machine: machine(), Began: time.Now().UTC().Truncate(time.Second), Scale: s, Contestants: map[string]string{}}
+	skip := func(format string, args ...any) {
+		c.Skipped = append(c.Skipped, fmt.Sprintf(format, args...))
+		fmt.Fprintln(os.Stderr, "bench: skipped", c.Skipped[len(c.Skipped)-1])
+	}
+	type running struct {
+		entry
+		contestant
+	}
+	var up []running
+	defer func() {
+		for _, r := range up {
+			if r.contestant != nil {
+				err = errors.Join(err, r.stop())
+			}
+		}
+	}()
+	for _, e := range all {
+		at := filepath.Join(dir, e.name)
+		if err := os.Mkdir(at, 0o755); err != nil { //nolint:gosec // a broker may run as another user
+			return nil, err
+		}
+		made := e.make()
+		if err := made.start(ctx, at); errors.Is(err, errMissing) {
+			skip("%s: %v", e.name, err)
+			continue
+		} else if err != nil {
+			return nil, fmt.Errorf("%s: %w", e.name, err)
+		}
+		up = append(up, running{e, made})
+		c.Contestants[e.name] = e.about
+		c.order = append(c.order, e.name)
+	}
+	for _, m := range modes {
+		for rep := range s.Reps {
+			if m.once && rep > 0 {
+				break
+			}
+			for i := range up {
+				r := &up[(i+rep)%len(up)]
+				if r.contestant == nil || r.modes != nil && !slices.Contains(r.modes, m.name) {
+					continue
+				}
+				got, others, err := once(ctx, r.contestant, m, s)
+				switch {
+				case errors.Is(err, errNoBatch):
+					if rep == 0 {
+						skip("%s, %s: %v", r.name, m.name, err)
+					}
+				case ctx.Err() != nil:
+					return nil, errors.Join(context.Cause(ctx), err)
+				case err != nil: // it is out; the others go on
+					skip("%s, from %s on: %v", r.name, m.name, err)
+					_ = r.stop()
+					r.contestant = nil
+				default:
+					c.add(r.name, m, got, others)
+				}
+			}
+			fmt.Fprintf(os.Stderr, "bench: %s, %d of %d, after %s\n", m.name, rep+1, s.Reps, time.Since(c.Began).Round(time.Second))
+		}
+	}
+	c.Took = time.Since(c.Began).Round(time.Second).String()
+	c.finish()
+	return c, nil
+}
+
+// once is one measurement, and the share of the machine that others took.
+func once(ctx context.Context, c contestant, m mode, s scale) ([]measured, float64, error) {
+	if err := c.reset(ctx); err != nil { // brokers that it starts outlive this measurement
+		return nil, 0, fmt.Errorf("reset: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, modeWithin)
+	defer cancel()
+	have, _, err := c.enqueue(ctx, load{callers: 16, n: warmTasks, within: modeWithin})
+	if err != nil {
+		return nil, 0, fmt.Errorf("warm up: %w", err)
+	}
+	before, err := readCPU()
+	if err != nil {
+		return nil, 0, err
+	}
+	got, err := m.run(ctx, c, s, have)
+	if err != nil {
+		return nil, 0, err
+	}
+	others, err := before.others()
+	return got, others, err
+}
+
+func (c *comparison) add(name string, m mode, got []measured, others float64) {
+	for _, g := range got {
+		i := slices.IndexFunc(c.Rows, func(r row) bool { return r.Contestant == name && r.Metric.Name == g.metric })
+		if i < 0 {
+			i = len(c.Rows)
+			at := slices.IndexFunc(m.metrics, func(m metric) bool { return m.Name == g.metric })
+			c.Rows = append(c.Rows, row{Metric: m.metrics[at], Contestant: name})
+		}
+		c.Rows[i].Values = append(c.Rows[i].Values, g.value)
+		c.Rows[i].Others += others
+	}
+}
+
+// finish computes medians and ratios, and sorts rows by metric and contestant.
+func (c *comparison) finish() {
+	medians := map[[2]string]float64{}
+	for i := range c.Rows {
+		r := &c.Rows[i]
+		r.Median = median(r.Values)
+		r.Others /= float64(len(r.Values))
+		medians[[2]string{r.Metric.Name, r.Contestant}] = r.Median
+	}
+	for i := range c.Rows {
+		r := &c.Rows[i]
+		if m := medians[[2]string{r.Metric.Name, nameFloor}]; m > 0 {
+			r.OfFloor = r.Median / m
+		}
+		if m := medians[[2]string{r.Metric.Name, nameAsynq}]; m > 0 {
+			r.OfAsynq = r.Median / m
+		}
+	}
+	metrics := c.metrics()
+	place := func(r row) int {
+		return slices.Index(metrics, r.Metric)*len(c.order) + slices.Index(c.order, r.Contestant)
+	}
+	slices.SortStableFunc(c.Rows, func(a, b row) int { return place(a) - place(b) })
+}
+
+// metrics are those that were measured, in the order of the modes.
+func (c *comparison) metrics() []metric {
+	var found []metric
+	for _, m := range modes {
+		for _, metric := range m.metrics {
+			if slices.ContainsFunc(c.Rows, func(r row) bool { return r.Metric == metric }) {
+				found = append(found, metric)
+			}
+		}
+	}
+	return found
+}
+
+// row of a metric and a contestant, if it was measured.
+func (c *comparison) row(m metric, contestant string) (row, bool) {
+	i := slices.IndexFunc(c.Rows, func(r row) bool { return r.Metric == m && r.Contestant == contestant })
+	if i < 0 {
+		return row{}, false
+	}
+	return c.Rows[i], true
+}
+
+// median of an even number of values is the mean of the two in the middle.
+func median(values []float64) float64 {
+	sorted := slices.Sorted(slices.Values(values))
+	n := len(sorted)
+	return (sorted[(n-1)/2] + sorted[n/2]) / 2
+}
+
+// chosen picks entries or modes by their names, separated by commas, in the order
+// of the list; all if names is empty.
+func chosen[T any](all []T, names string, name func(T) string) ([]T, error) {
+	if names == "" {
+		return all, nil
+	}
+	var found []T
+	wanted := strings.Split(names, ",")
+	for _, one := range all {
+		if i := slices.Index(wanted, name(one)); i >= 0 {
+			found = append(found, one)
+			wanted = slices.Delete(wanted, i, i+1)
+		}
+	}
+	if len(wanted) > 0 {
+		return nil, fmt.Errorf("unknown: %s", strings.Join(wanted, ", "))
+	}
+	return found, nil
+}
