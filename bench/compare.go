@@ -29,14 +29,31 @@ const (
 
 func contestants(binary string) []entry {
 	senders := []string{enqueueMode, "batch"}
+	behindHTTP := []string{enqueueMode, "batch", "both", "latency"}
 	return []entry{
 		{name: "pelton", about: "Pelton, Go client and workers over TCP, --sync 1s", make: func() contestant { return &peltonTCP{binary: binary} }},
 		{
 			name: "pelton-embedded", about: "Pelton in one process: broker, client, worker",
 			make: func() contestant { return &peltonEmbedded{} }, modes: []string{enqueueMode, "batch", "drain", "both", "latency"},
 		},
+		{
+			name: "pelton-http", about: "Pelton behind HTTP: POST /tasks and /tasks/batch on kept connections",
+			make: func() contestant { return &peltonTCP{binary: binary, http: true} }, modes: behindHTTP,
+		},
 		{name: nameFloor, about: "bare nats.go over TCP: pull, one pipelined status write, ack", make: func() contestant { return &floor{} }},
 		{name: "floor-embedded", about: "bare nats.go, publisher and broker in one process", make: func() contestant { return &floor{inProcess: true} }, modes: senders},
+		{name: nameAsynq, about: "asynq on Redis, AOF everysec; deletes finished tasks", make: func() contestant { return &asynqRedis{} }},
+		{
+			name: "asynq-10ms", about: "asynq with TaskCheckInterval 10 ms instead of 1 s",
+			make: func() contestant { return &asynqRedis{check: 10 * time.Millisecond} }, modes: []string{"drain", "drain2", "both", "latency"},
+		},
+		{
+			name: "asynq-http", about: "asynq behind net/http in a process of its own",
+			make: func() contestant { return &asynqRedis{http: true} }, modes: behindHTTP,
+		},
+		{name: "http-bare", about: "net/http that reads the body and answers 202", make: func() contestant { return &bareHTTP{} }, modes: []string{enqueueMode}},
+		{name: "river", about: "River on PostgreSQL with its defaults, 1,000 workers a process", make: func() contestant { return &riverPostgres{} }},
+		{name: "bullmq", about: "BullMQ on Node and Redis, AOF everysec", make: func() contestant { return &bullMQ{} }},
 	}
 }
 
@@ -49,7 +66,8 @@ type comparison struct {
 	Contestants map[string]string `json:"contestants"`
 	Rows        []row             `json:"rows"`
 	Skipped     []string          `json:"skipped,omitempty"`
-	order       []string          // of the contestants
+	Failed      int               `json:"failed,omitempty"` // how often Skipped has another reason than that something is not installed or not offered
+	order       []string          // in which they are printed
 }
 
 // row is one metric of one contestant.
@@ -66,7 +84,8 @@ type row struct {
 
 // compare runs the modes one after the other. In each, the contestants take turns,
 // in another order each time, so that what else the machine does meets them all.
-// What it cannot measure it says in Skipped, and on stderr at once.
+// What it cannot measure it says in Skipped, and on stderr at once; when ctx ends,
+// that is all the rest.
 func compare(ctx context.Context, all []entry, modes []mode, s scale) (_ *comparison, err error) {
 	dir, err := os.MkdirTemp("", "pelton-bench-")
 	if err != nil {
@@ -81,15 +100,18 @@ func compare(ctx context.Context, all []entry, modes []mode, s scale) (_ *compar
 		c.Skipped = append(c.Skipped, fmt.Sprintf(format, args...))
 		fmt.Fprintln(os.Stderr, "bench: skipped", c.Skipped[len(c.Skipped)-1])
 	}
-	type running struct {
-		entry
-		contestant
+	fail := func(format string, args ...any) {
+		c.Failed++
+		skip(format, args...)
 	}
 	var up []running
 	defer func() {
 		for _, r := range up {
-			if r.contestant != nil {
-				err = errors.Join(err, r.stop())
+			if r.contestant == nil {
+				continue
+			}
+			if err1 := r.stop(); ctx.Err() == nil { // otherwise they were told to end, and how they took it tells nothing
+				err = errors.Join(err, err1)
 			}
 		}
 	}()
@@ -102,15 +124,28 @@ func compare(ctx context.Context, all []entry, modes []mode, s scale) (_ *compar
 		if err := made.start(ctx, at); errors.Is(err, errMissing) {
 			skip("%s: %v", e.name, err)
 			continue
+		} else if ctx.Err() != nil {
+			return nil, errors.Join(context.Cause(ctx), err)
 		} else if err != nil {
-			return nil, fmt.Errorf("%s: %w", e.name, err)
+			fail("%s: %v", e.name, err)
+			continue
 		}
-		up = append(up, running{e, made})
+		up = append(up, running{e, made, at})
 		c.Contestants[e.name] = e.about
 		c.order = append(c.order, e.name)
 	}
+	if err := c.turns(ctx, up, modes, fail, skip); err != nil {
+		fail("the rest: %v", err)
+	}
+	c.Took = time.Since(c.Began).Round(time.Second).String()
+	c.finish()
+	return c, nil
+}
+
+// turns runs the modes until they are done or ctx ends.
+func (c *comparison) turns(ctx context.Context, up []running, modes []mode, fail, skip func(format string, args ...any)) error {
 	for _, m := range modes {
-		for rep := range s.Reps {
+		for rep := range c.Scale.Reps {
 			if m.once && rep > 0 {
 				break
 			}
@@ -119,38 +154,62 @@ func compare(ctx context.Context, all []entry, modes []mode, s scale) (_ *compar
 				if r.contestant == nil || r.modes != nil && !slices.Contains(r.modes, m.name) {
 					continue
 				}
-				got, others, err := once(ctx, r.contestant, m, s)
+				got, others, err := r.once(ctx, m, c.Scale)
 				switch {
 				case errors.Is(err, errNoBatch):
 					if rep == 0 {
 						skip("%s, %s: %v", r.name, m.name, err)
 					}
 				case ctx.Err() != nil:
-					return nil, errors.Join(context.Cause(ctx), err)
+					return context.Cause(ctx)
 				case err != nil: // it is out; the others go on
-					skip("%s, from %s on: %v", r.name, m.name, err)
-					_ = r.stop()
-					r.contestant = nil
+					fail("%s, from %s on: %v", r.name, m.name, err)
+					if r.contestant != nil {
+						_ = r.stop()
+						r.contestant = nil
+					}
 				default:
 					c.add(r.name, m, got, others)
 				}
 			}
-			fmt.Fprintf(os.Stderr, "bench: %s, %d of %d, after %s\n", m.name, rep+1, s.Reps, time.Since(c.Began).Round(time.Second))
+			fmt.Fprintf(os.Stderr, "bench: %s, %d of %d, after %s\n", m.name, rep+1, c.Scale.Reps, time.Since(c.Began).Round(time.Second))
 		}
 	}
-	c.Took = time.Since(c.Began).Round(time.Second).String()
-	c.finish()
-	return c, nil
+	return nil
+}
+
+// running is a contestant that has been started; it has none if it failed since.
+type running struct {
+	entry
+	contestant
+	dir string
+}
+
+// reset leaves an empty queue. What it starts outlives the measurement.
+func (r *running) reset(ctx context.Context) error {
+	if able, ok := r.contestant.(resetter); ok {
+		return able.reset(ctx)
+	}
+	c := r.contestant
+	r.contestant = nil
+	if err := c.stop(); err != nil {
+		return err
+	}
+	if err := c.start(ctx, r.dir); err != nil {
+		return err
+	}
+	r.contestant = c
+	return nil
 }
 
 // once is one measurement, and the share of the machine that others took.
-func once(ctx context.Context, c contestant, m mode, s scale) ([]measured, float64, error) {
-	if err := c.reset(ctx); err != nil { // brokers that it starts outlive this measurement
+func (r *running) once(ctx context.Context, m mode, s scale) ([]measured, float64, error) {
+	if err := r.reset(ctx); err != nil {
 		return nil, 0, fmt.Errorf("reset: %w", err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, modeWithin)
 	defer cancel()
-	have, _, err := c.enqueue(ctx, load{callers: 16, n: warmTasks, within: modeWithin})
+	have, _, err := r.enqueue(ctx, load{callers: 16, n: warmTasks, within: modeWithin})
 	if err != nil {
 		return nil, 0, fmt.Errorf("warm up: %w", err)
 	}
@@ -158,7 +217,7 @@ func once(ctx context.Context, c contestant, m mode, s scale) ([]measured, float
 	if err != nil {
 		return nil, 0, err
 	}
-	got, err := m.run(ctx, c, s, have)
+	got, err := m.run(ctx, r.contestant, s, have)
 	if err != nil {
 		return nil, 0, err
 	}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -13,10 +15,9 @@ import (
 // workers. All that it starts is on loopback, and its data is below the folder that
 // it gets.
 type contestant interface {
-	// start brings up the broker and whatever enqueues. If it fails, nothing is left.
+	// start brings up the broker and whatever enqueues, with an empty queue. If it
+	// fails, nothing is left running. After stop it can be started again.
 	start(ctx context.Context, dir string) error
-	// reset leaves an empty queue, as after start.
-	reset(ctx context.Context) error
 	// enqueue sends tasks one by one, each of which the broker has confirmed before
 	// its caller sends the next, and tells how many there were.
 	enqueue(ctx context.Context, l load) (int, time.Duration, error)
@@ -32,6 +33,24 @@ type contestant interface {
 	footprint() (pids []int, data string)
 	stop() error
 }
+
+// resetter is a contestant that can empty its queue without a restart, which would
+// take too long.
+type resetter interface {
+	reset(ctx context.Context) error
+}
+
+// rounds are the data folders of a contestant, one for each start.
+type rounds struct {
+	dir string
+	n   int
+}
+
+func (r *rounds) next(dir string) { r.dir, r.n = dir, r.n+1 }
+
+func (r *rounds) data() string { return filepath.Join(r.dir, fmt.Sprint("data-", r.n)) }
+
+func (r *rounds) clean() error { return os.RemoveAll(r.data()) }
 
 const (
 	batchSize   = 1000

@@ -87,7 +87,7 @@ func sentAt(payload []byte) int64 {
 		return 0
 	}
 	digits, _, _ := bytes.Cut(rest, []byte(","))
-	n, _ := strconv.ParseInt(string(digits), 10, 64)
+	n, _ := strconv.ParseInt(string(bytes.TrimSpace(digits)), 10, 64) // a database may add the space
 	return n
 }
 
@@ -228,9 +228,13 @@ func runChild(ctx context.Context, args []string) error {
 var workerRoles = map[string]func(ctx context.Context, args []string, t *tally) error{
 	"pelton": peltonWorker,
 	"floor":  floorWorker,
+	"asynq":  asynqWorker,
+	"river":  riverWorker,
 }
 
 // serverRoles serve until ctx ends, after they printed "ready" and their address.
 var serverRoles = map[string]func(ctx context.Context, args []string) error{
 	"nats-server": natsServer,
+	"asynq-http":  asynqServer,
+	"http-bare":   bareServer,
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"path/filepath"
 	"strconv"
 	"time"
@@ -21,9 +20,8 @@ import (
 // cancelling. The server syncs as often as Pelton's does by default.
 type floor struct {
 	sender
+	rounds
 	inProcess bool
-	dir       string
-	rounds    int
 
 	process *child             // over TCP
 	server  *natsserver.Server // in-process
@@ -40,8 +38,7 @@ const (
 )
 
 func (f *floor) start(ctx context.Context, dir string) (err error) {
-	f.dir = dir
-	f.rounds++
+	f.next(dir)
 	if f.inProcess {
 		if f.server, err = startNATS(f.data(), true); err != nil {
 			return err
@@ -116,15 +113,6 @@ func confirmed(ctx context.Context, ack jetstream.PubAckFuture) error {
 	}
 }
 
-func (f *floor) data() string { return filepath.Join(f.dir, fmt.Sprint("data-", f.rounds)) }
-
-func (f *floor) reset(ctx context.Context) error {
-	if err := f.stop(); err != nil {
-		return err
-	}
-	return f.start(ctx, f.dir)
-}
-
 func (f *floor) hire(ctx context.Context, c *crew, processes int) (func() error, error) {
 	return workers(ctx, c, processes, filepath.Join(f.dir, "worker"), "floor", f.url)
 }
@@ -138,7 +126,7 @@ func (f *floor) footprint() ([]int, string) {
 
 func (f *floor) stop() error {
 	f.nc.Close()
-	return errors.Join(f.end(), os.RemoveAll(f.data()))
+	return errors.Join(f.end(), f.clean())
 }
 
 // end stops the server.

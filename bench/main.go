@@ -116,13 +116,16 @@ func runCompare(ctx context.Context, o options) error {
 	}
 	switch {
 	case o.json:
-		return printJSON(os.Stdout, c)
+		err = printJSON(os.Stdout, c)
 	case o.markdown:
 		c.markdown(os.Stdout)
-		return nil
 	default:
-		return c.table(os.Stdout)
+		err = c.table(os.Stdout)
 	}
+	if c.Failed > 0 {
+		err = errors.Join(err, fmt.Errorf("not all was measured: %d failures", c.Failed))
+	}
+	return err
 }
 
 // runOwn measures Pelton alone.

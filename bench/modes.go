@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 )
 
@@ -178,6 +179,9 @@ func runLatency(ctx context.Context, c contestant, s scale, have int) (_ []measu
 		return nil, err
 	}
 	took := crew.latencies()
+	if len(took) != s.Samples {
+		return nil, fmt.Errorf("%d of %d tasks came with a time", len(took), s.Samples)
+	}
 	return []measured{{"latency at 100/s, p50", quantile(took, 0.5)}, {"latency at 100/s, p99", quantile(took, 0.99)}}, nil
 }
 

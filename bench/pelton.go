@@ -4,8 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"time"
@@ -19,12 +17,12 @@ import (
 )
 
 // peltonTCP is `pelton serve` with its broker on a port, the Go client in this
-// process, and workers in processes of their own.
+// process or its HTTP API, and workers in processes of their own.
 type peltonTCP struct {
 	sender
+	rounds
 	binary string
-	dir    string
-	rounds int // how often the server started, each time with a folder of its own
+	http   bool // enqueue by POST /tasks
 
 	server *server
 	nc     *nats.Conn
@@ -32,8 +30,7 @@ type peltonTCP struct {
 }
 
 func (p *peltonTCP) start(ctx context.Context, dir string) (err error) {
-	p.dir = dir
-	p.rounds++
+	p.next(dir)
 	if p.server, err = serve(ctx, p.binary, p.data()); err != nil {
 		return err
 	}
@@ -45,16 +42,10 @@ func (p *peltonTCP) start(ctx context.Context, dir string) (err error) {
 		return errors.Join(err, p.server.stop())
 	}
 	p.sender = peltonSender(p.client)
-	return nil
-}
-
-func (p *peltonTCP) data() string { return filepath.Join(p.dir, fmt.Sprint("data-", p.rounds)) }
-
-func (p *peltonTCP) reset(ctx context.Context) error {
-	if err := p.stop(); err != nil {
-		return err
+	if p.http {
+		p.sender = httpSender(p.server.http, `{"kind":"bench.noop","payload":`, `}`)
 	}
-	return p.start(ctx, p.dir)
+	return nil
 }
 
 func (p *peltonTCP) hire(ctx context.Context, c *crew, processes int) (func() error, error) {
@@ -66,7 +57,7 @@ func (p *peltonTCP) footprint() ([]int, string) { return []int{p.server.cmd.Proc
 func (p *peltonTCP) stop() error {
 	p.client.Close()
 	p.nc.Close()
-	return errors.Join(p.server.stop(), os.RemoveAll(p.data()))
+	return errors.Join(p.server.stop(), p.clean())
 }
 
 func peltonSender(client *producer.Client) sender {
@@ -112,8 +103,7 @@ func runPelton(ctx context.Context, nc *nats.Conn, t *tally) error {
 // that needs one process only.
 type peltonEmbedded struct {
 	sender
-	dir    string
-	rounds int
+	rounds
 
 	broker *embed.Server
 	nc     *nats.Conn
@@ -121,8 +111,7 @@ type peltonEmbedded struct {
 }
 
 func (p *peltonEmbedded) start(ctx context.Context, dir string) (err error) {
-	p.dir = dir
-	p.rounds++
+	p.next(dir)
 	if p.broker, err = embed.Start(ctx, embed.Config{Dir: p.data()}); err != nil {
 		return err
 	}
@@ -137,19 +126,10 @@ func (p *peltonEmbedded) start(ctx context.Context, dir string) (err error) {
 	return nil
 }
 
-func (p *peltonEmbedded) data() string { return filepath.Join(p.dir, fmt.Sprint("data-", p.rounds)) }
-
 func (p *peltonEmbedded) shutdown() error {
 	ctx, cancel := context.WithTimeout(context.Background(), quitWithin)
 	defer cancel()
 	return p.broker.Shutdown(ctx)
-}
-
-func (p *peltonEmbedded) reset(ctx context.Context) error {
-	if err := p.stop(); err != nil {
-		return err
-	}
-	return p.start(ctx, p.dir)
 }
 
 func (p *peltonEmbedded) hire(ctx context.Context, c *crew, processes int) (func() error, error) {
@@ -187,7 +167,7 @@ func (p *peltonEmbedded) footprint() ([]int, string) { return nil, p.data() }
 func (p *peltonEmbedded) stop() error {
 	p.client.Close()
 	p.nc.Close()
-	return errors.Join(p.shutdown(), os.RemoveAll(p.data()))
+	return errors.Join(p.shutdown(), p.clean())
 }
 
 // perSecond is a rate.
