@@ -23,7 +23,7 @@ deps: ## install what the tests need, where it is missing and may be installed
 test: deps ## run all tests of all modules
 	$(GO) test -count=1 ./... # e2e builds the binary itself, which the cache of results does not see
 	cd examples && $(GO) test -count=1 ./...
-	cd bench && $(GO) vet ./...
+	cd bench && $(GO) vet ./... && $(GO) test -count=1 ./...
 	@$(MAKE) --no-print-directory rates
 
 rates: deps ## hold rates against the clock, with nothing else running
@@ -46,8 +46,9 @@ check: lint test race ## what CI runs
 chaos: ## the long fault suite: real processes, killed; PELTON_CHAOS_SEED replays a run
 	PELTON_CHAOS=long $(GO) test -count=1 -timeout 80m -v ./chaos
 
-bench: build ## print the figures of docs/performance.md
-	cd bench && $(GO) run . -pelton ../$(BIN)
+bench: build ## compare with other queues, as docs/performance.md does, in at most 10 minutes
+	cd bench && $(GO) build -trimpath -o ../bin/bench .
+	bin/bench -pelton $(BIN) -save bin/bench
 
 clean: ## remove what was built
 	rm -rf bin

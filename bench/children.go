@@ -61,7 +61,7 @@ func (p program) start(ctx context.Context) (*child, error) {
 	if p.uid != 0 {
 		c.cmd.SysProcAttr.Credential = &syscall.Credential{Uid: uint32(p.uid), Gid: uint32(p.gid)}
 	}
-	c.cmd.Cancel = func() error { return c.cmd.Process.Signal(p.quit) }
+	c.cmd.Cancel = func() error { return syscall.Kill(-c.cmd.Process.Pid, p.quit) }
 	c.cmd.WaitDelay = quitWithin
 	if c.stdin, err = c.cmd.StdinPipe(); err != nil {
 		return nil, err
@@ -82,10 +82,14 @@ func ownGroup() *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
 }
 
-// stop asks the child to end and waits for it; late ones are killed.
+// stop asks the child and what it started to end, and waits; late ones are killed.
 func (c *child) stop() error {
 	_ = c.stdin.Close()
-	_ = c.cmd.Process.Signal(c.quit) // it may have ended
+	select {
+	case <-c.done: // its number may be another's by now
+	default:
+		_ = syscall.Kill(-c.cmd.Process.Pid, c.quit)
+	}
 	late := time.NewTimer(quitWithin)
 	defer late.Stop()
 	select {

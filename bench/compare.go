@@ -29,12 +29,12 @@ const (
 
 func contestants(binary string) []entry {
 	senders := []string{enqueueMode, "batch"}
-	behindHTTP := []string{enqueueMode, "batch", "both", "latency"}
+	behindHTTP := []string{enqueueMode, "batch", "both", "latency", "latency1k"}
 	return []entry{
 		{name: "pelton", about: "Pelton, Go client and workers over TCP, --sync 1s", make: func() contestant { return &peltonTCP{binary: binary} }},
 		{
 			name: "pelton-embedded", about: "Pelton in one process: broker, client, worker",
-			make: func() contestant { return &peltonEmbedded{} }, modes: []string{enqueueMode, "batch", "drain", "both", "latency"},
+			make: func() contestant { return &peltonEmbedded{} }, modes: []string{enqueueMode, "batch", "drain", "both", "latency", "latency1k"},
 		},
 		{
 			name: "pelton-http", about: "Pelton behind HTTP: POST /tasks and /tasks/batch on kept connections",
@@ -45,7 +45,7 @@ func contestants(binary string) []entry {
 		{name: nameAsynq, about: "asynq on Redis, AOF everysec; deletes finished tasks", make: func() contestant { return &asynqRedis{} }},
 		{
 			name: "asynq-10ms", about: "asynq with TaskCheckInterval 10 ms instead of 1 s",
-			make: func() contestant { return &asynqRedis{check: 10 * time.Millisecond} }, modes: []string{"drain", "drain2", "both", "latency"},
+			make: func() contestant { return &asynqRedis{check: 10 * time.Millisecond} }, modes: []string{"drain", "drain2", "both", "latency", "latency1k"},
 		},
 		{
 			name: "asynq-http", about: "asynq behind net/http in a process of its own",
@@ -156,20 +156,22 @@ func (c *comparison) turns(ctx context.Context, up []running, modes []mode, fail
 				}
 				got, others, err := r.once(ctx, m, c.Scale)
 				switch {
+				case err == nil:
+					c.add(r.name, m, got, others)
+				case ctx.Err() != nil:
 				case errors.Is(err, errNoBatch):
 					if rep == 0 {
 						skip("%s, %s: %v", r.name, m.name, err)
 					}
-				case ctx.Err() != nil:
-					return context.Cause(ctx)
-				case err != nil: // it is out; the others go on
+				default: // it is out; the others go on
 					fail("%s, from %s on: %v", r.name, m.name, err)
 					if r.contestant != nil {
 						_ = r.stop()
 						r.contestant = nil
 					}
-				default:
-					c.add(r.name, m, got, others)
+				}
+				if ctx.Err() != nil {
+					return context.Cause(ctx)
 				}
 			}
 			fmt.Fprintf(os.Stderr, "bench: %s, %d of %d, after %s\n", m.name, rep+1, c.Scale.Reps, time.Since(c.Began).Round(time.Second))

@@ -18,6 +18,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 	"text/tabwriter"
@@ -26,14 +27,13 @@ import (
 
 // options are the flags.
 type options struct {
-	pelton   string
-	only     string
-	modes    string
-	reps     int
-	full     bool
-	json     bool
-	markdown bool
-	svg      string
+	pelton string
+	only   string
+	modes  string
+	reps   int
+	full   bool
+	json   bool
+	save   string
 
 	own     bool
 	samples int
@@ -63,12 +63,11 @@ func run(ctx context.Context) error {
 	var o options
 	flag.StringVar(&o.pelton, "pelton", "../bin/pelton", "the binary to measure")
 	flag.StringVar(&o.only, "only", "", "contestants to compare, separated by commas; all if empty")
-	flag.StringVar(&o.modes, "modes", "", "what to compare, separated by commas: "+modeNames()+"; all if empty")
+	flag.StringVar(&o.modes, "modes", "", "what to compare, separated by commas: "+modeNames()+"; if empty all, but latency1k with -full only")
 	flag.IntVar(&o.reps, "reps", 0, "repetitions of the comparison; 0 means 3, or 5 with -full")
 	flag.BoolVar(&o.full, "full", false, "compare with more tasks, for up to an hour")
 	flag.BoolVar(&o.json, "json", false, "print JSON instead of a table")
-	flag.BoolVar(&o.markdown, "markdown", false, "print the comparison as a table of Markdown")
-	flag.StringVar(&o.svg, "svg", "", "write a plot of the comparison to this file")
+	flag.StringVar(&o.save, "save", "", "write the comparison to this name with .json, .md and .svg as well")
 	flag.BoolVar(&o.own, "own", false, "measure Pelton by itself, and nothing else")
 	flag.IntVar(&o.samples, "samples", 1000, "tasks of -own's latency measurement")
 	flag.IntVar(&o.tasks, "tasks", 20000, "tasks of -own's throughput measurement")
@@ -108,19 +107,22 @@ func runCompare(ctx context.Context, o options) error {
 	if err := errors.Join(err1, err2); err != nil {
 		return err
 	}
+	if o.modes == "" && !o.full {
+		chosenModes = slices.DeleteFunc(slices.Clone(chosenModes), func(m mode) bool { return m.long })
+	}
 	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
 	c, err := compare(ctx, entries, chosenModes, s)
 	if err != nil {
 		return err
 	}
-	switch {
-	case o.json:
-		err = printJSON(os.Stdout, c)
-	case o.markdown:
-		c.markdown(os.Stdout)
-	default:
-		err = c.table(os.Stdout)
+	if o.save != "" {
+		err = c.save(o.save)
+	}
+	if o.json {
+		err = errors.Join(err, printJSON(os.Stdout, c))
+	} else {
+		err = errors.Join(err, c.table(os.Stdout))
 	}
 	if c.Failed > 0 {
 		err = errors.Join(err, fmt.Errorf("not all was measured: %d failures", c.Failed))

@@ -27,6 +27,7 @@ type mode struct {
 	name    string
 	metrics []metric
 	once    bool // its values do not vary enough to be repeated
+	long    bool // not part of the short form
 	run     func(ctx context.Context, c contestant, s scale, have int) ([]measured, error)
 }
 
@@ -48,7 +49,6 @@ var (
 const (
 	warmTasks   = 200
 	modeWithin  = 2 * time.Minute // bound of one measurement
-	latencyGap  = 10 * time.Millisecond
 	settleFor   = 2 * time.Second // before memory is read, so that caches are written
 	rateUnit    = "tasks/s"
 	onePerTask  = "B/task"
@@ -68,12 +68,18 @@ var modes = []mode{
 	{
 		name:    "latency",
 		metrics: []metric{{Name: "latency at 100/s, p50", Unit: "ms", Less: true}, {Name: "latency at 100/s, p99", Unit: "ms", Less: true}},
-		run:     runLatency,
+		run:     latencyAt(10*time.Millisecond, "latency at 100/s"),
+	},
+	{
+		name: "latency1k", long: true,
+		metrics: []metric{{Name: "latency at 1,000/s, p50", Unit: "ms", Less: true}, {Name: "latency at 1,000/s, p99", Unit: "ms", Less: true}},
+		run:     latencyAt(time.Millisecond, "latency at 1,000/s"),
 	},
 	{
 		name: "memory", once: true,
 		metrics: []metric{
-			{Name: "memory, queued", Unit: onePerTask, Less: true}, {Name: "disk, queued", Unit: onePerTask, Less: true},
+			{Name: "memory, queued", Unit: onePerTask, Less: true},
+			{Name: "disk, queued", Unit: onePerTask, Less: true},
 			{Name: "disk, finished", Unit: onePerTask, Less: true},
 		},
 		run: runMemory,
@@ -160,29 +166,31 @@ func runBoth(ctx context.Context, c contestant, s scale, have int) (_ []measured
 	return []measured{{"enqueue and work at once", perSecond(n, last.Sub(began))}}, nil
 }
 
-// runLatency is from before the call that enqueues to the first line of the handler
-// in another process, on an otherwise idle system.
-func runLatency(ctx context.Context, c contestant, s scale, have int) (_ []measured, err error) {
-	crew := newCrew()
-	stop, err := c.hire(ctx, crew, 1)
-	if err != nil {
-		return nil, err
+// latencyAt is from before the call that enqueues to the first line of the handler
+// in another process, on an otherwise idle system with one task each gap.
+func latencyAt(gap time.Duration, name string) func(context.Context, contestant, scale, int) ([]measured, error) {
+	return func(ctx context.Context, c contestant, s scale, have int) (_ []measured, err error) {
+		crew := newCrew()
+		stop, err := c.hire(ctx, crew, 1)
+		if err != nil {
+			return nil, err
+		}
+		defer func() { err = errors.Join(err, stop()) }()
+		if _, _, err := crew.await(ctx, have); err != nil {
+			return nil, err
+		}
+		if err := c.paced(ctx, s.Samples, gap); err != nil {
+			return nil, err
+		}
+		if _, _, err := crew.await(ctx, have+s.Samples); err != nil {
+			return nil, err
+		}
+		took := crew.latencies()
+		if len(took) != s.Samples {
+			return nil, fmt.Errorf("%d of %d tasks came with a time", len(took), s.Samples)
+		}
+		return []measured{{name + ", p50", quantile(took, 0.5)}, {name + ", p99", quantile(took, 0.99)}}, nil
 	}
-	defer func() { err = errors.Join(err, stop()) }()
-	if _, _, err := crew.await(ctx, have); err != nil {
-		return nil, err
-	}
-	if err := c.paced(ctx, s.Samples, latencyGap); err != nil {
-		return nil, err
-	}
-	if _, _, err := crew.await(ctx, have+s.Samples); err != nil {
-		return nil, err
-	}
-	took := crew.latencies()
-	if len(took) != s.Samples {
-		return nil, fmt.Errorf("%d of %d tasks came with a time", len(took), s.Samples)
-	}
-	return []measured{{"latency at 100/s, p50", quantile(took, 0.5)}, {"latency at 100/s, p99", quantile(took, 0.99)}}, nil
 }
 
 // runMemory is what tasks cost the broker: resident memory and disk while they are

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -47,22 +49,56 @@ func (c *comparison) table(w io.Writer) error {
 	return nil
 }
 
+// save writes the comparison to files: all of it as JSON, the medians as Markdown
+// and as a picture.
+func (c *comparison) save(name string) error {
+	var errs []error
+	for suffix, write := range map[string]func(io.Writer) error{
+		".json": func(w io.Writer) error { return printJSON(w, c) },
+		".md":   func(w io.Writer) error { c.markdown(w); return nil },
+		".svg":  c.plot,
+	} {
+		var out bytes.Buffer
+		errs = append(errs, write(&out), os.WriteFile(name+suffix, out.Bytes(), 0o644)) //nolint:gosec // it is to be read
+	}
+	return errors.Join(errs...)
+}
+
 // markdown prints the medians with one line for each metric and a column for each
-// contestant, and the largest share that others had in one of them.
+// contestant, and the largest share that others had in one of them. What goes
+// through HTTP has a table of its own.
 func (c *comparison) markdown(w io.Writer) {
-	fmt.Fprintf(w, "| | %s | others, up to |\n|---|%s---|\n", strings.Join(c.order, " | "), strings.Repeat("---|", len(c.order)))
-	for _, m := range c.metrics() {
-		fmt.Fprintf(w, "| %s, %s |", m.Name, m.Unit)
-		others := 0.0
-		for _, name := range c.order {
-			r, ok := c.row(m, name)
-			if others = max(others, r.Others); ok {
-				fmt.Fprintf(w, " %s |", number(r.Median))
-			} else {
-				fmt.Fprint(w, " – |")
-			}
+	var direct, http []string
+	for _, name := range c.order {
+		if strings.Contains(name, "http") {
+			http = append(http, name)
+		} else {
+			direct = append(direct, name)
 		}
-		fmt.Fprintf(w, " %.0f %% |\n", 100*others)
+	}
+	for _, names := range [][]string{direct, http} {
+		if len(names) > 0 {
+			c.markdownOf(w, names)
+			fmt.Fprintln(w)
+		}
+	}
+}
+
+func (c *comparison) markdownOf(w io.Writer, names []string) {
+	fmt.Fprintf(w, "| | %s | others, up to |\n|---|%s---|\n", strings.Join(names, " | "), strings.Repeat("---|", len(names)))
+	for _, m := range c.metrics() {
+		line, others, found := "", 0.0, false
+		for _, name := range names {
+			r, ok := c.row(m, name)
+			if !ok {
+				line += " – |"
+				continue
+			}
+			line, others, found = line+" "+number(r.Median)+" |", max(others, r.Others), true
+		}
+		if found {
+			fmt.Fprintf(w, "| %s, %s |%s %.0f %% |\n", m.Name, m.Unit, line, 100*others)
+		}
 	}
 }
 
