@@ -29,7 +29,7 @@ type contestant interface {
 	// hire starts worker processes with workerSlots slots each, until stop.
 	hire(ctx context.Context, c *crew, processes int) (stop func() error, err error)
 	// footprint tells which processes are the broker, whose children count as well,
-	// and where it keeps its data. No processes means that it has none of its own.
+	// and where it keeps its data. No processes means that their memory tells nothing.
 	footprint() (pids []int, data string)
 	stop() error
 }

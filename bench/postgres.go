@@ -102,10 +102,9 @@ func (p *postgres) startPostgres(ctx context.Context, dir string) error {
 	return nil
 }
 
-// footprint leaves out the log of transactions, whose files are used again.
-func (p *postgres) footprint() ([]int, string) {
-	return []int{p.process.cmd.Process.Pid}, filepath.Join(p.data, "base")
-}
+// footprint leaves out the log of transactions, whose files are used again, and the
+// memory: that is buffers of a configured size, which tasks before have filled.
+func (p *postgres) footprint() ([]int, string) { return nil, filepath.Join(p.data, "base") }
 
 func (p *postgres) stopPostgres() error {
 	return errors.Join(p.process.stop(), os.RemoveAll(p.data))

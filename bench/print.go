@@ -115,8 +115,11 @@ func number(v float64) string {
 }
 
 func ratio(v float64) string {
-	if v == 0 {
+	switch {
+	case v == 0:
 		return "–"
+	case v < 0.1:
+		return fmt.Sprintf("%.1g×", v)
 	}
 	return fmt.Sprintf("%.2f×", v)
 }
