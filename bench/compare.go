@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -209,7 +210,7 @@ func (r *running) once(ctx context.Context, m mode, s scale) ([]measured, float6
 	if err := r.reset(ctx); err != nil {
 		return nil, 0, fmt.Errorf("reset: %w", err)
 	}
-	ctx, cancel := context.WithTimeout(ctx, modeWithin)
+	ctx, cancel := context.WithTimeout(ctx, cmp.Or(m.within, modeWithin))
 	defer cancel()
 	have, _, err := r.enqueue(ctx, load{callers: 16, n: warmTasks, within: modeWithin})
 	if err != nil {

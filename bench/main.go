@@ -63,7 +63,7 @@ func run(ctx context.Context) error {
 	var o options
 	flag.StringVar(&o.pelton, "pelton", "../bin/pelton", "the binary to measure")
 	flag.StringVar(&o.only, "only", "", "contestants to compare, separated by commas; all if empty")
-	flag.StringVar(&o.modes, "modes", "", "what to compare, separated by commas: "+modeNames()+"; if empty all, but latency1k with -full only")
+	flag.StringVar(&o.modes, "modes", "", "what to compare, separated by commas: "+modeNames()+"; if empty all, but latency1k and growth with -full only")
 	flag.IntVar(&o.reps, "reps", 0, "repetitions of the comparison; 0 means 3, or 5 with -full")
 	flag.BoolVar(&o.full, "full", false, "compare with more tasks, for up to an hour")
 	flag.BoolVar(&o.json, "json", false, "print JSON instead of a table")

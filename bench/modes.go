@@ -26,8 +26,9 @@ type metric struct {
 type mode struct {
 	name    string
 	metrics []metric
-	once    bool // its values do not vary enough to be repeated
-	long    bool // not part of the short form
+	once    bool          // its values do not vary enough to be repeated
+	long    bool          // not part of the short form
+	within  time.Duration // bound of one measurement; 0 means modeWithin
 	run     func(ctx context.Context, c contestant, s scale, have int) ([]measured, error)
 }
 
@@ -84,6 +85,7 @@ var modes = []mode{
 		},
 		run: runMemory,
 	},
+	growthMode(10_000, 100_000, 1_000_000),
 }
 
 // runEnqueue is how many tasks a second callers get confirmed who wait for each.
@@ -117,6 +119,9 @@ func fillUp(ctx context.Context, c contestant, n, have int) (int, error) {
 	sent, _, err := c.batch(ctx, l)
 	if errors.Is(err, errNoBatch) {
 		sent, _, err = c.enqueue(ctx, l)
+	}
+	if err == nil && sent < n {
+		err = fmt.Errorf("%d of %d tasks were enqueued within %s", sent, n, l.within)
 	}
 	return have + sent, err
 }

@@ -119,7 +119,7 @@ func ratio(v float64) string {
 	case v == 0:
 		return "–"
 	case v < 0.1:
-		return fmt.Sprintf("%.1g×", v)
+		return fmt.Sprintf("%.2g×", v)
 	}
 	return fmt.Sprintf("%.2f×", v)
 }
