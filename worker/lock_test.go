@@ -33,7 +33,7 @@ func TestLockExcludes(t *testing.T) {
 	r := rigOn(t, brokertest.Connect(t, srv), producer.Config{})
 	g := newGauge()
 	var mu sync.Mutex
-	last, tokens := uint64(0), map[uint64]bool{}
+	last, tokens, together := uint64(0), map[uint64]bool{}, make(chan struct{})
 	r.on("one", func(ctx context.Context, _ *pelton.Task) (json.RawMessage, error) {
 		lock, err := worker.Lock(ctx, "one")
 		if err != nil {
@@ -61,7 +61,15 @@ func TestLockExcludes(t *testing.T) {
 			t.Errorf("token %d given twice", lock.Token())
 		}
 		tokens[lock.Token()] = true
+		if len(tokens) == 3 {
+			close(together)
+		}
 		mu.Unlock()
+		select {
+		case <-together: // the first three wait for each other
+		case <-lock.Context().Done():
+			t.Errorf("lost: %v", context.Cause(lock.Context()))
+		}
 		select {
 		case <-time.After(2 * time.Millisecond):
 		case <-lock.Context().Done():
