@@ -3,6 +3,7 @@ package chaos_test
 import (
 	"math/rand/v2"
 	"net/http"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -33,7 +34,7 @@ func TestFailpoints(t *testing.T) {
 	p := theProfile()
 	s := newSuite(t, p, withFailpoints)
 	var doomed []pelton.ID
-	deadline := time.Now().Add(p.drain)
+	deadline := time.Now().Add(3 * p.drain) // no promise: how soon all have died depends on the machine
 	for n := 0; len(s.workerPoints.missing())+len(s.serverPoints.missing()) > 0; n++ {
 		if time.Now().After(deadline) {
 			t.Errorf("nobody died at %v and %v", s.workerPoints.missing(), s.serverPoints.missing())
@@ -41,7 +42,8 @@ func TestFailpoints(t *testing.T) {
 		}
 		s.producer.enqueue(order{kind: "chaos.quick"})
 		s.producer.enqueue(order{kind: "chaos.fail", times: 1})
-		if n%8 == 0 {
+		releases := slices.ContainsFunc(s.fleet, func(w *slot) bool { return w.diesAt() == failpoint.ReleaseRecorded })
+		if releases || n%8 == 0 {
 			s.producer.enqueue(order{kind: "chaos.sleep", ms: 1300}) // longer than the grace
 		}
 		if id, ok := s.producer.enqueue(order{kind: "chaos.doom", times: 1}); ok {
@@ -115,7 +117,7 @@ func TestExclusionFailpoints(t *testing.T) {
 	s.change(http.MethodPut, "/limits/two", `{"concurrency_key":"two","max_running":2}`)
 	keys, uniques, locks := []string{"one", "two", "three"}, []string{"u", "v"}, []string{"l", "m"}
 	var asking sync.WaitGroup
-	deadline := time.Now().Add(p.drain)
+	deadline := time.Now().Add(3 * p.drain) // no promise: how soon all have died depends on the machine
 	for n := 0; len(s.workerPoints.missing())+len(s.serverPoints.missing()) > 0; n++ {
 		if time.Now().After(deadline) {
 			t.Errorf("nobody died at %v and %v", s.workerPoints.missing(), s.serverPoints.missing())
