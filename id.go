@@ -21,7 +21,9 @@ import (
 //	 1 bit   1: minted, 0: located
 //	53 bits  minted: random; located: the task's stream sequence
 //
-// A minted id is known before anything is written. The shard is part of every
+// A minted id is known before anything is written. A located one is complete when
+// the broker has stored the task: it says where, so that the task can be found
+// without a record. The shard is part of every
 // id, so a lookup knows its bucket whatever the number of shards becomes. An id
 // is an address, not a secret.
 type ID uuid.UUID
@@ -97,6 +99,30 @@ func (id ID) Shard() uint8 {
 // Minted reports whether the id was drawn before anything was written.
 func (id ID) Minted() bool {
 	return binary.BigEndian.Uint64(id[8:])&idMintedBit != 0
+}
+
+// Seed is what is known of a located id before the task is stored: all but the
+// sequence, which is 0.
+func (id ID) Seed() ID {
+	binary.BigEndian.PutUint64(id[8:], binary.BigEndian.Uint64(id[8:])&^uint64(idMintedBit|idTailMask))
+	return id
+}
+
+// At is the located id of a task with this seed that was stored under a stream
+// sequence, of at most 53 bits.
+func (id ID) At(seq uint64) ID {
+	id = id.Seed()
+	binary.BigEndian.PutUint64(id[8:], binary.BigEndian.Uint64(id[8:])|seq&idTailMask)
+	return id
+}
+
+// Sequence is the stream sequence under which the task was stored; 0 for minted
+// ids and for seeds.
+func (id ID) Sequence() uint64 {
+	if id.Minted() {
+		return 0
+	}
+	return binary.BigEndian.Uint64(id[8:]) & idTailMask
 }
 
 // MarshalText is the 36-character form.

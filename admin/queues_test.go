@@ -221,7 +221,7 @@ func TestPurgeWhileWorkersRun(t *testing.T) {
 		n := ran[id]
 		mu.Unlock()
 		switch {
-		case task.State == pelton.Cancelled && n == 0:
+		case task.State == pelton.Cancelled && n <= 1: // 1 for one that was purged in its first 50 ms
 			cancelled++
 		case task.State == pelton.Succeeded && n == 1:
 		default:

@@ -58,3 +58,14 @@ func (c *Client) Sweep(ctx context.Context, log *slog.Logger, show func(SweepSte
 // RestoreLanes gives every lane that lost its consumer a new one. Call it when the
 // broker has come up after a power cut.
 func (c *Client) RestoreLanes(ctx context.Context) error { return c.b.RestoreLanes(ctx) }
+
+// NoteStart tells workers that the broker in this process has started, after an unclean
+// stop or not. Until it did, they look up every task that they are handed. Errors:
+// pelton.ErrUnavailable.
+func (c *Client) NoteStart(ctx context.Context, unclean bool) error {
+	return c.b.SaveHorizon(ctx, unclean)
+}
+
+// Reconnected gives a channel that receives after each reconnection to NATS; stop ends
+// it.
+func (c *Client) Reconnected() (ch <-chan struct{}, stop func()) { return c.b.Reconnected() }

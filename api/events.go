@@ -38,9 +38,10 @@ func (s *server) events(ctx context.Context, in *eventsInput) (*huma.StreamRespo
 	if err != nil {
 		return nil, s.problem(ctx, opEvents, "path", err)
 	}
-	var seen uint64
+	seen := int64(-1) // nothing: a task that waits without a record has revision 0
 	if in.LastEventID != "" {
-		if seen, err = strconv.ParseUint(in.LastEventID, 10, 64); err != nil {
+		number, err := strconv.ParseUint(in.LastEventID, 10, 63)
+		if seen = int64(number); err != nil {
 			return nil, fieldProblem(kindInvalid, fieldError{"header.Last-Event-ID", "is not the id of an event: a whole number"})
 		}
 	}
@@ -48,7 +49,7 @@ func (s *server) events(ctx context.Context, in *eventsInput) (*huma.StreamRespo
 	if err != nil {
 		return nil, s.problem(ctx, opEvents, "path", err)
 	}
-	over := task.State.Terminal() && task.Revision <= seen
+	over := task.State.Terminal() && int64(task.Revision) <= seen
 	if !over {
 		if err := claimOf(ctx).hold(0); err != nil {
 			return nil, err
@@ -73,7 +74,7 @@ func (s *server) events(ctx context.Context, in *eventsInput) (*huma.StreamRespo
 // stream sends the task's events until it is over, the reader has gone or is too
 // slow, or the server stops. What goes wrong is not sent: the reader comes back
 // with the last id and is told then.
-func (s *server) stream(ctx context.Context, w *eventWriter, id pelton.ID, seen uint64) {
+func (s *server) stream(ctx context.Context, w *eventWriter, id pelton.ID, seen int64) {
 	ctx, stop := context.WithCancel(ctx)
 	var keeping sync.WaitGroup
 	keeping.Go(func() {
@@ -91,7 +92,7 @@ func (s *server) stream(ctx context.Context, w *eventWriter, id pelton.ID, seen 
 		if err != nil || claimOf(ctx).readHeld(ctx, task) != nil {
 			return
 		}
-		if task.Revision > seen {
+		if int64(task.Revision) > seen {
 			text, err := appendEvent(nil, last, task)
 			if err != nil || w.send(text) != nil {
 				return

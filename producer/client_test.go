@@ -52,7 +52,7 @@ func TestEnqueueAndGet(t *testing.T) {
 			t.Errorf("%s (-want +got):\n%s", name, diff)
 		}
 	}
-	if task.Revision == 0 || time.Since(task.CreatedAt) > time.Minute || task.ID.IsZero() {
+	if task.Revision != 0 || task.ID.Sequence() == 0 || time.Since(task.CreatedAt) > time.Minute || task.ID.IsZero() {
 		t.Errorf("task = %+v", task)
 	}
 	if _, err := client.Get(t.Context(), pelton.NewID(time.Now(), 0)); !errors.Is(err, pelton.ErrNotFound) {

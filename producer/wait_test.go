@@ -31,6 +31,7 @@ func TestWaitGivesTheTaskAsLastSeen(t *testing.T) {
 	}
 	serve(t, nc, mux, worker.Config{Grace: time.Millisecond})
 	<-started
+	eventually(t, "its record says that it runs", func() bool { return get(t, client, task.ID).State == pelton.Running })
 	why := errors.New("enough")
 	if got, err = waitBriefly(t, client, task.ID, why); !errors.Is(err, why) || got.State != pelton.Running {
 		t.Errorf("Wait = %+v, %v", got, err)

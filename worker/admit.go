@@ -36,6 +36,8 @@ const unknownKindFor = 24 * time.Hour
 //	known    the mux has a handler for the kind
 func admit(r *broker.Record, epoch uint32, carrier uint64, self string, here, known bool, now time.Time) admission {
 	switch {
+	case here && r.Revision == 0 && r.State == pelton.Queued:
+		return admitAdopt // it runs here, and its record was not written yet
 	case r.State == pelton.Failed:
 		return admitBury
 	case r.State.Terminal():

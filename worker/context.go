@@ -15,8 +15,18 @@ type contextValue struct {
 	locks *lockSession
 }
 
-func withRun(ctx context.Context, r *run, task *pelton.Task, locks *lockSession) context.Context {
-	return context.WithValue(ctx, contextKey{}, contextValue{r, task, locks})
+// handlerContext is the ctx of a handler that a worker runs.
+type handlerContext struct {
+	context.Context //nolint:containedctx // it is one
+	value           contextValue
+}
+
+// Value gives what the functions of this package look for.
+func (c *handlerContext) Value(key any) any {
+	if key == (contextKey{}) {
+		return c.value
+	}
+	return c.Context.Value(key)
 }
 
 // WithTask gives a handler's ctx a task without a worker, for tests: From finds
@@ -46,16 +56,18 @@ func From(ctx context.Context) *pelton.Task {
 // and the last one when the task ends. Outside a handler it does nothing.
 func Progress(ctx context.Context, done, total int64, message string) {
 	if v, _ := ctx.Value(contextKey{}).(contextValue); v.run != nil {
-		v.run.report(pelton.Progress{Done: done, Total: total, Message: message})
+		v.run.report(pelton.Progress{Done: done, Total: total, Message: message}) //nolint:contextcheck // what it starts outlives the handler's ctx
 	}
 }
 
 // Fence is a token that grows with every start of the task. A store that keeps
 // the highest token it saw, and refuses writes with a lower one, is safe from a
-// worker that lost its lease without knowing. It is 0 outside a worker.
+// worker that lost its lease without knowing. It is 0 outside a worker, and for a
+// task that was lost already. The first call in a task's first 50 ms waits for the write
+// that records its start.
 func Fence(ctx context.Context) uint64 {
 	if v, _ := ctx.Value(contextKey{}).(contextValue); v.run != nil {
-		return v.run.fence
+		return v.run.token()
 	}
 	return 0
 }

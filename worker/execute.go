@@ -17,7 +17,7 @@ func (w *Worker) act(r *run, what admission, c candidate) error {
 	now := time.Now()
 	switch what {
 	case admitDrop:
-		r.log.Debug("delivery dropped", "state", string(r.record.State), "carrier", r.record.Carrier, "seq", r.delivery.Seq)
+		r.log().Debug("delivery dropped", "state", string(r.record.State), "carrier", r.record.Carrier, "seq", r.delivery.Seq)
 		if w.leaveBehind(r, c) {
 			r.ack()
 		}
@@ -27,7 +27,7 @@ func (w *Worker) act(r *run, what admission, c candidate) error {
 			return nil
 		}
 		if err := w.b.Publish(w.hard, r.record); err != nil {
-			r.log.Warn("successor not published, delivery given back", "error", err)
+			r.log().Warn("successor not published, delivery given back", "error", err)
 			w.giveBackFor(c.lane, c.delivery, brokenDelay)
 			return nil
 		}
@@ -37,7 +37,7 @@ func (w *Worker) act(r *run, what admission, c candidate) error {
 		}
 	case admitBury:
 		if err := w.b.PublishDead(w.hard, r.record); err != nil {
-			r.log.Warn("dead letter not kept, delivery given back", "error", err)
+			r.log().Warn("dead letter not kept, delivery given back", "error", err)
 			w.giveBackFor(c.lane, c.delivery, brokenDelay)
 			return nil
 		}
@@ -58,7 +58,7 @@ func (w *Worker) act(r *run, what admission, c candidate) error {
 		}
 		at := now.Add(deferral(r.record.Deferrals))
 		r.record.Deferrals++
-		r.log.Info("task of an unknown kind put off", "until", at)
+		r.log().Info("task of an unknown kind put off", "until", at)
 		return r.putBack(pelton.Scheduled, at)
 	case admitTakeover:
 		if over, err := w.takeover(r, c, now); err != nil || over {
@@ -91,15 +91,15 @@ func (w *Worker) takeover(r *run, c candidate, now time.Time) (over bool, err er
 	}
 	sign, err := w.ownerSign(r.record, c)
 	if err != nil {
-		r.log.Warn("owner not looked up, delivery given back", "error", err)
+		r.log().Warn("owner not looked up, delivery given back", "error", err)
 		w.giveBackFor(c.lane, c.delivery, brokenDelay)
 		return true, nil
 	}
 	if sign == broker.SignRuns {
-		r.log.Info("delivery of a task that its owner runs left alone", "owner", r.record.Owner)
+		r.log().Info("delivery of a task that its owner runs left alone", "owner", r.record.Owner)
 		return true, nil
 	}
-	r.log.Warn("task taken over", "owner", r.record.Owner, "owner_present", sign == broker.SignHere)
+	r.log().Warn("task taken over", "owner", r.record.Owner, "owner_present", sign == broker.SignHere)
 	if sign == broker.SignHere {
 		return false, nil
 	}
@@ -162,9 +162,8 @@ func (w *Worker) start(r *run, c candidate, now time.Time) error {
 // newRun prepares what is done with one delivery.
 func (w *Worker) newRun(c candidate, record *broker.Record) *run {
 	return &run{
-		w: w, lane: c.lane, lease: c.lane.leaseNow(), delivery: c.delivery, record: record, log: c.log, contact: c.delivery.Arrived,
-		started: make(chan struct{}), done: make(chan struct{}), told: make(chan struct{}, 1), hurry: make(chan struct{}, 1),
-		cancel: func(error) {},
+		w: w, lane: c.lane, slot: c.slot, env: c.delivery.Envelope, lease: c.lane.leaseNow(), delivery: c.delivery, record: record, contact: c.delivery.Arrived,
+		started: make(chan struct{}), done: make(chan struct{}), cancel: func(error) {}, stop: func() {},
 	}
 }
 
@@ -173,32 +172,40 @@ func (w *Worker) newRun(c candidate, record *broker.Record) *run {
 // finds it, a cancel signal as well as a second delivery.
 func (w *Worker) execute(r *run, c candidate) error {
 	ctx, cancel := context.WithCancelCause(w.base)
-	defer cancel(nil)
-	r.cancel = cancel
-	if other := w.enter(r); other != nil {
+	r.cancel, r.begun = cancel, time.Now()
+	other, dropped := w.enter(r)
+	if other != nil {
+		cancel(nil)
 		w.outwait(other, c)
 		return broker.ErrStale
 	}
-	begun, err := w.begin(r, c)
-	close(r.started)
-	var handlerEnded <-chan struct{}
+	begun, err := false, broker.ErrStale
+	if !dropped || !c.fresh { // else its record says that it was cancelled
+		begun, err = w.begin(r, c)
+	}
 	if begun {
-		handlerEnded = r.serve(ctx, c.entry.handler)
+		r.prepare(ctx)
 	}
-	w.leave(r)
-	close(r.done)
-	if handlerEnded != nil { // leaked: the slot is held until the handler returns
-		w.addLeaked(1)
-		defer w.addLeaked(-1)
-		select {
-		case <-handlerEnded:
-		case <-w.stopping: // nobody waits for it: its task is over
-		}
+	close(r.started) // from here on it may get a keeper
+	if !begun {
+		r.leave()
+		return err
 	}
-	return err
+	call(r.ctx, c.entry.handler, r.task, r.returned)
+	return nil
 }
 
-// begin writes that the task runs here. begun is false when it does not: then
+// prepare makes what the handler gets.
+func (r *run) prepare(ctx context.Context) {
+	ctx, r.stop = context.WithDeadlineCause(ctx, r.begun.Add(r.record.Timeout), pelton.ErrTimeout)
+	r.ctx = &handlerContext{ctx, contextValue{run: r, task: r.task, locks: &r.locks}}
+	r.locks = lockSession{
+		from: r.w, ctx: r.ctx, holder: pelton.LockHolder{TaskID: r.task.ID, Kind: r.task.Kind, Worker: r.w.id}, lease: r.lane.leaseNow(), fence: r.token,
+	}
+}
+
+// begin writes that the task runs here, unless its delivery is fresh: then that is
+// written when it has run for a while. begun is false when it does not: then
 // the delivery was given back, or the error is broker.ErrStale.
 func (w *Worker) begin(r *run, c candidate) (begun bool, err error) {
 	rec := r.record
@@ -207,20 +214,36 @@ func (w *Worker) begin(r *run, c candidate) (begun bool, err error) {
 	rec.Deferrals, rec.DeferredAt, rec.Limited = 0, time.Time{}, nil
 	rec.InLine = false // its turn is kept from here on, until it is over
 	rec.StartedAt = time.Now().UTC().Truncate(time.Microsecond)
-	err = w.b.SaveRecord(w.hard, rec)
+	if !c.fresh {
+		err = w.b.SaveRecord(w.hard, rec)
+	}
 	switch {
 	case err == nil:
 		failpoint.At(failpoint.StartRecorded)
-		r.fence = rec.Revision
-		w.cfg.Observer.Started(rec.Task(rec.StartedAt), max(rec.StartedAt.Sub(c.delivery.Published), 0))
+		r.fence.Store(rec.Revision)
+		r.task = rec.Task(rec.StartedAt)
+		w.cfg.Observer.Started(r.task, max(rec.StartedAt.Sub(c.delivery.Published), 0))
 		return true, nil
 	case errors.Is(err, broker.ErrStale), errors.Is(err, pelton.ErrUnknownOutcome):
 		// Unknown: if it was written, the record names this delivery, and the next
 		// look takes it over from ourselves.
 		return false, fmt.Errorf("start: %w", errors.Join(broker.ErrStale, err))
 	default:
-		r.log.Warn("task not started, given back", "error", err)
+		r.log().Warn("task not started, given back", "error", err)
 		w.giveBackFor(c.lane, c.delivery, brokenDelay)
 		return false, nil
+	}
+}
+
+// leave ends the run in this process.
+func (r *run) leave() {
+	r.stop()
+	r.cancel(nil)
+	r.w.leave(r)
+	r.mu.Lock()
+	close(r.done)
+	r.mu.Unlock()
+	if k := r.keeper.Load(); k != nil { // none comes after done
+		k.stop()
 	}
 }

@@ -18,10 +18,10 @@ var (
 	errOver = errors.New("task is over")
 )
 
-// finish carries out what the handler's end means for the task.
+// finish carries out what the handler's end means for the task. The outcome of a plain
+// success may still be under way when it returns.
 func (r *run) finish(res result, cause error) {
 	r.mu.Lock()
-	r.ending = true
 	if r.fenced || r.late(time.Now()) {
 		cause = pelton.ErrFenced
 	}
@@ -45,6 +45,9 @@ func (r *run) finish(res result, cause error) {
 		err = r.release()
 	case stepSucceed:
 		r.record.Ended, r.record.Result = r.record.Attempt, v.value
+		if r.succeedSoon(now) {
+			return
+		}
 		err = r.conclude(pelton.Succeeded, now, nil)
 	case stepFail:
 		r.record.Ended = r.record.Attempt
@@ -54,23 +57,80 @@ func (r *run) finish(res result, cause error) {
 	case stepRetry:
 		r.record.Ended = r.record.Attempt
 		r.record.Fail(v.failure)
-		r.log.Info("attempt failed, task will be retried", "attempt", r.record.Attempt, "reason", string(v.failure.Reason), "in", v.delay.String(), "error", v.failure.Message)
+		r.log().Info("attempt failed, task will be retried", "attempt", r.record.Attempt, "reason", string(v.failure.Reason), "in", v.delay.String(), "error", v.failure.Message)
 		err = r.putBack(pelton.Retrying, now.Add(v.delay))
 	}
-	ended := v.step.outcome()
+	r.settled(v.step.outcome(), err, now)
+}
+
+// settled follows the last write of a run; err is why it was not made.
+func (r *run) settled(how Outcome, err error, at time.Time) {
 	switch {
 	case err == nil:
 	case errors.Is(err, errOver):
-		r.log.Info("result discarded: the task is over")
+		r.log().Info("result discarded: the task is over")
 		if err := r.leaveLines(); err == nil { // else the message comes to somebody who does it
 			r.ack()
 		}
-		ended = OutcomeCancelled
+		how = OutcomeCancelled
 	default:
-		r.log.Warn("outcome not recorded, the task will run again", "error", err)
-		ended = OutcomeLost
+		r.log().Warn("outcome not recorded, the task will run again", "error", err)
+		how = OutcomeLost
 	}
-	r.w.cfg.Observer.Ended(r.record.Task(now), ended, now.Sub(r.record.StartedAt))
+	r.w.cfg.Observer.Ended(r.record.Task(at), how, at.Sub(r.record.StartedAt))
+	r.leave()
+}
+
+// soonest bounds what a success that is written off the handler's path may hold in memory.
+const (
+	soonest       = 8 << 10 // bytes of payload and result
+	mostFinishing = 512
+)
+
+// succeedSoon writes the success of a task that holds nothing, and does not wait for it: the
+// slot is free for the next one. Its message is acknowledged after the write was. Anything
+// but an ordinary answer is dealt with as if the write had not been tried. False
+// means that nothing was done.
+//
+// At most mostFinishing writes are under way.
+func (r *run) succeedSoon(now time.Time) bool {
+	rec := r.record
+	if len(rec.Places) > 0 || rec.Unique != nil || len(rec.Payload)+len(rec.Result) > soonest || failpoint.Broken(failpoint.AckFirst) {
+		return false
+	}
+	select {
+	case r.w.finishing <- struct{}{}:
+	default:
+		return false
+	}
+	r.w.tasks.Add(1)
+	rec.State, rec.FinishedAt = pelton.Succeeded, now.UTC().Truncate(time.Microsecond)
+	err := r.w.b.SaveRecordSoon(r.w.hard, rec, func(err error) { // on the connection's reader: it must not block
+		if err != nil {
+			go r.succeedAfterAll(now)
+			return
+		}
+		failpoint.At(failpoint.FinishRecorded)
+		r.ack()
+		r.settled(OutcomeSucceeded, nil, now)
+		r.written()
+	})
+	if err != nil {
+		r.succeedAfterAll(now)
+	}
+	return true
+}
+
+func (r *run) written() {
+	<-r.w.finishing
+	r.w.tasks.Done()
+}
+
+// succeedAfterAll writes the success by the ordinary way. If the first write had landed, it
+// will be found.
+func (r *run) succeedAfterAll(now time.Time) {
+	defer r.written()
+	r.settled(OutcomeSucceeded, r.conclude(pelton.Succeeded, now, nil), now)
 }
 
 // pauseOthers keeps the tasks of the same kind, or with the same rate key, from
@@ -91,10 +151,10 @@ func (r *run) pauseOthers(scope pelton.Pauses, until time.Time) {
 	ctx, cancel := context.WithTimeout(r.w.hard, min(time.Second, r.lane.leaseNow()/6))
 	defer cancel()
 	if err := r.w.b.SavePause(ctx, p); err != nil {
-		r.log.Warn("fleet not paused", "until", until, "error", err)
+		r.log().Warn("fleet not paused", "until", until, "error", err)
 		return
 	}
-	r.log.Info("fleet paused", "kind_paused", p.Kind, "rate_key_paused", p.RateKey, "until", until)
+	r.log().Info("fleet paused", "kind_paused", p.Kind, "rate_key_paused", p.RateKey, "until", until)
 }
 
 // conclude writes a terminal state, keeps a dead letter of a failed task, and
@@ -113,7 +173,7 @@ func (r *run) conclude(state pelton.State, now time.Time, f *pelton.Failure) err
 	}
 	failpoint.At(failpoint.FinishRecorded)
 	if state == pelton.Failed {
-		r.log.Error("task failed", "attempt", r.record.Attempt, "reason", string(f.Reason), "error", f.Message)
+		r.log().Error("task failed", "attempt", r.record.Attempt, "reason", string(f.Reason), "error", f.Message)
 		if err := r.insist(func() error { return r.w.b.PublishDead(r.w.hard, r.record) }); err != nil {
 			return err
 		}
@@ -135,7 +195,7 @@ func (r *run) releaseKey() {
 	}
 	failpoint.At(failpoint.KeyEnded)
 	if err := r.w.b.ReleaseKey(r.w.hard, r.record); err != nil {
-		r.log.Debug("unique key not released", "error", err)
+		r.log().Debug("unique key not released", "error", err)
 	}
 	failpoint.At(failpoint.KeyReleased)
 }
@@ -171,10 +231,10 @@ func (r *run) release() error {
 		return err
 	}
 	failpoint.At(failpoint.ReleaseRecorded)
-	r.log.Info("task released")
+	r.log().Info("task released")
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.w.nak(r.delivery, 0, r.log)
+	r.w.nak(r.delivery, 0, r.log())
 	return nil
 }
 
@@ -189,7 +249,7 @@ func (r *run) discard() error {
 	if now.State.Terminal() {
 		return errOver
 	}
-	r.log.Warn("cancel signal for a task that is not cancelled")
+	r.log().Warn("cancel signal for a task that is not cancelled")
 	return r.release()
 }
 
@@ -208,7 +268,7 @@ func (r *run) store() error {
 		if !errors.Is(err, broker.ErrStale) {
 			return err
 		}
-		if r.fence == 0 {
+		if r.begun.IsZero() {
 			return broker.ErrStale
 		}
 		stored, err := r.reconcile()
@@ -233,6 +293,9 @@ func (r *run) reconcile() (stored bool, err error) {
 		return true, nil
 	case now.State.Terminal():
 		return false, errOver
+	case now.Revision == 0: // there is no record yet
+		rec.Revision = 0
+		return false, nil
 	case r.mine(now):
 		rec.Revision = now.Revision
 		return false, nil
@@ -287,7 +350,7 @@ func (r *run) ack() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if err := r.delivery.Ack(); err != nil {
-		r.log.Debug("ack not sent", "error", err)
+		r.log().Debug("ack not sent", "error", err)
 	}
 }
 

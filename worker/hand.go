@@ -21,6 +21,7 @@ type kept struct {
 	lane     *lane
 	delivery *broker.Delivery
 	way      *broker.Limited // through its limits
+	slot     *slot           // that it holds, once it was started
 	since    time.Time       // when it could start and found no slot; of the dispatcher
 }
 
@@ -75,13 +76,17 @@ func (w *Worker) limited(r *run, c candidate, now time.Time) (done bool, err err
 	if c.way.Times == 0 && len(c.way.Passes) == 0 && r.record.Limited != nil {
 		*c.way = *r.record.Limited // else it was asked before, in this hand
 	}
+	queue := c.lane.rate.Load()
+	if queue == nil && r.record.Limited == nil && !rules.apply(kind, key) {
+		return false, nil
+	}
 	in := hand{near: min(nearBy, c.lane.startBy(c.delivery)/2)}
 	if !c.takeover { // its crash is to be written down first
 		in.free = w.keeper.take()
 	}
 	ctx, cancel := context.WithTimeout(w.hard, c.lane.startBy(c.delivery))
 	defer cancel()
-	verdict := w.limits.check(ctx, rules, c.lane.rate.Load(), kind, key, c.way, in)
+	verdict := w.limits.check(ctx, rules, queue, kind, key, c.way, in)
 	if in.free && !verdict.until.IsZero() && !verdict.putOff && !verdict.giveBack {
 		w.keepInHand(kept{lane: c.lane, delivery: c.delivery, way: c.way}, verdict.until)
 		return true, nil
@@ -112,7 +117,7 @@ func (w *Worker) putOff(r *run, c candidate, v limitVerdict) error {
 	}
 	r.record.Limited = &way
 	r.record.Deferrals, r.record.DeferredAt = 0, time.Time{}
-	r.log.Debug("task put off by a limit", "limit", v.by, "until", v.until)
+	r.log().Debug("task put off by a limit", "limit", v.by, "until", v.until)
 	err := r.putBack(pelton.Scheduled, v.until)
 	if err == nil {
 		w.cfg.Observer.PutOff(r.record.Task(v.until), v.by)

@@ -23,21 +23,20 @@ const (
 // until it returns.
 func (w *Worker) handle(h kept) {
 	l, delivery := h.lane, h.delivery
-	log := w.cfg.Logger.With("queue", l.Queue)
 	switch {
 	case errors.Is(delivery.Err, broker.ErrNewer):
+		log := w.cfg.Logger.With("queue", l.Queue)
 		log.Warn("task of a newer version put off", "error", delivery.Err)
 		w.nak(delivery, unreadableDelay, log)
 		return
 	case delivery.Err != nil:
+		log := w.cfg.Logger.With("queue", l.Queue)
 		log.Error("message that is no task dropped", "seq", delivery.Seq, "error", delivery.Err)
 		w.signal(log, delivery.Ack())
 		return
 	}
-	env := delivery.Envelope
-	log = log.With("task_id", env.ID.String(), "kind", env.Kind)
-	entry, known := w.mux.lookup(env.Kind)
-	c := candidate{lane: l, delivery: delivery, entry: entry, known: known, seated: true, way: h.way, log: log}
+	entry, known := w.mux.lookup(delivery.Envelope.Kind)
+	c := candidate{w: w, lane: l, delivery: delivery, entry: entry, known: known, seated: true, way: h.way, slot: h.slot}
 	if known && entry.cpuBound {
 		if c.seated = w.cpu.sit(); c.seated {
 			defer w.cpu.stand()
@@ -53,6 +52,7 @@ func (w *Worker) handle(h kept) {
 
 // candidate is a delivery that asks for admission.
 type candidate struct {
+	w        *Worker
 	lane     *lane
 	delivery *broker.Delivery
 	entry    entry
@@ -62,7 +62,17 @@ type candidate struct {
 	// way is how far it has come with its limits, in this hand. It is shared by all
 	// copies of the candidate: what was counted once must not be counted again.
 	way *broker.Limited
-	log *slog.Logger
+	// fresh says that the task has no record, and that nobody can have started it
+	// before: it is started without one.
+	fresh bool
+	slot  *slot // that it holds
+}
+
+// log is made when there is something to say: most tasks come and go in silence.
+func (c candidate) log() *slog.Logger { return c.w.logOf(c.lane, c.delivery.Envelope) }
+
+func (w *Worker) logOf(l *lane, env *broker.Envelope) *slog.Logger {
+	return w.cfg.Logger.With("queue", l.Queue, "task_id", env.ID.String(), "kind", env.Kind)
 }
 
 // awaitCPU waits for a turn to compute; false means that the delivery got old or
@@ -110,7 +120,7 @@ func (w *Worker) nak(delivery *broker.Delivery, delay time.Duration, log *slog.L
 }
 
 func (w *Worker) load(delivery *broker.Delivery) (*broker.Record, error) {
-	return w.b.LoadRecord(w.hard, delivery.Envelope.ID)
+	return w.b.LoadFor(w.hard, delivery)
 }
 
 // unloadable ends a delivery whose record cannot be read.
@@ -119,32 +129,37 @@ func (w *Worker) unloadable(c candidate, err error) {
 	case errors.Is(err, pelton.ErrNotFound):
 		// Records come before messages and outlive them, so this one is of a task
 		// that is over and forgotten.
-		c.log.Warn("message without a record dropped", "seq", c.delivery.Seq)
+		c.log().Warn("message without a record dropped", "seq", c.delivery.Seq)
 		if err := w.b.LeaveDropped(w.hard, nil, c.delivery.Envelope, c.delivery.Seq); err != nil {
-			c.log.Warn("turn not given back, delivery given back", "error", err)
+			c.log().Warn("turn not given back, delivery given back", "error", err)
 			w.giveBackFor(c.lane, c.delivery, brokenDelay)
 			return
 		}
-		w.signal(c.log, c.delivery.Ack())
+		w.signal(c.log(), c.delivery.Ack())
 	case errors.Is(err, broker.ErrNewer):
-		w.nak(c.delivery, unreadableDelay, c.log)
+		w.nak(c.delivery, unreadableDelay, c.log())
 	case errors.Is(err, broker.ErrMalformed):
-		c.log.Error("record unreadable, task put off", "error", err)
-		w.nak(c.delivery, unreadableDelay, c.log)
+		c.log().Error("record unreadable, task put off", "error", err)
+		w.nak(c.delivery, unreadableDelay, c.log())
 	default:
-		c.log.Warn("record not read, task given back", "error", err)
+		c.log().Warn("record not read, task given back", "error", err)
 		w.giveBackFor(c.lane, c.delivery, brokenDelay)
 	}
 }
 
 // admit asks the record what to do with the delivery, and does it. A lost
-// compare-and-swap means that somebody else did something: ask again.
+// compare-and-swap means that somebody else did something: ask again. A fresh
+// delivery has no record that could be asked, at first.
 func (w *Worker) admit(c candidate) {
-	for {
-		record, err := w.load(c.delivery)
-		if err != nil {
-			w.unloadable(c, err)
-			return
+	c.fresh = c.delivery.Fresh
+	for ; ; c.fresh = false {
+		record := c.delivery.Unrecorded()
+		if !c.fresh {
+			var err error
+			if record, err = w.load(c.delivery); err != nil {
+				w.unloadable(c, err)
+				return
+			}
 		}
 		if c.lane.startBy(c.delivery) <= 0 || ended(w.stopping) {
 			w.giveBack(c.lane, c.delivery)
@@ -169,7 +184,7 @@ func (w *Worker) admit(c candidate) {
 		what := admit(record, epoch, carrier, w.id, here != nil, c.known, time.Now())
 		if what == admitAdopt {
 			if here.adopt(c.delivery) {
-				c.log.Info("delivery of a task that runs here adopted")
+				c.log().Info("delivery of a task that runs here adopted")
 				return
 			}
 			continue

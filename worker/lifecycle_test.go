@@ -246,6 +246,10 @@ func TestRedeliveryElsewhere(t *testing.T) {
 	first := r.run(t, worker.Config{Concurrency: 1})
 	id := r.enqueue(t, "once").ID
 	receive(t, started, "start")
+	eventually(t, "its record says that it runs", func() bool {
+		task, err := r.client.Get(t.Context(), id)
+		return err == nil && task.State == pelton.Running
+	})
 	logger, messages := watchLog()
 	r.run(t, worker.Config{Logger: logger})
 	if err := first.NakRunning(id); err != nil {

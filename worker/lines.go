@@ -33,7 +33,7 @@ func (w *Worker) turn(c candidate, record *broker.Record, what admission) (_ adm
 		called, err := w.b.Called(w.hard, record)
 		switch {
 		case err != nil:
-			c.log.Warn("turn not looked up, task given back", "error", err)
+			c.log().Warn("turn not looked up, task given back", "error", err)
 			return what, false
 		case !called:
 			return admitDrop, true
@@ -82,13 +82,13 @@ func (w *Worker) leaveBehind(r *run, c candidate) (ok bool) {
 	if rec.State == pelton.Cancelled && rec.Carrier == seq && rec.Owner != w.id {
 		sign, err := w.ownerSign(rec, c)
 		if err != nil || sign == broker.SignRuns {
-			r.log.Info("delivery of a cancelled task that its owner still runs left alone", "owner", rec.Owner, "error", err)
+			r.log().Info("delivery of a cancelled task that its owner still runs left alone", "owner", rec.Owner, "error", err)
 			return false
 		}
 	}
 	err := w.b.LeaveDropped(w.hard, rec, c.delivery.Envelope, seq)
 	if err != nil {
-		r.log.Warn("turn not given back, delivery given back", "error", err)
+		r.log().Warn("turn not given back, delivery given back", "error", err)
 		w.giveBackFor(c.lane, c.delivery, brokenDelay)
 	}
 	return err == nil

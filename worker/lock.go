@@ -125,6 +125,7 @@ type lockSession struct {
 	ctx    context.Context //nolint:containedctx // the handler's: the end of all its locks
 	holder pelton.LockHolder
 	lease  time.Duration
+	fence  func() uint64 // of the run, which becomes the holder's; nil without a worker
 
 	mu     sync.Mutex
 	held   map[*Held]struct{}
@@ -133,6 +134,15 @@ type lockSession struct {
 
 func newLockSession(ctx context.Context, from granter, holder pelton.LockHolder, lease time.Duration) *lockSession {
 	return &lockSession{from: from, ctx: ctx, holder: holder, lease: lease}
+}
+
+// holding says who holds the locks of the session.
+func (s *lockSession) holding() pelton.LockHolder {
+	h := s.holder
+	if s.fence != nil {
+		h.Fence = s.fence()
+	}
+	return h
 }
 
 // take is the granter's grant, kept until it is released. The handler may have

@@ -27,7 +27,7 @@ func newLocalLocks() *localLocks { return &localLocks{byName: make(map[string]*l
 
 func (l *localLocks) grant(ctx context.Context, s *lockSession, req lockRequest) (*Held, error) {
 	for {
-		token, changed, err := l.try(s.holder, req)
+		token, changed, err := l.try(s.holding(), req)
 		if err != nil {
 			return nil, err
 		}

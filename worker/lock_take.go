@@ -35,7 +35,7 @@ func (w *Worker) grant(ctx context.Context, s *lockSession, req lockRequest) (*H
 		}
 		defer leave()
 	}
-	t := &taking{w: w, req: req, permit: broker.NewPermit(req.name, req.slots, req.lease, w.id+"-"+strconv.FormatUint(w.grants.Add(1), 10), s.holder)}
+	t := &taking{w: w, req: req, permit: broker.NewPermit(req.name, req.slots, req.lease, w.id+"-"+strconv.FormatUint(w.grants.Add(1), 10), s.holding())}
 	defer t.unwatch()
 	for {
 		err := t.try(ctx)

@@ -122,7 +122,7 @@ func TestCallSendsOneResult(t *testing.T) {
 		ended := make(chan struct{})
 		go func() {
 			defer close(ended)
-			call(t.Context(), tc.handler, &pelton.Task{}, results)
+			call(t.Context(), tc.handler, &pelton.Task{}, func(r result) { results <- r })
 		}()
 		<-ended
 		if len(results) != 1 {

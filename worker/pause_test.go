@@ -125,6 +125,7 @@ func TestPauseLeavesRunningTasksAlone(t *testing.T) {
 	task := f.enqueue(t, "k")
 	receive(t, started, "start")
 	f.pause(t, "")
+	eventually(t, "it runs", func() bool { return f.get(t, task.ID).State == pelton.Running })
 	stays(t, 300*time.Millisecond, "it runs", func() bool { return f.get(t, task.ID).State == pelton.Running })
 	release <- pelton.RetryAfter(0, errors.New("again"))
 	eventually(t, "it waits", func() bool { return f.get(t, task.ID).State == pelton.Queued })

@@ -62,6 +62,11 @@ func newRules(from broker.Rules, before *rules) *rules {
 	return r
 }
 
+// apply reports whether a task has limits.
+func (r *rules) apply(kind, key string) bool {
+	return len(r.byKind) > 0 && len(r.applying(kind, key)) > 0
+}
+
 // applying are the limits of a task, at most mostLimits.
 func (r *rules) applying(kind, key string) []*broker.RevisedLimit {
 	var found []*broker.RevisedLimit

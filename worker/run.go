@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/peltonq/pelton"
@@ -19,8 +20,6 @@ const (
 	// Defaults of the fields of that name.
 	linger         = 5 * time.Second
 	lingerShutdown = 2 * time.Second
-	// progressEvery bounds how often a task's progress is written.
-	progressEvery = 500 * time.Millisecond
 )
 
 // run is one delivery that this worker acts on.
@@ -32,16 +31,26 @@ const (
 //   - while the handler runs: the next worker takes over;
 //   - between a terminal write and the ack: admission drops (or buries) it;
 //   - between a put-back write and its publish: admission republishes it.
+//
+// The run of a fresh delivery has no running write until it is attendAfter old, or
+// its handler reports progress, asks for a fence or takes a lock. A worker that dies
+// before that leaves no trace but the message: the death is not counted, because
+// nobody can tell it from a delivery that was given back, and the next start is written first.
 type run struct {
 	w       *Worker
 	lane    *lane
-	log     *slog.Logger
-	fence   uint64        // revision of the running write: grows with every start
-	started chan struct{} // closed when the running write was tried
-	done    chan struct{} // closed when the run has had its last write
-	told    chan struct{} // the handler reported progress
-	hurry   chan struct{} // the lane's lease got shorter
+	slot    *slot
+	env     *broker.Envelope          // of the delivery that it began with
+	begun   time.Time                 // when it was to run; zero for a delivery that is not to be started
+	fence   atomic.Uint64             // revision of the running write: grows with every start; 0 before it
+	keeper  atomic.Pointer[runKeeper] // nil as long as nobody has to look after the run
+	started chan struct{}             // closed when the running write was tried, or need not be
+	done    chan struct{}             // closed when the run has had its last write
+	ctx     context.Context           //nolint:containedctx // of the handler
 	cancel  context.CancelCauseFunc
+	stop    context.CancelFunc // of its timeout
+	task    *pelton.Task
+	locks   lockSession
 
 	mu       sync.Mutex
 	delivery *broker.Delivery
@@ -53,78 +62,70 @@ type run struct {
 	record   *broker.Record
 	progress *pelton.Progress
 	fenced   bool
-	ending   bool // no further delivery can be adopted
+	ending   bool // no further delivery can be adopted; the run's end is somebody's already
 }
 
-// serve runs the handler, keeps the lease meanwhile, and finishes the task. It
-// returns a channel when the handler was abandoned: closed when that returns.
-func (r *run) serve(ctx context.Context, h Handler) (handlerEnded <-chan struct{}) { //nolint:contextcheck // writes outlive the handler's ctx
-	keeping, stopKeeping := context.WithCancel(r.w.hard)
-	var keeper sync.WaitGroup
-	keeper.Go(func() { r.keep(keeping) })
-	defer keeper.Wait()
-	defer stopKeeping()
+// log is made when there is something to say.
+func (r *run) log() *slog.Logger { return r.w.logOf(r.lane, r.env) }
 
-	task := r.record.Task(r.record.StartedAt)
-	ctx, stop := context.WithTimeoutCause(ctx, r.record.Timeout, pelton.ErrTimeout)
-	defer stop()
-	locks := newLockSession(ctx, r.w, pelton.LockHolder{TaskID: task.ID, Kind: task.Kind, Worker: r.w.id, Fence: r.fence}, r.lane.leaseNow())
-	results := make(chan result, 1)
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		call(withRun(ctx, r, task, locks), h, task, results)
-	}()
-
-	res, returned := r.await(ctx, results)
-	released := locks.close() // also those of a handler that is given up: its retry may need them
-	defer released()
-	var cause error
-	if ctx.Err() != nil {
-		cause = context.Cause(ctx)
-	}
-	r.finish(res, cause) //nolint:contextcheck // as above
-	if !returned {
-		r.log.Error("handler ignores the end of its ctx, slot leaked", "cause", cause)
-		return ended
-	}
-	return nil
-}
-
-// await waits for the handler, and for a while longer after its ctx ended.
-func (r *run) await(ctx context.Context, results <-chan result) (res result, returned bool) {
-	select {
-	case res = <-results:
-		return res, true
-	case <-ctx.Done():
-	}
-	patience := r.w.linger
-	if errors.Is(context.Cause(ctx), pelton.ErrShutdown) {
-		patience = r.w.lingerShutdown
-	}
-	timer := time.NewTimer(patience)
-	defer timer.Stop()
-	select {
-	case res = <-results:
-		return res, true
-	case <-timer.C:
-		return result{err: fmt.Errorf("handler still runs %s after: %w", patience, context.Cause(ctx))}, false
-	}
-}
-
-// call runs the handler and sends exactly one result, whatever happens to its
-// goroutine.
-func call(ctx context.Context, h Handler, task *pelton.Task, results chan<- result) {
+// call runs the handler on this goroutine and calls then exactly once, whether it
+// returns, panics, or ends the goroutine.
+func call(ctx context.Context, h Handler, task *pelton.Task, then func(result)) {
 	// What stands if the handler neither returns nor panics.
 	res := result{err: errors.New("handler ended its goroutine with runtime.Goexit"), reason: pelton.ReasonGoexit}
 	defer func() {
 		if p := recover(); p != nil {
 			res = result{err: fmt.Errorf("panic: %v", p), reason: pelton.ReasonPanic, stack: string(debug.Stack())}
 		}
-		results <- res // buffered
+		then(res)
 	}()
 	value, err := h.ServeTask(ctx, task)
 	res = result{value: value, err: err}
+}
+
+// returned finishes the task of a handler that returned, unless it was given up.
+func (r *run) returned(res result) {
+	if r.claim() {
+		r.over(res)
+		return
+	}
+	r.w.addLeaked(-1)
+}
+
+// claim makes the end of the run the caller's. It is one caller's only: that of the
+// handler's return, or of its giving up.
+func (r *run) claim() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.ending {
+		return false
+	}
+	r.ending = true
+	return true
+}
+
+// over follows the end of the handler.
+func (r *run) over(res result) {
+	released := r.locks.close() // also those of a handler that is given up: its retry may need them
+	defer released()
+	var cause error
+	if r.ctx.Err() != nil {
+		cause = context.Cause(r.ctx)
+	}
+	r.finish(res, cause)
+}
+
+// abandon finishes the task of a handler that ignores the end of its ctx. Its slot stays
+// taken until it returns, or the worker stops.
+func (r *run) abandon(patience time.Duration) {
+	if !r.claim() {
+		return
+	}
+	cause := context.Cause(r.ctx)
+	r.w.addLeaked(1)
+	r.log().Error("handler ignores the end of its ctx, slot leaked", "cause", cause)
+	r.over(result{err: fmt.Errorf("handler still runs %s after: %w", patience, cause)})
+	r.slot.abandon()
 }
 
 // end ends the handler's ctx for the given cause, the first one counts.
@@ -164,35 +165,6 @@ func (r *run) adopt(delivery *broker.Delivery) bool {
 	return true
 }
 
-// keep extends the lease every third of it and writes progress. Without contact
-// for two thirds it fences the run. It ends with ctx.
-func (r *run) keep(ctx context.Context) {
-	beat := time.NewTimer(r.nextBeat()) // the delivery may be as old as a third of the lease
-	defer beat.Stop()
-	progress := time.NewTimer(progressEvery)
-	progress.Stop()
-	defer progress.Stop()
-	var written time.Time
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-beat.C:
-			if !r.extend(ctx) {
-				return
-			}
-			beat.Reset(r.nextBeat())
-		case <-r.hurry:
-			beat.Reset(r.hurried())
-		case <-r.told:
-			progress.Reset(max(time.Millisecond, progressEvery-time.Since(written)))
-		case <-progress.C:
-			written = time.Now()
-			r.saveProgress(ctx)
-		}
-	}
-}
-
 // extend makes one heartbeat; false means that the run is fenced.
 func (r *run) extend(ctx context.Context) bool {
 	r.mu.Lock()
@@ -212,7 +184,7 @@ func (r *run) extend(ctx context.Context) bool {
 		late = r.late(time.Now())
 		r.mu.Unlock()
 		if err != nil && ctx.Err() == nil {
-			r.log.Warn("heartbeat failed", "error", err)
+			r.log().Warn("heartbeat failed", "error", err)
 		}
 	}
 	if late {
@@ -243,53 +215,9 @@ func (r *run) fenceOff(why string) {
 	r.fenced = true
 	r.mu.Unlock()
 	if !already {
-		r.log.Warn("task fenced", "why", why, "worker", r.w.id)
+		r.log().Warn("task fenced", "why", why, "worker", r.w.id)
 	}
 	r.end(pelton.ErrFenced)
-}
-
-// report takes a handler's progress; keep writes it.
-func (r *run) report(p pelton.Progress) {
-	r.mu.Lock()
-	r.progress = &p
-	r.mu.Unlock()
-	select {
-	case r.told <- struct{}{}:
-	default:
-	}
-}
-
-// saveProgress writes the latest progress into the record. A record that changed
-// under the run ends it.
-func (r *run) saveProgress(ctx context.Context) {
-	// Heartbeats wait for it meanwhile.
-	ctx, cancel := context.WithTimeout(ctx, min(time.Second, r.lane.leaseNow()/6))
-	defer cancel()
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.fenced || r.ending {
-		return
-	}
-	record := *r.record
-	record.Progress = r.progress
-	err := r.w.b.SaveRecord(ctx, &record)
-	if err == nil {
-		r.record = &record
-		return
-	}
-	if !errors.Is(err, broker.ErrStale) && !errors.Is(err, pelton.ErrUnknownOutcome) {
-		return // not written; the next report or the end will say it
-	}
-	switch now, err := r.w.b.LoadRecord(ctx, record.ID); {
-	case err != nil: // finish will look again
-	case now.State.Terminal():
-		r.end(pelton.ErrCancelled)
-	case r.mine(now):
-		r.record.Revision = now.Revision
-	default:
-		r.fenced = true
-		r.end(pelton.ErrFenced)
-	}
 }
 
 // random is the jitter's source: it needs no secrecy.

@@ -202,9 +202,9 @@ func (lw *laneWatch) setLease(l *lane, lease time.Duration) {
 	if was := time.Duration(l.lease.Swap(int64(lease))); lease < was {
 		w.mu.Lock()
 		for _, r := range w.runs {
-			if r.lane == l {
+			if k := r.keeper.Load(); k != nil && r.lane == l { // else it will have one, which looks at the lease first
 				select {
-				case r.hurry <- struct{}{}:
+				case k.hurry <- struct{}{}:
 				default: // it will
 				}
 			}

@@ -50,6 +50,8 @@ type Worker struct {
 	connected  atomic.Int64   // unix time of the last connection to the broker, in nanoseconds
 	shortest   atomic.Int64   // lease of the lanes served, in nanoseconds
 	show       chan struct{}  // told when presence is to be shown at once
+	finishing  chan struct{}  // held by successes that are being written
+	entered    chan struct{}  // told that there are runs again that may need a keeper
 	background sync.WaitGroup // everything but handlers
 	tasks      sync.WaitGroup // deliveries from start to their last write
 
@@ -57,9 +59,13 @@ type Worker struct {
 	permits permits       // of locks that handlers hold
 	grants  atomic.Uint64 // acquisitions of locks so far
 
-	mu     sync.Mutex
-	runs   map[pelton.ID]*run
-	leaked int // handlers that ignored the end of their ctx and still run
+	mu      sync.Mutex
+	runs    map[pelton.ID]*run
+	dropped dropped
+	leaks   map[*slot]struct{} // of handlers that were given up
+	// attending says that somebody looks for runs that need a keeper.
+	attending bool
+	leaked    int // handlers that ignored the end of their ctx and still run
 }
 
 // ID names this worker in records and in the list of workers.
@@ -118,6 +124,8 @@ func (w *Worker) Run(ctx context.Context) error {
 	w.background.Go(func() { w.noteConnections(hard) })
 	w.background.Go(func() { w.showPresence(hard) })
 	w.background.Go(func() { b.CallLines(serving) })
+	w.background.Go(func() { b.FollowHorizon(hard) })
+	w.background.Go(func() { w.attendRuns(hard) })
 	w.background.Go(func() {
 		select {
 		case <-closed:
@@ -147,10 +155,11 @@ func (w *Worker) dispatch(ctx context.Context) {
 		events: make(chan laneEvent), resumed: make(chan kept), paced: make(chan pace), freed: make(chan int, slots.total), stopped: make(chan struct{}),
 	}
 	d.start = func(h kept) { //nolint:contextcheck // tasks outlive ctx by the grace
-		w.tasks.Go(func() {
-			defer func() { d.freed <- h.lane.rank }()
+		h.slot = w.takeSlot(func() { d.freed <- h.lane.rank })
+		go func() {
+			defer h.slot.end()
 			w.handle(h)
-		})
+		}()
 	}
 	w.keeper.resume, w.keeper.pace = d.resume, d.tellPace
 	d.reopen = func(l *lane) { w.reopenLane(d, l) } //nolint:contextcheck // ends with Run
@@ -176,6 +185,7 @@ func (w *Worker) dispatch(ctx context.Context) {
 // drain waits for running handlers, ends them when the grace is over, and tells
 // which of the two it was.
 func (w *Worker) drain(endBase context.CancelCauseFunc) error {
+	w.endLeaks()
 	done := make(chan struct{})
 	go func() { w.tasks.Wait(); close(done) }()
 	w.mu.Lock()
@@ -265,9 +275,14 @@ func (w *Worker) hidePresence(ctx context.Context) {
 }
 
 // dropTask ends the handler of a task that was cancelled, and reports whether
-// one runs here.
+// one runs here. If none does, its delivery may be on its way: see enter.
 func (w *Worker) dropTask(id pelton.ID) bool {
-	r := w.running(id)
+	w.mu.Lock()
+	r := w.runs[id]
+	if r == nil {
+		w.dropped.add(id)
+	}
+	w.mu.Unlock()
 	if r == nil {
 		return false
 	}
@@ -288,14 +303,22 @@ func (w *Worker) running(id pelton.ID) *run {
 }
 
 // enter makes r the run of its task in this process. If there is one already,
-// that one is returned and stays.
-func (w *Worker) enter(r *run) (other *run) {
+// that one is returned and stays. dropped says that a cancel signal for the task
+// came before it.
+func (w *Worker) enter(r *run) (other *run, dropped bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if other = w.runs[r.record.ID]; other == nil {
 		w.runs[r.record.ID] = r
 	}
-	return other
+	if !w.attending {
+		w.attending = true
+		select {
+		case w.entered <- struct{}{}:
+		default:
+		}
+	}
+	return other, w.dropped.has(r.record.ID)
 }
 
 func (w *Worker) leave(r *run) {

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -80,6 +81,7 @@ type Broker struct {
 	// cancelWait is how long a cancel waits for the holder of a running task.
 	cancelWait time.Duration
 
+	horizon   atomic.Pointer[horizon]
 	limits    runningLimits
 	lineDoors doors
 	seen      seenDocs

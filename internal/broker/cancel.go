@@ -62,6 +62,15 @@ func (b *Broker) finishCancel(ctx context.Context, r *Record, was pelton.State) 
 		}
 		return nil // the holder's message is its worker's to acknowledge
 	}
+	if seq := r.ID.Sequence(); seq > 0 && r.Carrier == 0 && r.Epoch == 0 {
+		// It waits, or a worker has just taken it, which the record would say a moment later:
+		// that worker gets the signal before the deletion is answered, at the latest it
+		// learns of it when it writes the record.
+		b.hintCancel(r.ID)
+		if err := b.DeleteMessage(ctx, r.ID.Shard(), seq); err != nil {
+			return fmt.Errorf("cancel task %s: %w", r.ID, err)
+		}
+	}
 	if r.Carrier > 0 { // released: the message waits under a known sequence
 		if err := b.DeleteMessage(ctx, r.ID.Shard(), r.Carrier); err != nil {
 			return fmt.Errorf("cancel task %s: %w", r.ID, err)
@@ -93,4 +102,12 @@ func (b *Broker) leaveCancelled(ctx context.Context, r *Record, was pelton.State
 		return fmt.Errorf("cancel task %s: %w", r.ID, err)
 	}
 	return nil
+}
+
+// hintCancel tells the worker that may have a plain task without a record that it was
+// cancelled. Nobody waits for its word.
+func (b *Broker) hintCancel(id pelton.ID) {
+	if err := b.conn.nc.Publish(b.cancelSignal(id), nil); err != nil {
+		b.cfg.Logger.Debug("cancel signal not sent", "task_id", id.String(), "error", err)
+	}
 }

@@ -140,8 +140,9 @@ func (b *Broker) publish(ctx context.Context, r *Record) error {
 	return err
 }
 
-// Enqueue writes the record of a new task, then its message: see Publish. It sets
-// r.Revision.
+// Enqueue stores a new task. A plain one is its message alone, which completes r.ID
+// (see located.go). Of any other it writes the record, then the message: see Publish.
+// It sets r.Revision, which is 0 for a task without a record.
 //
 // Crash windows: after the record and before the message, a record without a
 // message is left; nobody was told that the task was accepted. A refused message
@@ -154,6 +155,9 @@ func (b *Broker) Enqueue(ctx context.Context, r *Record) error {
 	}
 	if err := b.ensure(ctx, r); err != nil {
 		return err
+	}
+	if r.plain() {
+		return b.enqueueLocated(ctx, r)
 	}
 	settle := b.tellDue(ctx, r) // of a task that is refused, the entry is void
 	defer settle()
@@ -197,7 +201,7 @@ func (b *Broker) EnqueueMany(ctx context.Context, records []*Record) []error {
 		}
 		return errs
 	}
-	ok := func(i int) bool { return errs[i] == nil }
+	plain := make([]bool, len(records))
 	type place struct {
 		Lane
 		scheduled, keyed bool
@@ -211,9 +215,13 @@ func (b *Broker) EnqueueMany(ctx context.Context, records []*Record) []error {
 			ensured[at] = err
 		}
 		errs[i] = err
+		if plain[i] = r.plain(); plain[i] {
+			r.ID, r.Revision = r.ID.Seed(), 0
+		}
 	}
 	// Creating is plain expected-0 here: ids are fresh, no marker can be there.
-	b.pipeline(ctx, len(records), ok, func(i int) (write, error) {
+	needs := func(i int) bool { return errs[i] == nil && !plain[i] }
+	b.pipeline(ctx, len(records), needs, func(i int) (write, error) {
 		records[i].Revision = 0
 		return b.recordWrite(records[i])
 	}, func(i int, seq uint64, err error) {
@@ -224,10 +232,15 @@ func (b *Broker) EnqueueMany(ctx context.Context, records []*Record) []error {
 	ctx = context.WithoutCancel(ctx)
 	created := slices.Clone(errs)
 	settle := b.tellDue(ctx, recorded(records, errs)...)
-	b.pipeline(ctx, len(records), ok, func(i int) (write, error) { return b.messageWrite(records[i]) }, func(i int, _ uint64, err error) { errs[i] = err })
+	ok := func(i int) bool { return errs[i] == nil }
+	b.pipeline(ctx, len(records), ok, func(i int) (write, error) { return b.messageWrite(records[i]) }, func(i int, seq uint64, err error) {
+		if errs[i] = err; err == nil && plain[i] {
+			records[i].ID = records[i].ID.At(seq)
+		}
+	})
 	settle()
 	refused := func(i int) bool {
-		return created[i] == nil && errs[i] != nil && !errors.Is(errs[i], pelton.ErrUnknownOutcome)
+		return !plain[i] && created[i] == nil && errs[i] != nil && !errors.Is(errs[i], pelton.ErrUnknownOutcome)
 	}
 	b.pipeline(ctx, len(records), refused, func(i int) (write, error) {
 		return b.dropWrite(records[i]), nil

@@ -23,6 +23,9 @@ type Delivery struct {
 	// when the task became ready.
 	Published time.Time
 
+	// Fresh says that nobody can have started the task before: see horizon.go.
+	Fresh bool
+
 	conn    *conn
 	times   uint64 // that the broker has handed it over; starts anew with the broker
 	subject string // of the message
@@ -139,13 +142,14 @@ func (p *Puller) delivery(msg *nats.Msg) *Delivery {
 	d.Seq, d.Published, d.times = meta.Sequence.Stream, meta.Timestamp, meta.NumDelivered
 	if p.lane != (Lane{}) { // an arrival is decoded when it has to be
 		d.decode()
+		d.Fresh = d.Err == nil && p.b.fresh(d)
 	}
 	return d
 }
 
 func (d *Delivery) decode() {
 	if d.Err == nil && d.Envelope == nil {
-		d.Envelope, d.Err = decodeEnvelope(d.data)
+		d.Envelope, d.Err = decodeMessage(d.data, d.Seq)
 	}
 	d.data = nil
 }

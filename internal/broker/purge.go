@@ -82,7 +82,9 @@ func (b *Broker) purgeFilter(phase purgePhase, queue string, p pelton.Priority) 
 // Nothing is pulled: a pull would take tasks out of workers' hands, occupy
 // max_running, and get nothing from a paused lane. Messages are read in their order
 // and the record decides, by the compare-and-swap that starts a task: a task whose
-// worker was faster runs, one whose purge was is dropped at its admission.
+// worker was faster runs, one whose purge was is dropped at its admission. A plain task
+// has no record in its first 50 ms: the purge is faster than that, and as with any cancel
+// the handler's ctx ends, and its result is discarded.
 //
 // Crash windows: after the record and before the message, a message of a cancelled
 // task is left, which admission or the next purge takes away.
@@ -172,7 +174,7 @@ func (b *Broker) purgeSome(ctx context.Context, stream, filter string, p pelton.
 // purgeMessage cancels the task of a message, if it waits and has the priority.
 // cancelled means that this very call did.
 func (b *Broker) purgeMessage(ctx context.Context, msg *stored, p pelton.Priority) (cancelled bool, err error) {
-	env, err := decodeEnvelope(msg.data)
+	env, err := decodeMessage(msg.data, msg.seq)
 	carrier := msg.seq
 	if strings.HasPrefix(msg.subject, b.ns+".k.") {
 		carrier = 0 // nothing runs from a place
@@ -212,6 +214,9 @@ func (b *Broker) purgeMessage(ctx context.Context, msg *stored, p pelton.Priorit
 		err = b.SaveRecord(ctx, r)
 		switch {
 		case err == nil:
+			if r.Owner == "" && r.ID.Sequence() > 0 {
+				b.hintCancel(r.ID)
+			}
 			if keyErr := b.ReleaseKey(ctx, r); keyErr != nil { // the record says that it is free
 				b.cfg.Logger.Debug("unique key not released", "task_id", r.ID.String(), "error", keyErr)
 			}

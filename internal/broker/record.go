@@ -254,6 +254,16 @@ func decodeEnvelope(data []byte) (*Envelope, error) {
 	return &e, nil
 }
 
+// decodeMessage reads the envelope of a message that a stream holds under seq, and
+// completes a located id by it.
+func decodeMessage(data []byte, seq uint64) (*Envelope, error) {
+	e, err := decodeEnvelope(data)
+	if err == nil && !e.ID.Minted() && e.ID.Sequence() == 0 {
+		e.ID = e.ID.At(seq)
+	}
+	return e, err
+}
+
 func encodeRecord(r *Record) ([]byte, error) {
 	r.Version = version
 	progress := r.Progress

@@ -104,18 +104,40 @@ func (b *Broker) SaveRecord(ctx context.Context, r *Record) error {
 	return nil
 }
 
+// SaveRecordSoon is SaveRecord that does not wait for the answer: done gets what that would
+// return, on the connection's reader, and must not block. An error means that done will not
+// be called, and nothing was written.
+func (b *Broker) SaveRecordSoon(ctx context.Context, r *Record, done func(error)) error {
+	w, err := b.recordWrite(r)
+	if err != nil {
+		return err
+	}
+	return b.start(ctx, w, func(revision uint64, err error) {
+		if err == nil {
+			r.Revision = revision
+			b.announce(r)
+		}
+		done(err)
+	})
+}
+
 // LoadRecord reads a task's record from the leader. pelton.ErrNotFound means
-// there is none, or no longer.
+// there is none, or no longer. That of a located task that has none yet is made from
+// its message, with Revision 0: see located.go.
 func (b *Broker) LoadRecord(ctx context.Context, id pelton.ID) (*Record, error) {
-	return b.loadRecord(ctx, id, false)
+	r, err := b.loadRecord(ctx, id, false)
+	if errors.Is(err, pelton.ErrNotFound) && id.Sequence() > 0 && id.Shard() == 0 {
+		return b.locate(ctx, id)
+	}
+	return r, err
 }
 
 // ReadRecord reads a task's record from any replica, and asks the leader before
 // it says pelton.ErrNotFound: a follower may be behind.
 func (b *Broker) ReadRecord(ctx context.Context, id pelton.ID) (*Record, error) {
 	r, err := b.loadRecord(ctx, id, true)
-	if errors.Is(err, pelton.ErrNotFound) && b.replicas[bucketStream(b.state(id.Shard()))] > 1 {
-		return b.loadRecord(ctx, id, false)
+	if errors.Is(err, pelton.ErrNotFound) && (id.Sequence() > 0 || b.replicas[bucketStream(b.state(id.Shard()))] > 1) {
+		return b.LoadRecord(ctx, id)
 	}
 	return r, err
 }

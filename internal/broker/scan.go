@@ -26,7 +26,7 @@ func (b *Broker) Scan(ctx context.Context, yield func(*Envelope) bool) error {
 				return fmt.Errorf("scan tasks: %w", err)
 			}
 			next = msg.seq + 1
-			if env, err := decodeEnvelope(msg.data); err == nil && !yield(env) {
+			if env, err := decodeMessage(msg.data, msg.seq); err == nil && !yield(env) {
 				return nil
 			}
 		}

@@ -245,7 +245,7 @@ func (b *Broker) lookFor(ctx context.Context, stream, subject string, from uint6
 		if err != nil {
 			return nil, false, fmt.Errorf("look for the message of task %s: %w", r.ID, err)
 		}
-		if env, err := decodeEnvelope(msg.data); err == nil && env.ID == r.ID && env.Epoch == r.Epoch {
+		if env, err := decodeMessage(msg.data, msg.seq); err == nil && env.ID == r.ID && env.Epoch == r.Epoch {
 			return &pelton.Between{AtLeast: before, AtMost: before}, false, nil
 		}
 		before++

@@ -57,6 +57,9 @@ func (n names) ready(shard uint8, queue string, p pelton.Priority) string {
 	return fmt.Sprintf("%s.t.%d.r.%s.%s", n.ns, shard, queue, p)
 }
 
+// readyPrefix begins every ready subject of a shard.
+func (n names) readyPrefix(shard uint8) string { return fmt.Sprintf("%s.t.%d.r.", n.ns, shard) }
+
 func (n names) scheduled(shard uint8, queue string, p pelton.Priority, id pelton.ID, epoch uint32) string {
 	return fmt.Sprintf("%s.t.%d.s.%s.%s.%s.%d", n.ns, shard, queue, p, id, epoch)
 }

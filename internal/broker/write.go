@@ -64,6 +64,13 @@ func (b *Broker) do(ctx context.Context, w write) (seq uint64, err error) {
 	return outcome(reply, err)
 }
 
+// start is do that does not wait: done gets the outcome, on the connection's reader. An
+// error means that it will not be called, and nothing was written.
+func (b *Broker) start(ctx context.Context, w write, done func(seq uint64, err error)) error {
+	_, err := b.conn.send(ctx, w.msg(), func(reply *nats.Msg, err error) { done(outcome(reply, err)) })
+	return err
+}
+
 // errAccountFull is JSAccountResourcesExceededErr of the server's errors.json: the
 // account's limit of storage. Its code is 400, but it passes.
 const errAccountFull jetstream.ErrorCode = 10002

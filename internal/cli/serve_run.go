@@ -165,6 +165,7 @@ func (s *serving) run(ctx context.Context, l *link) error {
 	})
 	parts.Go(func() error { return schedules.Run(running) })
 	if s.embed != nil {
+		parts.Go(func() error { return s.noteRestarts(running, l, queues) })
 		parts.Go(func() error {
 			s.watchDisk(running, queues)
 			return nil
@@ -207,7 +208,36 @@ func (s *serving) settle(ctx context.Context, l *link, queues *admin.Client) err
 			return err
 		}
 	}
+	if err := s.noteStart(ctx, l, queues, s.embed.UncleanStart()); err != nil {
+		return err
+	}
 	return s.embed.Persist()
+}
+
+// noteStart tells workers that the broker in this process has started.
+func (s *serving) noteStart(ctx context.Context, l *link, queues *admin.Client, unclean bool) error {
+	return l.retry(ctx, 0, func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, openTimeout)
+		defer cancel()
+		return queues.NoteStart(ctx, unclean)
+	})
+}
+
+// noteRestarts does so when the broker was started again within the process, which it
+// is when its disk was full: whether it had stored everything, nobody knows.
+func (s *serving) noteRestarts(ctx context.Context, l *link, queues *admin.Client) error {
+	again, stop := queues.Reconnected()
+	defer stop()
+	for {
+		select {
+		case <-again:
+			if err := s.noteStart(ctx, l, queues, true); err != nil && ctx.Err() == nil {
+				return err
+			}
+		case <-ctx.Done():
+			return nil
+		}
+	}
 }
 
 var errDiskFull = errors.New("the disk is too full for new tasks")

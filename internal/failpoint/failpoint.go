@@ -108,6 +108,15 @@ const (
 	NoRenewal   Rule = "no-renewal"   // holds locks without renewing them
 )
 
+// The rules of tasks without a record.
+const (
+	NoSecondLook Rule = "no-second-look" // takes a task for gone that has just got its record
+	SeedBlind    Rule = "seed-blind"     // takes any message under an id's sequence for the task's
+	NoHorizon    Rule = "no-horizon"     // believes a restarted broker that it hands something out for the first time
+	AllFresh     Rule = "all-fresh"      // starts redeliveries as if nobody had had them
+	NoPromotion  Rule = "no-promotion"   // never writes that a plain task runs
+)
+
 // OwnClock decides about ticks by the process's own clock. It is a rule of schedules,
 // which the suites of tasks do not have.
 const OwnClock Rule = "own-clock"

@@ -1,0 +1,142 @@
+package broker
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/peltonq/pelton"
+	"github.com/peltonq/pelton/internal/failpoint"
+)
+
+// A plain task is started without a look at its record when nobody can have started it
+// before: when the broker hands out its first message for the first time. A
+// broker that was killed forgets how often it has handed out what (nats-server 2.15,
+// file storage), so its word counts only for messages that came after its start:
+// those beyond the horizon. The others are looked up.
+//
+// The server with the broker in it writes the horizon at each of its starts, with the
+// broker's id, which is new then. A worker believes a horizon only if it is of
+// the broker that it is connected to, so one that was faster than the server looks
+// everything up until there is one.
+//
+// With a broker elsewhere there is none, and a task that it hands out again
+// as if for the first time, after it was killed, is started again. That is a duplicate as
+// any after an unclean restart: its outcome is refused, because creating the
+// record is.
+
+const horizonKey = "horizon"
+
+// horizon is the entry of the configuration bucket.
+type horizon struct {
+	Server   string `json:"server"`   // id of the broker that it is about
+	Sequence uint64 `json:"sequence"` // the last one of the tasks when it started
+}
+
+// fresh reports whether nobody can have started the task of a delivery.
+func (b *Broker) fresh(d *Delivery) bool {
+	e := d.Envelope
+	if e.Epoch != 0 || e.ID.Sequence() != d.Seq {
+		return false
+	}
+	if failpoint.Broken(failpoint.AllFresh) {
+		return true
+	}
+	if d.times != 1 {
+		return false
+	}
+	if failpoint.Broken(failpoint.NoHorizon) {
+		return true
+	}
+	h := b.horizon.Load()
+	return h != nil && d.Seq > h.Sequence && h.Server == b.conn.nc.ConnectedServerId()
+}
+
+// SaveHorizon says that the broker to which this process is connected has started.
+// unclean says that the one before was killed, or may have been: then what there is
+// may have been handed out.
+func (b *Broker) SaveHorizon(ctx context.Context, unclean bool) error {
+	h, err := b.loadHorizon(ctx)
+	if err != nil {
+		return err
+	}
+	if h.Server = b.conn.nc.ConnectedServerId(); unclean {
+		end, err := b.streamEnd(ctx, b.tasks(0))
+		if err != nil {
+			return err
+		}
+		h.Sequence = end - 1
+	}
+	data, err := json.Marshal(h)
+	if err != nil {
+		return fmt.Errorf("encode horizon: %w", err)
+	}
+	if _, err := b.do(ctx, write{subject: b.configKey(horizonKey), data: data, expect: anyRevision}); err != nil {
+		return fmt.Errorf("save horizon: %w", err)
+	}
+	return nil
+}
+
+// loadHorizon gives an empty one if there is none.
+func (b *Broker) loadHorizon(ctx context.Context) (h horizon, err error) {
+	msg, err := b.get(ctx, bucketStream(b.names.config()), getRequest{LastFor: b.configKey(horizonKey)}, false)
+	switch {
+	case errors.Is(err, pelton.ErrNotFound) || err == nil && msg.deleted():
+		return horizon{}, nil
+	case err != nil:
+		return horizon{}, fmt.Errorf("read horizon: %w", err)
+	}
+	if err := json.Unmarshal(msg.data, &h); err != nil {
+		return horizon{}, fmt.Errorf("read horizon: %w: %w", ErrMalformed, err)
+	}
+	return h, nil
+}
+
+const (
+	// Between two looks for the horizon of a broker that has just started: 20 ms, twice
+	// as long each time, up to 5 s.
+	horizonLook    = 20 * time.Millisecond
+	maxHorizonLook = 5 * time.Second
+)
+
+// FollowHorizon keeps the horizon of the broker that this process is connected
+// to, until ctx ends. Without it no delivery is Fresh.
+func (b *Broker) FollowHorizon(ctx context.Context) {
+	reconnected, stop := b.conn.reconnected()
+	defer stop()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	wait := horizonLook
+	for {
+		select {
+		case <-reconnected:
+			wait = horizonLook
+		case <-timer.C:
+		case <-ctx.Done():
+			return
+		}
+		if b.lookForHorizon(ctx) {
+			timer.Stop()
+			continue
+		}
+		timer.Reset(wait)
+		wait = min(2*wait, maxHorizonLook)
+	}
+}
+
+// lookForHorizon reports whether the horizon is that of the broker.
+func (b *Broker) lookForHorizon(ctx context.Context) bool {
+	server := b.conn.nc.ConnectedServerId() // before the read: it must not be of a later one
+	h, err := b.loadHorizon(ctx)
+	if err != nil {
+		b.cfg.Logger.Debug("horizon not read", "error", err)
+		return false
+	}
+	if h.Server == "" { // a broker elsewhere
+		h.Server = server
+	}
+	b.horizon.Store(&h)
+	return server != "" && h.Server == server
+}

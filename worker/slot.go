@@ -1,0 +1,59 @@
+package worker
+
+import "sync/atomic"
+
+// slot is one of the worker's slots while a delivery holds it.
+type slot struct {
+	w    *Worker
+	free func() // tells the dispatcher; never blocks
+	over atomic.Bool
+	leak atomic.Bool // its handler was given up
+}
+
+// take begins to hold a slot: w waits for its end when it drains.
+func (w *Worker) takeSlot(free func()) *slot {
+	w.tasks.Add(1)
+	return &slot{w: w, free: free}
+}
+
+// end frees the slot, once.
+func (s *slot) end() {
+	if s.over.Swap(true) {
+		return
+	}
+	if s.leak.Load() {
+		s.w.mu.Lock()
+		delete(s.w.leaks, s)
+		s.w.mu.Unlock()
+	}
+	s.free()
+	s.w.tasks.Done()
+}
+
+// abandon notes that the handler in the slot was given up, so that a worker that stops does not
+// wait for it: its task is over.
+func (s *slot) abandon() {
+	s.leak.Store(true)
+	s.w.mu.Lock()
+	stopping := ended(s.w.stopping)
+	if !stopping && !s.over.Load() {
+		s.w.leaks[s] = struct{}{}
+	}
+	s.w.mu.Unlock()
+	if stopping {
+		s.end()
+	}
+}
+
+// endLeaks frees the slots of handlers that were given up.
+func (w *Worker) endLeaks() {
+	w.mu.Lock()
+	left := make([]*slot, 0, len(w.leaks))
+	for s := range w.leaks {
+		left = append(left, s)
+	}
+	w.mu.Unlock()
+	for _, s := range left {
+		s.end()
+	}
+}
