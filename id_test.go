@@ -175,3 +175,22 @@ func FuzzParseID(f *testing.F) {
 func drawID(t *rapid.T) pelton.ID {
 	return pelton.NewID(time.UnixMilli(rapid.Int64Range(0, lastMilli).Draw(t, "ms")), rapid.Byte().Draw(t, "shard"))
 }
+
+func TestLocatedID(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		minted := pelton.NewID(time.UnixMilli(rapid.Int64Range(0, 1<<48-1).Draw(t, "ms")), rapid.Uint8().Draw(t, "shard"))
+		seq := rapid.Uint64Range(1, 1<<53-1).Draw(t, "sequence")
+		seed := minted.Seed()
+		located := seed.At(seq)
+		if seed.Minted() || seed.Sequence() != 0 || located.Minted() || located.Sequence() != seq || minted.Sequence() != 0 {
+			t.Fatalf("minted %s, seed %s, located %s", minted, seed, located)
+		}
+		if located.Seed() != seed || !located.Time().Equal(minted.Time()) || located.Shard() != minted.Shard() || minted.At(seq) != located {
+			t.Fatalf("minted %s, located %s", minted, located)
+		}
+		if parsed, err := pelton.ParseID(located.String()); err != nil || parsed != located {
+			t.Fatalf("parsed %s, %v", parsed, err)
+		}
+	})
+}

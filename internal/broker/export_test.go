@@ -1,0 +1,7 @@
+package broker
+
+// HorizonKnown reports whether first deliveries can be fresh.
+func (b *Broker) HorizonKnown() bool {
+	h := b.horizon.Load()
+	return h != nil && h.Server == b.conn.nc.ConnectedServerId()
+}
