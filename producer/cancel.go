@@ -22,6 +22,7 @@ func (c *Client) Cancel(ctx context.Context, id pelton.ID) (*pelton.Task, error)
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	r, err := c.b.Cancel(ctx, id)
+	c.hot.changed(id)
 	if r == nil {
 		return nil, err
 	}

@@ -34,6 +34,7 @@ type Client struct {
 	now    func() time.Time
 	reads  chan struct{} // held by reads of records that are under way
 	looks  looks
+	hot    hotTasks
 	closed atomic.Bool
 }
 
@@ -56,7 +57,12 @@ func New(ctx context.Context, nc *nats.Conn, cfg Config) (*Client, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	return &Client{b: b, queues: q, log: log, now: time.Now, reads: make(chan struct{}, maxReads)}, nil
+	c := &Client{b: b, queues: q, log: log, now: time.Now, reads: make(chan struct{}, maxReads)}
+	c.hot.b = b
+	c.hot.read = func(ctx context.Context, id pelton.ID) (*broker.Record, error) {
+		return c.reading(ctx, id, b.LoadRecord)
+	}
+	return c, nil
 }
 
 // maxReads is how many records are read at a time, for Get, Wait and Watch: a record
@@ -81,6 +87,7 @@ func (c *Client) reading(ctx context.Context, id pelton.ID, read func(context.Co
 func (c *Client) Close() {
 	if !c.closed.Swap(true) {
 		c.b.Close()
+		c.hot.close()
 		c.queues.close()
 		c.looks.going.Wait() // their calls have ended
 	}
@@ -121,12 +128,23 @@ func (c *Client) Enqueue(ctx context.Context, spec pelton.Spec, opts ...pelton.O
 }
 
 // Get reads a task. pelton.ErrNotFound means that it never was, or that its
-// retention is over.
+// retention is over. A task that is asked for more than 16 times in 100 ms is kept in
+// memory for as long as that goes on, and may then be older than it is by the time that
+// an event takes, or, should that get lost, by a second: payload, result and labels are
+// not to be changed.
 func (c *Client) Get(ctx context.Context, id pelton.ID) (*pelton.Task, error) {
 	if err := c.check(); err != nil {
 		return nil, err
 	}
-	r, err := c.reading(ctx, id, c.b.ReadRecord)
+	r, hot := c.hot.get(id, c.now()) //nolint:contextcheck // what is kept is kept for others
+	var err error
+	switch {
+	case r != nil:
+	case hot:
+		r, err = c.looks.at(ctx, id, c.hot.read)
+	default:
+		r, err = c.reading(ctx, id, c.b.ReadRecord)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("get: %w", err)
 	}

@@ -22,6 +22,7 @@ func (c *Client) Retry(ctx context.Context, id pelton.ID) (*pelton.Task, error) 
 		return nil, err
 	}
 	r, err := c.b.Requeue(ctx, id)
+	c.hot.changed(id)
 	if r == nil {
 		return nil, err
 	}
@@ -43,6 +44,7 @@ func (c *Client) Run(ctx context.Context, id pelton.ID) (*pelton.Task, error) {
 		return nil, err
 	}
 	r, err := c.b.RunNow(ctx, id)
+	c.hot.changed(id)
 	if r == nil {
 		return nil, err
 	}

@@ -69,6 +69,17 @@ func Connect(t testing.TB, srv *embed.Server, opts ...nats.Option) *nats.Conn {
 	return nc
 }
 
+// Dial is a connection over TCP to a server that is Listening, closed with the test.
+func Dial(t testing.TB, srv *embed.Server, opts ...nats.Option) *nats.Conn {
+	t.Helper()
+	nc, err := nats.Connect(srv.ClientURL(), opts...)
+	if err != nil {
+		t.Fatalf("connect to the broker: %v", err)
+	}
+	t.Cleanup(nc.Close)
+	return nc
+}
+
 // Listening opens a port of the system's choice on loopback.
 func Listening(cfg *embed.Config) { cfg.Listen = "127.0.0.1:0" }
 

@@ -1,0 +1,58 @@
+package worker_test
+
+import (
+	"context"
+	"encoding/json"
+	"sync/atomic"
+	"testing"
+
+	"github.com/peltonq/pelton"
+	"github.com/peltonq/pelton/internal/brokertest"
+	"github.com/peltonq/pelton/producer"
+	"github.com/peltonq/pelton/worker"
+)
+
+// BenchmarkDrain works off tasks that are there, with handlers that do nothing: server,
+// connection over TCP and worker in one process.
+func BenchmarkDrain(b *testing.B) {
+	srv := brokertest.StartServer(b, brokertest.Listening)
+	nc := brokertest.Dial(b, srv)
+	client, err := producer.New(b.Context(), nc, producer.Config{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer client.Close()
+	payload := json.RawMessage(`{"to":"someone@example.org","subject":"a hundred and twenty-eight bytes of JSON, as in most of these comparisons","n":1234567}`)
+	for left := b.N; left > 0; left -= pelton.MaxBatch {
+		specs := make([]pelton.Spec, min(left, pelton.MaxBatch))
+		for i := range specs {
+			specs[i] = pelton.Spec{Kind: "noop", Payload: payload}
+		}
+		if _, err := client.EnqueueMany(b.Context(), specs); err != nil {
+			b.Fatal(err)
+		}
+	}
+	var done atomic.Int64
+	all := make(chan struct{})
+	mux := worker.NewMux()
+	mux.Handle("noop", worker.HandlerFunc(func(context.Context, *pelton.Task) (json.RawMessage, error) {
+		if done.Add(1) == int64(b.N) {
+			close(all)
+		}
+		return nil, nil
+	}))
+	w, err := worker.New(brokertest.Dial(b, srv), mux, worker.Config{Concurrency: 64})
+	if err != nil {
+		b.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(b.Context())
+	ended := make(chan error, 1)
+	b.ReportAllocs()
+	b.ResetTimer()
+	go func() { ended <- w.Run(ctx) }()
+	<-all
+	cancel()
+	if err := <-ended; err != nil {
+		b.Fatal(err)
+	}
+}
