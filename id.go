@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
+	"encoding/hex"
 	"fmt"
 	"time"
 
@@ -33,6 +34,7 @@ const (
 	idTailMask   = idMintedBit - 1
 	idVersion    = 8
 	idMaxUnixMil = 1<<48 - 1
+	idTextLen    = 36
 )
 
 // NewID mints an id for a task created at t that lives on shard. Times outside
@@ -67,18 +69,20 @@ func TickID(schedule, incarnation string, tick time.Time, shard uint8) ID {
 // ParseID reads the 36-character form of an id. Anything else, and any UUID
 // that is not of version 8 and the RFC 9562 variant, is ErrInvalid.
 func ParseID(s string) (ID, error) {
-	if len(s) != 36 {
+	if len(s) != idTextLen {
 		return ID{}, fmt.Errorf("%w: id %q is not a 36-character UUID", ErrInvalid, clip(s, 64))
 	}
 	u, err := uuid.Parse(s)
 	if err != nil {
 		return ID{}, fmt.Errorf("%w: id %q is not a UUID", ErrInvalid, clip(s, 64))
 	}
-	if u.Version() != idVersion || u.Variant() != uuid.RFC4122 {
+	if !isID(u) {
 		return ID{}, fmt.Errorf("%w: id %q is not a UUID of version 8", ErrInvalid, s)
 	}
 	return ID(u), nil
 }
+
+func isID(u uuid.UUID) bool { return u.Version() == idVersion && u.Variant() == uuid.RFC4122 }
 
 // String is the lower-case 36-character form.
 func (id ID) String() string { return uuid.UUID(id).String() }
@@ -126,11 +130,26 @@ func (id ID) Sequence() uint64 {
 }
 
 // MarshalText is the 36-character form.
-func (id ID) MarshalText() ([]byte, error) { return uuid.UUID(id).MarshalText() }
+func (id ID) MarshalText() ([]byte, error) { return id.AppendText(make([]byte, 0, idTextLen)) }
+
+// AppendText appends the 36-character form to b. It never returns an error.
+func (id ID) AppendText(b []byte) ([]byte, error) {
+	b = append(hex.AppendEncode(b, id[:4]), '-')
+	b = append(hex.AppendEncode(b, id[4:6]), '-')
+	b = append(hex.AppendEncode(b, id[6:8]), '-')
+	b = append(hex.AppendEncode(b, id[8:10]), '-')
+	return hex.AppendEncode(b, id[10:]), nil
+}
 
 // UnmarshalText is ParseID.
 func (id *ID) UnmarshalText(text []byte) error {
-	parsed, err := ParseID(string(text))
+	if len(text) == idTextLen {
+		if u, err := uuid.ParseBytes(text); err == nil && isID(u) {
+			*id = ID(u)
+			return nil
+		}
+	}
+	parsed, err := ParseID(string(text)) // says what is wrong
 	if err != nil {
 		return err
 	}

@@ -3,6 +3,7 @@ package pelton_test
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -157,11 +158,18 @@ func FuzzParseID(f *testing.F) {
 	f.Add("")
 	f.Fuzz(func(t *testing.T, s string) {
 		id, err := pelton.ParseID(s)
+		var same pelton.ID
+		if textErr := same.UnmarshalText([]byte(s)); same != id || fmt.Sprint(textErr) != fmt.Sprint(err) {
+			t.Fatalf("UnmarshalText(%q) = %s, %v, but ParseID = %s, %v", s, same, textErr, id, err)
+		}
 		if err != nil {
 			if !errors.Is(err, pelton.ErrInvalid) || !id.IsZero() {
 				t.Fatalf("ParseID(%q) = %s, %v", s, id, err)
 			}
 			return
+		}
+		if text, err := id.AppendText([]byte("x")); string(text) != "x"+id.String() || err != nil {
+			t.Fatalf("AppendText of %s appends %q, %v", id, text, err)
 		}
 		if id.String() != strings.ToLower(s) {
 			t.Fatalf("ParseID(%q) = %s", s, id)
@@ -193,4 +201,19 @@ func TestLocatedID(t *testing.T) {
 			t.Fatalf("parsed %s, %v", parsed, err)
 		}
 	})
+}
+
+func TestIDTextTakesNoMemory(t *testing.T) {
+	id, room := pelton.NewID(time.Now(), 0), make([]byte, 0, 64)
+	if got := testing.AllocsPerRun(100, func() {
+		text, err := id.AppendText(room)
+		if err == nil {
+			err = id.UnmarshalText(text)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}); got > 0 {
+		t.Errorf("%v allocations", got)
+	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -246,6 +247,30 @@ func TestValidateKey(t *testing.T) {
 		if err := pelton.ValidateKey(key); !errors.Is(err, pelton.ErrInvalid) {
 			t.Errorf("ValidateKey(%q): %v", key, err)
 		}
+	}
+}
+
+// Names are matched by hand; what the errors say they must match is what counts.
+func TestNamesMatchTheirExpressions(t *testing.T) {
+	t.Parallel()
+	queue, kind := regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,63}$`), regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.:/-]{0,127}$`)
+	check := func(name string) {
+		t.Helper()
+		if err := pelton.ValidateQueue(name); (err == nil) != queue.MatchString(name) || err != nil && !strings.HasSuffix(err.Error(), " must match "+queue.String()) {
+			t.Errorf("queue %q: %v", name, err)
+		}
+		if err := pelton.ValidateKind(name); (err == nil) != kind.MatchString(name) || err != nil && !strings.HasSuffix(err.Error(), " must match "+kind.String()) {
+			t.Errorf("kind %q: %v", name, err)
+		}
+	}
+	for b := range 256 {
+		for _, name := range []string{string([]byte{byte(b)}), string([]byte{'a', byte(b)}), string([]byte{byte(b), 'a'}), string([]byte{'a', byte(b), 'a'})} {
+			check(name)
+		}
+	}
+	for n := range 140 {
+		check(strings.Repeat("a", n))
+		check("A" + strings.Repeat("/", n))
 	}
 }
 

@@ -236,13 +236,19 @@ func truncate(s string, n int) string {
 
 func encodeEnvelope(e *Envelope) ([]byte, error) {
 	e.Version = version
+	if line, ok := metaLine(&e.Meta, len(e.Payload)); ok {
+		return append(line, e.Payload...), nil
+	}
 	return join(e.Meta, len(e.Payload), e.Payload)
 }
 
 func decodeEnvelope(data []byte) (*Envelope, error) {
 	var e Envelope
-	payload, err := split(data, &e.Meta)
+	line, payload, err := cut(data)
 	if err != nil {
+		return nil, err
+	}
+	if err := readMeta(line, &e.Meta); err != nil {
 		return nil, err
 	}
 	if err := checkMeta(&e.Meta); err != nil {
@@ -266,26 +272,38 @@ func decodeMessage(data []byte, seq uint64) (*Envelope, error) {
 
 func encodeRecord(r *Record) ([]byte, error) {
 	r.Version = version
+	m, extra := r.line(), len(r.Payload)+len(r.Result)
+	if line, ok := recordLine(&m, extra); ok {
+		return append(append(line, r.Payload...), r.Result...), nil
+	}
+	return join(m, extra, r.Payload, r.Result)
+}
+
+// line is the record's first line.
+func (r *Record) line() recordMeta {
 	progress := r.Progress
 	if progress != nil && len(progress.Message) > maxMessage { // a handler may say anything
 		clipped := *progress
 		clipped.Message = truncate(clipped.Message, maxMessage)
 		progress = &clipped
 	}
-	return join(recordMeta{
+	return recordMeta{
 		Meta: r.Meta, State: r.State, PayloadLen: len(r.Payload), ResultLen: len(r.Result),
 		RunAt: r.RunAt, StartedAt: r.StartedAt, FinishedAt: r.FinishedAt,
 		Attempt: r.Attempt, Ended: r.Ended, Crashes: r.Crashes, Owner: r.Owner, Carrier: r.Carrier, Released: r.Released, Dropped: r.LetterDropped,
 		Deferrals: r.Deferrals, DeferredAt: r.DeferredAt, Limited: r.Limited, Progress: progress, Errors: r.Errors,
 		Unique: r.Unique, KeyRevision: r.KeyRevision, KeySpent: r.KeySpent, Replaced: r.Replaced, KeepUntil: r.KeepUntil,
 		Places: r.Places, InLine: r.InLine, Former: r.Former,
-	}, len(r.Payload)+len(r.Result), r.Payload, r.Result)
+	}
 }
 
 func decodeRecord(data []byte, revision uint64) (*Record, error) {
-	var m recordMeta
-	body, err := split(data, &m)
+	line, body, err := cut(data)
 	if err != nil {
+		return nil, err
+	}
+	var m recordMeta
+	if err := readRecordMeta(line, &m); err != nil {
 		return nil, err
 	}
 	if err := checkMeta(&m.Meta); err != nil {
@@ -321,9 +339,7 @@ func join(meta any, extra int, parts ...[]byte) ([]byte, error) {
 	const usual = 512 // bytes of metadata
 	var out bytes.Buffer
 	out.Grow(usual + extra)
-	encoder := json.NewEncoder(&out) // ends the line, and never writes a newline within
-	encoder.SetEscapeHTML(false)     // nobody shows this in a page, and < would take six bytes
-	if err := encoder.Encode(meta); err != nil {
+	if err := newLineEncoder(&out).Encode(meta); err != nil {
 		return nil, fmt.Errorf("encode metadata: %w", err)
 	}
 	for _, part := range parts {
@@ -334,24 +350,40 @@ func join(meta any, extra int, parts ...[]byte) ([]byte, error) {
 
 // split reads the line into meta and returns what follows.
 func split(data []byte, meta any) ([]byte, error) {
+	line, body, err := cut(data)
+	if err != nil {
+		return nil, err
+	}
+	if err := unmarshalLine(line, meta); err != nil {
+		return nil, err
+	}
+	return body, nil
+}
+
+// cut parts the line from what follows.
+func cut(data []byte) (line, body []byte, err error) {
 	if len(data) > maxBody {
-		return nil, fmt.Errorf("%w: %d bytes", ErrMalformed, len(data))
+		return nil, nil, fmt.Errorf("%w: %d bytes", ErrMalformed, len(data))
 	}
 	line, body, found := bytes.Cut(data, []byte{'\n'})
 	if !found {
-		return nil, fmt.Errorf("%w: no metadata line", ErrMalformed)
+		return nil, nil, fmt.Errorf("%w: no metadata line", ErrMalformed)
 	}
+	return line, body, nil
+}
+
+func unmarshalLine(line []byte, meta any) error {
 	if err := json.Unmarshal(line, meta); err != nil {
 		// A newer version may have other types for what this one knows.
 		var v struct {
 			Version int `json:"v"`
 		}
 		if json.Unmarshal(line, &v) == nil && v.Version > version {
-			return nil, newer(v.Version)
+			return newer(v.Version)
 		}
-		return nil, fmt.Errorf("%w: metadata: %w", ErrMalformed, err)
+		return fmt.Errorf("%w: metadata: %w", ErrMalformed, err)
 	}
-	return body, nil
+	return nil
 }
 
 func newer(v int) error { return fmt.Errorf("%w: version %d, this is %d", ErrNewer, v, version) }

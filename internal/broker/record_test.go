@@ -376,16 +376,3 @@ func TestRecordAsTask(t *testing.T) {
 		t.Errorf("a task that succeeded has error %v and %d errors, want none and its history", got.Error, len(got.Errors))
 	}
 }
-
-func BenchmarkDecodeRecord(b *testing.B) {
-	r := aRecord("default", pelton.Normal)
-	data, err := encodeRecord(r)
-	if err != nil {
-		b.Fatal(err)
-	}
-	for b.Loop() {
-		if _, err := decodeRecord(data, 1); err != nil {
-			b.Fatal(err)
-		}
-	}
-}
