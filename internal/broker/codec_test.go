@@ -295,6 +295,9 @@ func TestForeignLines(t *testing.T) {
 	for _, line := range []string{
 		``, ` `, `{`, `}`, `{}`, `{},`, `{}{}`, ` {}`, `{} `, `{,}`, `{"v"}`, `{"v":}`, `{"v":1,}`, `{"v":1 }`, `{"v": 1}`, `{"v":1]`, `["v":1}`, `{v:1}`, `{"v":1,"v":2}`,
 		`{"v":2,"timeout":"1s"}`, `{"v":2,"timeout":1}`, `{"\u0076":1}`, `{"V":1}`, `{"kind":"a` + "\xff" + `"}`, `{"kind":"a` + "\x01" + `"}`, `{"kind":"a`, `{"kind":"\"}`, `{"kind":"a"`,
+		// What encoding/json puts together from both.
+		`{"labels":{"a":"1"},"labels":{"b":"2"}}`, `{"limited":{"times":1},"limited":{"by":"x"}}`, `{"progress":{"done":1},"progress":{"total":2}}`,
+		`{"places":[{"of":"key","epoch":2}],"places":[{"of":"kind"}]}`, `{"schedule":{"name":"n"},"schedule":{"manual":true}}`,
 		`{"errors":[{"message":"]"}]}`, `{"errors":[{"message":"\"]"}]}`, `{"errors":[}`, `{"errors":"`, `{"errors":`, `{"attempt":1,"attempt":null}`, `{"released":tru}`, `{"released":trueish}`,
 	} {
 		sameEnvelopeLine(t, []byte(line))
