@@ -112,7 +112,7 @@ func silence(t *testing.T, nc *nats.Conn) (subject string, taken <-chan struct{}
 func (c *conn) inFlight() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return len(c.open)
+	return len(c.open) - len(c.free)
 }
 
 func TestCallsAreBounded(t *testing.T) {

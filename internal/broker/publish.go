@@ -269,55 +269,6 @@ func recorded(records []*Record, errs []error) []*Record {
 	return good
 }
 
-// pipeline sends the writes of all i in [0,n) for which include(i) holds without
-// waiting in between, then waits for their answers. done is called once for each
-// included i, never for two at a time.
-func (b *Broker) pipeline(ctx context.Context, n int, include func(int) bool, build func(int) (write, error), done func(i int, seq uint64, err error)) {
-	ctx, cancel := context.WithTimeout(ctx, 2*callTimeout)
-	defer cancel()
-	type answer struct {
-		i   int
-		seq uint64
-		err error
-	}
-	answers := make(chan answer, n) // one each, so that no answer ever blocks the reader
-	forgets := map[int]func() bool{}
-	for i := range n {
-		if !include(i) {
-			continue
-		}
-		w, err := build(i)
-		if err != nil {
-			done(i, 0, err)
-			continue
-		}
-		forget, err := b.conn.send(ctx, w.msg(), func(reply *nats.Msg, err error) {
-			seq, err := outcome(reply, err)
-			answers <- answer{i, seq, err}
-		})
-		if err != nil {
-			done(i, 0, err)
-			continue
-		}
-		forgets[i] = forget
-	}
-	for len(forgets) > 0 {
-		select {
-		case a := <-answers:
-			delete(forgets, a.i)
-			done(a.i, a.seq, a.err)
-		case <-ctx.Done():
-			for i, forget := range forgets {
-				if forget() {
-					delete(forgets, i)
-					done(i, 0, fmt.Errorf("%w: %w", pelton.ErrUnknownOutcome, context.Cause(ctx)))
-				}
-			}
-			ctx = context.WithoutCancel(ctx) // the rest has been answered already
-		}
-	}
-}
-
 // CancelSchedules removes what the task has waiting in the schedule.
 func (b *Broker) CancelSchedules(ctx context.Context, r *Record) error {
 	if r.InLine {

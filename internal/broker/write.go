@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -28,7 +29,9 @@ const (
 const anyRevision = ^uint64(0)
 
 // write is one message to a stream. expect is the last sequence of its subject
-// for which the write is valid: 0 for none yet, anyRevision for whatever.
+// for which the write is valid: 0 for none yet, anyRevision for whatever. data must not be
+// changed once the write is under way, nor after one that ended without an answer: it may
+// not have been sent yet.
 type write struct {
 	subject  string
 	data     []byte
@@ -39,10 +42,21 @@ type write struct {
 }
 
 func (w write) msg() *nats.Msg {
-	msg := &nats.Msg{Subject: w.subject, Data: w.data, Header: w.header}
+	msg := &nats.Msg{}
+	w.into(msg)
+	return msg
+}
+
+// into fills msg, which is blank. Without headers it is cheaper on both sides.
+func (w write) into(msg *nats.Msg) {
+	msg.Subject, msg.Data = w.subject, w.data
+	if w.expect == anyRevision && w.ttl <= 0 && len(w.header) == 0 {
+		return
+	}
 	if msg.Header == nil {
 		msg.Header = nats.Header{}
 	}
+	maps.Copy(msg.Header, w.header)
 	if w.expect != anyRevision {
 		msg.Header[headerExpectSubjectSeq] = []string{formatSeq(w.expect)}
 		if w.expectOn != "" {
@@ -53,6 +67,12 @@ func (w write) msg() *nats.Msg {
 		// Whole seconds, rounded up: the broker's finest TTL is a second.
 		msg.Header[headerTTL] = []string{formatSeq(uint64((w.ttl + time.Second - 1) / time.Second))}
 	}
+}
+
+// message is the write's message, in one that the connection can use again.
+func (b *Broker) message(w write) *nats.Msg {
+	msg := b.conn.blank()
+	w.into(msg)
 	return msg
 }
 
@@ -60,14 +80,20 @@ func (w write) msg() *nats.Msg {
 // revision), pelton.ErrUnavailable (nothing was written) and
 // pelton.ErrUnknownOutcome (it may have been).
 func (b *Broker) do(ctx context.Context, w write) (seq uint64, err error) {
-	reply, err := b.conn.call(ctx, w.msg())
+	reply, err := b.conn.call(ctx, b.message(w))
 	return outcome(reply, err)
 }
 
-// start is do that does not wait: done gets the outcome, on the connection's reader. An
-// error means that it will not be called, and nothing was written.
+// start is do for callers that do not wait: it calls done once, with what do would
+// have answered. An error of start itself means that nothing was sent and that done will
+// not be called: pelton.ErrUnavailable, pelton.ErrClosed.
+//
+// It blocks only while too many calls are open, and ctx bounds no more than that: the
+// write then has the time that do has, whatever becomes of ctx. done runs on the
+// goroutine that reads all answers, or on the caller's before start returns, or on
+// another one of the connection's: it must not block, nor call start or do.
 func (b *Broker) start(ctx context.Context, w write, done func(seq uint64, err error)) error {
-	_, err := b.conn.send(ctx, w.msg(), func(reply *nats.Msg, err error) { done(outcome(reply, err)) })
+	_, err := b.conn.begin(ctx, b.message(w), callTimeout, func(reply *nats.Msg, err error) { done(outcome(reply, err)) })
 	return err
 }
 
