@@ -60,10 +60,10 @@ func (c *Client) Sweep(ctx context.Context, log *slog.Logger, show func(SweepSte
 func (c *Client) RestoreLanes(ctx context.Context) error { return c.b.RestoreLanes(ctx) }
 
 // NoteStart tells workers that the broker in this process has started, after an unclean
-// stop or not. Until it did, they look up every task that they are handed. Errors:
-// pelton.ErrUnavailable.
-func (c *Client) NoteStart(ctx context.Context, unclean bool) error {
-	return c.b.SaveHorizon(ctx, unclean)
+// stop or not, and whether it syncs every write. Until it did, they look up every task
+// that they are handed. Errors: pelton.ErrUnavailable.
+func (c *Client) NoteStart(ctx context.Context, unclean, always bool) error {
+	return c.b.SaveHorizon(ctx, unclean, always)
 }
 
 // Reconnected gives a channel that receives after each reconnection to NATS; stop ends

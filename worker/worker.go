@@ -124,7 +124,6 @@ func (w *Worker) Run(ctx context.Context) error {
 	w.background.Go(func() { w.noteConnections(hard) })
 	w.background.Go(func() { w.showPresence(hard) })
 	w.background.Go(func() { b.CallLines(serving) })
-	w.background.Go(func() { b.FollowHorizon(hard) })
 	w.background.Go(func() { w.attendRuns(hard) })
 	w.background.Go(func() {
 		select {

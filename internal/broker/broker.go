@@ -81,11 +81,15 @@ type Broker struct {
 	// cancelWait is how long a cancel waits for the holder of a running task.
 	cancelWait time.Duration
 
-	horizon   atomic.Pointer[horizon]
-	limits    runningLimits
-	lineDoors doors
-	seen      seenDocs
-	finishing singleflight.Group // by task and epoch: see finishHolder
+	horizon atomic.Pointer[horizon]
+	groups  groups
+	// background is what Open started, until Close calls stop.
+	background sync.WaitGroup
+	stop       context.CancelFunc
+	limits     runningLimits
+	lineDoors  doors
+	seen       seenDocs
+	finishing  singleflight.Group // by task and epoch: see finishHolder
 
 	due        dueMemory
 	noDueIndex bool     // of a benchmark that tells what the index costs
@@ -156,14 +160,19 @@ func Open(ctx context.Context, nc *nats.Conn, cfg Config) (*Broker, error) {
 		b.conn.close()
 		return nil, err
 	}
+	ctx, b.stop = context.WithCancel(context.WithoutCancel(ctx))
+	b.groups.open(ctx, b)
+	b.background.Go(func() { b.followHorizon(ctx) })
 	return b, nil
 }
 
 // Close ends open calls. The NATS connection stays open: it is the caller's.
 func (b *Broker) Close() {
+	b.stop()
 	b.room.close()
 	b.conn.close()
 	b.limits.close()
+	b.background.Wait()
 }
 
 // Namespace is the installation's name in the broker.

@@ -33,6 +33,8 @@ const horizonKey = "horizon"
 type horizon struct {
 	Server   string `json:"server"`   // id of the broker that it is about
 	Sequence uint64 `json:"sequence"` // the last one of the tasks when it started
+	// Always says that the broker syncs every write: see group.go.
+	Always bool `json:"sync_always,omitempty"`
 }
 
 // fresh reports whether nobody can have started the task of a delivery.
@@ -56,12 +58,13 @@ func (b *Broker) fresh(d *Delivery) bool {
 
 // SaveHorizon says that the broker to which this process is connected has started.
 // unclean says that the one before was killed, or may have been: then what there is
-// may have been handed out.
-func (b *Broker) SaveHorizon(ctx context.Context, unclean bool) error {
+// may have been handed out. always says that it syncs every write.
+func (b *Broker) SaveHorizon(ctx context.Context, unclean, always bool) error {
 	h, err := b.loadHorizon(ctx)
 	if err != nil {
 		return err
 	}
+	h.Always = always
 	if h.Server = b.conn.nc.ConnectedServerId(); unclean {
 		end, err := b.streamEnd(ctx, b.tasks(0))
 		if err != nil {
@@ -101,9 +104,9 @@ const (
 	maxHorizonLook = 5 * time.Second
 )
 
-// FollowHorizon keeps the horizon of the broker that this process is connected
-// to, until ctx ends. Without it no delivery is Fresh.
-func (b *Broker) FollowHorizon(ctx context.Context) {
+// followHorizon keeps the horizon of the broker that this process is connected
+// to, until ctx ends.
+func (b *Broker) followHorizon(ctx context.Context) {
 	reconnected, stop := b.conn.reconnected()
 	defer stop()
 	timer := time.NewTimer(0)

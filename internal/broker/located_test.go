@@ -1,7 +1,6 @@
 package broker_test
 
 import (
-	"context"
 	"errors"
 	"testing"
 	"time"
@@ -37,16 +36,6 @@ func enqueued(t *testing.T, b *broker.Broker, change ...func(*broker.Record)) *b
 		t.Fatal(err)
 	}
 	return r
-}
-
-// following follows the horizon for the length of a test and waits until it is known.
-func following(t *testing.T, b *broker.Broker) {
-	t.Helper()
-	ctx, stop := context.WithCancel(t.Context())
-	ended := make(chan struct{})
-	go func() { defer close(ended); b.FollowHorizon(ctx) }()
-	t.Cleanup(func() { stop(); <-ended })
-	eventually(t, "horizon is known", b.HorizonKnown)
 }
 
 // A plain task is one message. Its id is complete, it is found by it, and what is found is
@@ -202,13 +191,7 @@ func TestFresh(t *testing.T) {
 	nc := brokertest.Connect(t, srv, nats.MaxReconnects(-1), nats.ReconnectWait(10*time.Millisecond))
 	b := open(t, nc, broker.Config{})
 	l := openLane(t, b, "q", pelton.Normal)
-	enqueued(t, b)
-	if d := pulled(t, l); d.Fresh {
-		t.Error("fresh although nobody knows the horizon")
-	} else if err := d.Ack(); err != nil {
-		t.Fatal(err)
-	}
-	following(t, b)
+	eventually(t, "horizon is known", b.HorizonKnown)
 	enqueued(t, b)
 	d := pulled(t, l)
 	if !d.Fresh {
@@ -229,15 +212,15 @@ func TestFresh(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	if err := b.SaveHorizon(t.Context(), false); err != nil {
+	if err := b.SaveHorizon(t.Context(), false, false); err != nil {
 		t.Fatal(err)
 	}
 	old := enqueued(t, b)
-	if err := b.SaveHorizon(t.Context(), true); err != nil {
+	if err := b.SaveHorizon(t.Context(), true, false); err != nil {
 		t.Fatal(err)
 	}
 	reader := open(t, brokertest.Connect(t, srv), broker.Config{})
-	following(t, reader)
+	eventually(t, "horizon is known", reader.HorizonKnown)
 	l = openLane(t, reader, "q", pelton.Normal)
 	enqueued(t, b)
 	if d := pulled(t, l); d.Fresh || d.Envelope.ID != old.ID {
@@ -255,17 +238,13 @@ func TestHorizonIsOfOneBroker(t *testing.T) {
 	dir := t.TempDir()
 	srv := brokertest.StartServer(t, brokertest.In(dir))
 	first := open(t, brokertest.Connect(t, srv), broker.Config{})
-	if err := first.SaveHorizon(t.Context(), false); err != nil {
+	if err := first.SaveHorizon(t.Context(), false, false); err != nil {
 		t.Fatal(err)
 	}
 	enqueued(t, first)
 	brokertest.Stop(t, srv)
 	srv = brokertest.StartServer(t, brokertest.In(dir))
 	b := open(t, brokertest.Connect(t, srv), broker.Config{})
-	ctx, stop := context.WithCancel(t.Context())
-	ended := make(chan struct{})
-	go func() { defer close(ended); b.FollowHorizon(ctx) }()
-	defer func() { stop(); <-ended }()
 	l := openLane(t, b, "q", pelton.Normal)
 	if d := pulled(t, l); d.Fresh {
 		t.Error("fresh by the horizon of another broker")
@@ -273,7 +252,7 @@ func TestHorizonIsOfOneBroker(t *testing.T) {
 	if b.HorizonKnown() {
 		t.Error("the horizon of another broker is taken for this one's")
 	}
-	if err := b.SaveHorizon(t.Context(), true); err != nil {
+	if err := b.SaveHorizon(t.Context(), true, false); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "horizon is known", b.HorizonKnown)

@@ -45,10 +45,17 @@ func (b *Broker) pipeline(ctx context.Context, n int, include func(int) bool, bu
 		sent = append(sent, pipelined{i: i})
 		p := &sent[len(sent)-1]
 		left.Add(1)
-		p.call, err = b.conn.begin(ctx, b.message(w), 2*callTimeout, func(reply *nats.Msg, err error) {
-			p.seq, p.err = outcome(reply, err)
-			finish()
-		})
+		if g := b.groups.of(b, &w); g != nil {
+			err = g.add(ctx, w, func(seq uint64, err error) { // it has its own deadline
+				p.seq, p.err = seq, err
+				finish()
+			})
+		} else {
+			p.call, err = b.conn.begin(ctx, b.message(w), 2*callTimeout, func(reply *nats.Msg, err error) {
+				p.seq, p.err = outcome(reply, err)
+				finish()
+			})
+		}
 		if err != nil { // no call
 			sent = sent[:len(sent)-1]
 			left.Add(-1)

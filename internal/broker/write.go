@@ -80,6 +80,9 @@ func (b *Broker) message(w write) *nats.Msg {
 // revision), pelton.ErrUnavailable (nothing was written) and
 // pelton.ErrUnknownOutcome (it may have been).
 func (b *Broker) do(ctx context.Context, w write) (seq uint64, err error) {
+	if g := b.groups.of(b, &w); g != nil {
+		return g.write(ctx, w)
+	}
 	reply, err := b.conn.call(ctx, b.message(w))
 	return outcome(reply, err)
 }
@@ -93,6 +96,14 @@ func (b *Broker) do(ctx context.Context, w write) (seq uint64, err error) {
 // goroutine that reads all answers, or on the caller's before start returns, or on
 // another one of the connection's: it must not block, nor call start or do.
 func (b *Broker) start(ctx context.Context, w write, done func(seq uint64, err error)) error {
+	if g := b.groups.of(b, &w); g != nil {
+		return g.add(ctx, w, done)
+	}
+	return b.startAlone(ctx, w, done)
+}
+
+// startAlone is start for a write that goes by itself.
+func (b *Broker) startAlone(ctx context.Context, w write, done func(seq uint64, err error)) error {
 	_, err := b.conn.begin(ctx, b.message(w), callTimeout, func(reply *nats.Msg, err error) { done(outcome(reply, err)) })
 	return err
 }

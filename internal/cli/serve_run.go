@@ -219,7 +219,7 @@ func (s *serving) noteStart(ctx context.Context, l *link, queues *admin.Client, 
 	return l.retry(ctx, 0, func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, openTimeout)
 		defer cancel()
-		return queues.NoteStart(ctx, unclean)
+		return queues.NoteStart(ctx, unclean, s.flags.sync.Always)
 	})
 }
 
