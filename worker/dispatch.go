@@ -1,10 +1,8 @@
 package worker
 
 import (
-	"context"
 	"log/slog"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/peltonq/pelton/internal/broker"
@@ -27,18 +25,25 @@ const (
 )
 
 // dispatcher shares the free slots among the lanes. All its fields belong to the
-// goroutine that runs it; the outside speaks to it through events and freed.
+// goroutine that runs it; the outside speaks to it through its inbox, freed and the
+// other channels.
 //
-// It asks for no more than it can start: a free slot first, then a request for
-// what is ready, lane after lane from the highest priority down. Lanes that had
-// nothing get a request that waits (a knock), one task each, so that an idle
-// worker is told at once. A task that answers a knock when the last slot has just
-// been taken is given back, which the broker hands on at once.
+// It asks for what it can start, and for what it can start soon: see prefetch. It
+// sends a request for what is ready, lane after lane from the highest priority down.
+// Lanes that had nothing get a request that waits (a knock), one task each, so that
+// an idle worker is told at once, and a busy one of what is to go first. What comes
+// when there is no slot waits for one, and goes before what waits of lower priorities.
+// If there is none soon it is given back, which the broker hands on at once.
 //
 // A lane with max_running is different: while as many tasks run as may, the broker
 // keeps a request for what is ready now until one ends. Such a lane gets a request
 // that waits from the start, one task each; it holds back lower lanes for a moment
-// and then counts as knocked on. A paused lane is not asked at all.
+// and then counts as knocked on. Nothing of it waits here, as it would have the place
+// of one that runs: when there is a slot, the lane is asked first. A paused lane is
+// not asked at all.
+//
+// A crash leaves what waits here to the broker, like what runs: it comes back with its
+// lease, and nothing was written about it.
 type dispatcher struct {
 	bounds   bounds
 	maxWait  time.Duration
@@ -46,30 +51,32 @@ type dispatcher struct {
 	log      *slog.Logger
 	start    func(kept)                    // runs the delivery and then sends to freed
 	giveBack func(*lane, *broker.Delivery) // naks it
+	online   func() bool                   // there is a connection to nak on
 	reopen   func(*lane)                   // replaces the puller of a lane whose request hangs
 
 	lanes   []*lane
 	running [ranks]int
 	probing *lane
+	turn    *lane  // that the next free slot is for, when it was asked
 	waiting []kept // that may start and find no slot; bounded by what may be held
+	meter   meter
+	stock   stock       // what was prefetched
+	views   []laneView  // room for look
+	read    []laneEvent // room for the next look into the inbox
 
+	inbox   *inbox // of pullers
 	added   chan *lane
 	changed chan laneChange
 	resumed chan kept // deliveries whose limits let them start
 	paced   chan pace
-	events  chan laneEvent
 	freed   chan int      // rank of a slot that became free; never blocks its sender
-	stopped chan struct{} // closed when nobody reads events any more
+	stopped chan struct{} // closed when nobody reads the channels any more
 }
 
 // report hands an event of a puller to the dispatcher.
 func (d *dispatcher) report(e laneEvent) {
-	select {
-	case d.events <- e:
-	case <-d.stopped:
-		if e.delivery != nil {
-			d.giveBack(e.lane, e.delivery)
-		}
+	if !d.inbox.put(e) && e.delivery != nil {
+		d.giveBack(e.lane, e.delivery)
 	}
 }
 
@@ -112,14 +119,16 @@ func (d *dispatcher) slow(p pace) {
 // before anything new is asked for. Those for which there is none in time are given
 // back: another worker may have one.
 func (d *dispatcher) restart() {
+	if len(d.waiting) == 0 {
+		return
+	}
 	now := d.now()
 	d.waiting = slices.DeleteFunc(d.waiting, func(h kept) bool {
 		switch {
 		case now.Sub(h.since) >= staleAfter, h.lane.rules.paused:
 			d.giveBack(h.lane, h.delivery)
-		case d.bounds.room(d.running, h.lane.rank) > 0:
-			d.running[h.lane.rank]++
-			d.start(h)
+		case d.bounds.room(d.held(), h.lane.rank) > 0:
+			d.begin(h)
 		default:
 			return false
 		}
@@ -133,21 +142,19 @@ func (d *dispatcher) add(l *lane) {
 	d.lanes = append(d.lanes, l)
 }
 
-// fill asks for tasks as long as there is room for them.
+// fill gives free slots to what waits, and asks for tasks as long as there is room
+// for them.
 func (d *dispatcher) fill() {
-	d.restart()
+	d.serve()
 	for d.probing == nil {
 		now := d.now()
-		views := make([]laneView, len(d.lanes))
-		for i, l := range d.lanes {
-			views[i] = laneView{rank: l.rank, askable: l.state == laneUnknown && !l.rules.paused && !l.retryAt.After(now), offered: l.offered}
-		}
-		next, batch := nextLane(views, d.bounds, d.running, now, d.maxWait)
-		if next < 0 {
+		l, batch := d.next(now)
+		if l == nil {
 			break
 		}
-		l := d.lanes[next]
-		l.offered = now
+		if d.bounds.room(d.running, l.rank) > 0 {
+			l.offered = now
+		}
 		wait, patience := time.Duration(0), probeWait
 		if l.rules.most > 0 {
 			batch = min(batch, l.rules.most)
@@ -160,6 +167,9 @@ func (d *dispatcher) fill() {
 			continue
 		}
 		l.state, l.want, l.deadline = laneProbing, batch, now.Add(patience)
+		if l.hold = 0; d.allowed(l) > 0 {
+			l.hold = d.stock.of[l.rank] + batch
+		}
 		d.probing = l
 	}
 	if d.probing == nil {
@@ -167,14 +177,26 @@ func (d *dispatcher) fill() {
 	}
 }
 
-// knock leaves a waiting request with every empty lane that has room. Without
-// room, what is known of an empty lane goes stale.
+// next is the lane that is asked next, and for how many tasks; nil if none is.
+func (d *dispatcher) next(now time.Time) (l *lane, batch int) {
+	if d.turn != nil && d.turn.askable(now) {
+		return d.turn, 1
+	}
+	next, batch := nextLane(d.look(now), d.bounds, d.held(), now, d.maxWait)
+	if next < 0 {
+		return nil, 0
+	}
+	return d.lanes[next], batch
+}
+
+// knock leaves a waiting request with every empty lane that has room, or will have
+// soon. Without, what is known of an empty lane goes stale.
 func (d *dispatcher) knock() {
 	for _, l := range d.lanes {
 		if l.state != laneEmpty {
 			continue
 		}
-		if d.bounds.room(d.running, l.rank) == 0 {
+		if d.bounds.room(d.running, l.rank) == 0 && !d.soon(l) {
 			l.state = laneUnknown
 			continue
 		}
@@ -182,13 +204,13 @@ func (d *dispatcher) knock() {
 			d.refused(l, err)
 			continue
 		}
-		l.state, l.want, l.deadline = laneKnocking, 1, d.now().Add(knockWait+knockSlack)
+		l.state, l.want, l.hold, l.deadline = laneKnocking, 1, 0, d.now().Add(knockWait+knockSlack)
 	}
 }
 
 func (d *dispatcher) refused(l *lane, err error) {
 	d.log.Debug("lane cannot be asked", "queue", l.Queue, "priority", string(l.Priority), "error", err)
-	l.state, l.want, l.retryAt = laneUnknown, 0, d.now().Add(laneBackoff)
+	l.state, l.want, l.hold, l.retryAt = laneUnknown, 0, 0, d.now().Add(laneBackoff)
 }
 
 func (d *dispatcher) on(e laneEvent) {
@@ -209,7 +231,7 @@ func (d *dispatcher) ended(l *lane, end broker.PullEnd) {
 	if d.probing == l {
 		d.probing = nil
 	}
-	l.want = 0
+	l.want, l.hold = 0, 0
 	switch {
 	case end.Err != nil:
 		d.refused(l, end.Err)
@@ -224,6 +246,9 @@ func (d *dispatcher) count(l *lane) {
 	if l.want == 0 {
 		return
 	}
+	if l.state == laneKnocking {
+		l.offered = d.now() // it had nothing until now
+	}
 	if l.want--; l.want == 0 { // the request is complete, and the lane may have more
 		l.state = laneUnknown
 		if d.probing == l {
@@ -232,15 +257,28 @@ func (d *dispatcher) count(l *lane) {
 	}
 }
 
-// take starts a delivery if there still is room for it, else gives it back.
+// take starts a delivery if there still is room for it, else it waits or is given
+// back.
 func (d *dispatcher) take(l *lane, delivery *broker.Delivery) {
-	l.offered = d.now()
-	if l.rules.paused || d.bounds.room(d.running, l.rank) == 0 {
-		d.giveBack(l, delivery)
-		return
+	if d.stock.all > 0 { // those before it first
+		d.serve()
 	}
-	d.running[l.rank]++
-	d.start(kept{lane: l, delivery: delivery, way: &broker.Limited{}})
+	if d.turn == l {
+		d.turn = nil
+	}
+	now := d.now()
+	k := kept{lane: l, delivery: delivery, way: &broker.Limited{}, since: now}
+	switch {
+	case l.rules.paused:
+		d.giveBack(l, delivery)
+	case len(l.stock) == 0 && d.bounds.room(d.held(), l.rank) > 0:
+		l.offered = now
+		d.begin(k)
+	case d.mayWait(l, delivery):
+		d.put(k)
+	default:
+		d.giveBack(l, delivery)
+	}
 }
 
 // change gives a lane new rules. What was asked under the old ones is taken back:
@@ -255,18 +293,24 @@ func (d *dispatcher) change(c laneChange) {
 	if l.state == laneProbing || l.state == laneKnocking {
 		d.reopen(l)
 	}
-	l.state, l.want, l.retryAt, l.offered = laneUnknown, 0, time.Time{}, d.now()
+	d.returnStock(l)
+	l.state, l.want, l.hold, l.retryAt, l.offered = laneUnknown, 0, 0, time.Time{}, d.now()
 }
 
 // reset gives up all open requests: the connection was lost, and most likely they
-// with it. The broker may still answer those that it did not notice were lost.
+// with it. The broker may still answer those that it did not notice were lost. If it
+// was started anew, it has handed to others what waits here: that is looked up
+// before it starts.
 func (d *dispatcher) reset() {
 	d.probing = nil
 	for _, l := range d.lanes {
 		if l.state == laneProbing || l.state == laneKnocking {
 			d.reopen(l)
 		}
-		l.state, l.want, l.retryAt = laneUnknown, 0, time.Time{}
+		l.state, l.want, l.hold, l.retryAt = laneUnknown, 0, 0, time.Time{}
+		for _, k := range l.stock {
+			k.delivery.Fresh = false
+		}
 	}
 }
 
@@ -288,102 +332,6 @@ func (d *dispatcher) overdue() {
 			d.probing = nil
 		}
 		d.reopen(l)
-		l.state, l.want, l.retryAt = laneUnknown, 0, now.Add(laneBackoff)
-	}
-}
-
-// nextLook is when overdue and fill have to be called even if nothing happens.
-func (d *dispatcher) nextLook() time.Duration {
-	now := d.now()
-	at := now.Add(knockWait)
-	if len(d.waiting) > 0 { // the first has waited longest
-		at = d.waiting[0].since.Add(staleAfter)
-	}
-	for _, l := range d.lanes {
-		if (l.state == laneProbing || l.state == laneKnocking) && l.deadline.Before(at) {
-			at = l.deadline
-		}
-		if l.retryAt.After(now) && l.retryAt.Before(at) {
-			at = l.retryAt
-		}
-	}
-	return max(at.Sub(now), time.Millisecond)
-}
-
-// run dispatches until ctx ends, then takes back all requests and gives back what
-// they still bring.
-func (d *dispatcher) run(ctx context.Context, reconnected <-chan struct{}) {
-	timer := time.NewTimer(0)
-	defer timer.Stop()
-	for {
-		d.overdue() // not only when the timer fires: under load it never gets to
-		d.fill()
-		timer.Reset(d.nextLook())
-		select {
-		case e := <-d.events:
-			d.on(e)
-		case h := <-d.resumed:
-			h.since = d.now()
-			d.waiting = append(d.waiting, h)
-		case p := <-d.paced:
-			d.slow(p)
-		case rank := <-d.freed:
-			d.running[rank]--
-			d.collectFreed()
-		case l := <-d.added:
-			d.add(l)
-		case c := <-d.changed:
-			d.change(c)
-		case <-reconnected:
-			d.reset()
-		case <-timer.C:
-		case <-ctx.Done():
-			d.drain(context.WithoutCancel(ctx))
-			return
-		}
-	}
-}
-
-// collectFreed takes all slots that are free by now, so that one request can ask
-// for all of them.
-func (d *dispatcher) collectFreed() {
-	for {
-		select {
-		case rank := <-d.freed:
-			d.running[rank]--
-		default:
-			return
-		}
-	}
-}
-
-// drainWait bounds the taking back of requests at shutdown.
-const drainWait = time.Second
-
-func (d *dispatcher) drain(ctx context.Context) {
-	defer close(d.stopped)
-	ctx, cancel := context.WithTimeout(ctx, drainWait)
-	defer cancel()
-	for _, h := range d.waiting {
-		d.giveBack(h.lane, h.delivery)
-	}
-	var closing sync.WaitGroup
-	for _, l := range d.lanes {
-		closing.Go(func() { l.puller.Close(ctx) })
-	}
-	closed := make(chan struct{})
-	go func() { closing.Wait(); close(closed) }()
-	for {
-		select {
-		case e := <-d.events:
-			if e.delivery != nil {
-				d.giveBack(e.lane, e.delivery)
-			}
-		case h := <-d.resumed:
-			d.giveBack(h.lane, h.delivery)
-		case <-d.paced:
-		case <-closed:
-			return
-		}
+		l.state, l.want, l.hold, l.retryAt = laneUnknown, 0, 0, now.Add(laneBackoff)
 	}
 }

@@ -21,6 +21,7 @@ type bench struct {
 	clock   time.Time
 	log     []string
 	refuses error // what pulls say
+	offline bool
 }
 
 // fakePuller notes what is asked of it.
@@ -58,10 +59,11 @@ func newBench(b bounds, ranked ...int) *bench {
 			l.generation++
 			x.note("reopen %s", l.puller.(*fakePuller).name)
 		},
-		events: make(chan laneEvent), resumed: make(chan kept), paced: make(chan pace), freed: make(chan int, b.total), stopped: make(chan struct{}),
+		online: func() bool { return !x.offline }, inbox: newInbox(), resumed: make(chan kept), paced: make(chan pace), freed: make(chan int, b.total), stopped: make(chan struct{}),
 	}
 	for i, rank := range ranked {
 		l := &lane{rank: rank, Lane: broker.Lane{Queue: fmt.Sprintf("q%d", i), Priority: pelton.Priorities()[rank]}}
+		l.lease.Store(int64(30 * time.Second))
 		l.puller = &fakePuller{bench: x, name: fmt.Sprintf("%d:%s", i, l.Priority)}
 		x.add(l)
 	}

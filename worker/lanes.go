@@ -38,8 +38,10 @@ type lane struct {
 	// of the open request.
 	generation int
 	retryAt    time.Time // not to be asked before
-	offered    time.Time // when it last was asked, answered or delivered
+	offered    time.Time // when it last had a slot, or nothing for one
 	rules      laneRules
+	stock      []kept // what waits for a slot, in the order of its arrival
+	hold       int    // how many of its priority may wait, by what the open request asked for
 }
 
 // laneRules are what a queue's settings mean for asking one of its lanes.

@@ -29,23 +29,34 @@ func (b bounds) room(running [ranks]int, rank int) int {
 type laneView struct {
 	rank    int
 	askable bool      // it may have a task, and no request is open
-	offered time.Time // when it last was asked for a task
+	waits   bool      // a task of it waits here for a slot
+	direct  bool      // no task of it may wait here: it is asked when there is a slot
+	ahead   int       // tasks to ask for beyond free slots
+	offered time.Time // when it last had a slot, or nothing for one
+}
+
+// before reports whether a lane comes before another: by priority, among equals
+// the one that had a slot longest ago.
+func (l laneView) before(other laneView) bool {
+	return l.rank < other.rank || l.rank == other.rank && l.offered.Before(other.offered)
 }
 
 // nextLane decides which lane is asked next, and for how many tasks at most:
-// the highest priority that may have a task and has room, among equals the one
-// that was asked longest ago. A lane that was passed over for longer than maxWait
-// comes before all others, for one task. It returns -1 when no lane can be asked.
+// the highest priority that may have a task and has room or may prefetch, among
+// equals the one that had a slot longest ago. A lane that was passed over for longer
+// than maxWait comes before all others, for one task, when there is a slot for it.
+// It returns -1 when no lane can be asked.
 func nextLane(lanes []laneView, b bounds, running [ranks]int, now time.Time, maxWait time.Duration) (lane, batch int) {
 	best, starved := -1, -1
 	for i, l := range lanes {
-		if !l.askable || b.room(running, l.rank) == 0 {
+		room := b.room(running, l.rank)
+		if !l.askable || room+l.ahead == 0 {
 			continue
 		}
-		if now.Sub(l.offered) > maxWait && (starved < 0 || l.offered.Before(lanes[starved].offered)) {
+		if room > 0 && now.Sub(l.offered) > maxWait && (starved < 0 || l.offered.Before(lanes[starved].offered)) {
 			starved = i
 		}
-		if best < 0 || l.rank < lanes[best].rank || l.rank == lanes[best].rank && l.offered.Before(lanes[best].offered) {
+		if best < 0 || l.before(lanes[best]) {
 			best = i
 		}
 	}
@@ -55,7 +66,36 @@ func nextLane(lanes []laneView, b bounds, running [ranks]int, now time.Time, max
 	case starved >= 0 && lanes[starved].rank > lanes[best].rank:
 		return starved, 1
 	default:
-		return best, b.room(running, lanes[best].rank)
+		return best, b.room(running, lanes[best].rank) + lanes[best].ahead
+	}
+}
+
+// nextStart decides who gets the next slot, when tasks wait here for one: the
+// highest priority that has room, among equals the lane that had a slot longest ago.
+// A lane that was passed over for longer than maxWait comes before all others. The
+// lane may have to be asked for its task first: one that starves, and one of which
+// nothing may wait here. It returns -1 when what waits has no room.
+func nextStart(lanes []laneView, b bounds, running [ranks]int, now time.Time, maxWait time.Duration) (lane int) {
+	best, starved, waits := -1, -1, false
+	for i, l := range lanes {
+		if !l.waits && !l.askable || b.room(running, l.rank) == 0 {
+			continue
+		}
+		waits = waits || l.waits
+		if now.Sub(l.offered) > maxWait && (starved < 0 || l.offered.Before(lanes[starved].offered)) {
+			starved = i
+		}
+		if (l.waits || l.direct) && (best < 0 || l.before(lanes[best])) {
+			best = i
+		}
+	}
+	switch {
+	case !waits:
+		return -1
+	case starved >= 0 && lanes[starved].rank > lanes[best].rank:
+		return starved
+	default:
+		return best
 	}
 }
 

@@ -58,8 +58,10 @@ func TestNextLane(t *testing.T) {
 	const maxWait = 30 * time.Second
 	now := time.Now()
 	ago := func(d time.Duration) time.Time { return now.Add(-d) }
-	ask := func(rank int, offered time.Duration) laneView { return laneView{rank, true, ago(offered)} }
-	deaf := func(rank int, offered time.Duration) laneView { return laneView{rank, false, ago(offered)} }
+	ask := func(rank int, offered time.Duration) laneView {
+		return laneView{rank: rank, askable: true, offered: ago(offered)}
+	}
+	deaf := func(rank int, offered time.Duration) laneView { return laneView{rank: rank, offered: ago(offered)} }
 	for name, tc := range map[string]struct {
 		lanes     []laneView
 		bounds    bounds

@@ -151,7 +151,7 @@ func (w *Worker) dispatch(ctx context.Context) {
 	d := &dispatcher{
 		bounds: slots, maxWait: w.cfg.MaxWait, now: time.Now, log: w.cfg.Logger, giveBack: w.giveBack,
 		added: make(chan *lane), changed: make(chan laneChange),
-		events: make(chan laneEvent), resumed: make(chan kept), paced: make(chan pace), freed: make(chan int, slots.total), stopped: make(chan struct{}),
+		online: w.nc.IsConnected, inbox: newInbox(), resumed: make(chan kept), paced: make(chan pace), freed: make(chan int, slots.total), stopped: make(chan struct{}),
 	}
 	d.start = func(h kept) { //nolint:contextcheck // tasks outlive ctx by the grace
 		h.slot = w.takeSlot(func() { d.freed <- h.lane.rank })

@@ -1,0 +1,141 @@
+package worker_test
+
+import (
+	"context"
+	"encoding/json"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/peltonq/pelton"
+	"github.com/peltonq/pelton/internal/broker"
+	"github.com/peltonq/pelton/internal/brokertest"
+	"github.com/peltonq/pelton/producer"
+	"github.com/peltonq/pelton/worker"
+)
+
+// handedOut is how many tasks of the default queue workers have, in slots or not, and
+// how many they gave back that nobody has taken since.
+func handedOut(t *testing.T, b *broker.Broker) int {
+	t.Helper()
+	q, err := b.Queue(t.Context(), pelton.DefaultQueue)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return int(q.Running)
+}
+
+// Of slow tasks a worker has no more than it runs, even if it is used to fast ones,
+// so a second one finds its share.
+func TestSlowTasksAreNotHoarded(t *testing.T) {
+	t.Parallel()
+	const slots, fast, slow = 4, 1000, 80
+	srv := brokertest.StartServer(t)
+	r := rigOn(t, brokertest.Connect(t, srv), producer.Config{})
+	var mu sync.Mutex
+	starts, left := map[string]int{}, slow
+	lastLeft := 0 // when the second worker came
+	ends := make(chan struct{}, slow)
+	r.on("fast", func(context.Context, *pelton.Task) (json.RawMessage, error) { return nil, nil })
+	r.on("slow", func(_ context.Context, task *pelton.Task) (json.RawMessage, error) {
+		mu.Lock()
+		if starts[task.Worker]++; starts[task.Worker] == 1 {
+			lastLeft = left
+		}
+		left--
+		mu.Unlock()
+		<-time.After(100 * time.Millisecond)
+		ends <- struct{}{}
+		return nil, nil
+	})
+	work := func() *process {
+		return runOn(t, brokertest.Connect(t, srv), r.Mux, worker.Config{Concurrency: slots})
+	}
+	r.enqueueMany(t, fast, "fast")
+	ids := r.enqueueMany(t, slow, "slow")
+	work()
+	receive(t, ends, "end of a slow task")
+	second := work()
+	r.succeeds(t, ids...)
+	mu.Lock()
+	defer mu.Unlock()
+	if got := starts[second.ID()]; got < lastLeft/3 {
+		t.Errorf("the second worker ran %d of the %d that were left when it came", got, lastLeft)
+	}
+}
+
+// A burst of critical tasks passes thousands of low ones, those that wait in the
+// worker included: counted from the last one's acceptance, no more low ones start
+// before it than may be in hand, and on their way into it.
+func TestCriticalPassesWhatWasPrefetched(t *testing.T) {
+	t.Parallel()
+	const slots, lows, burst = 8, 5000, 50
+	r := newRig(t)
+	var lowStarts, burstStarts, before atomic.Int64
+	all := make(chan struct{})
+	r.on("k", func(_ context.Context, task *pelton.Task) (json.RawMessage, error) {
+		if task.Priority == pelton.Low {
+			lowStarts.Add(1)
+		} else if burstStarts.Add(1) == burst {
+			before.Store(lowStarts.Load())
+			close(all)
+		}
+		return nil, nil
+	})
+	r.enqueueMany(t, lows, "k", pelton.WithPriority(pelton.Low))
+	r.run(t, worker.Config{Concurrency: slots})
+	eventually(t, "low tasks run", func() bool { return lowStarts.Load() >= lows/10 })
+	r.enqueueMany(t, burst, "k", pelton.WithPriority(pelton.Critical))
+	accepted := lowStarts.Load()
+	receive(t, all, "start of the last critical task")
+	const inHand = 256
+	if passed := before.Load() - accepted; passed > 2*inHand+slots {
+		t.Errorf("%d of %d low tasks started before the last of %d critical ones", passed, lows-accepted, burst)
+	}
+}
+
+// A worker that stops gives back at once what it has and has not started.
+func TestShutdownGivesBackWhatWasPrefetched(t *testing.T) {
+	t.Parallel()
+	const slots, fast, more = 2, 1000, 1 << 30
+	r := newRig(t)
+	release := make(chan struct{})
+	var left, stuck atomic.Int64
+	left.Store(fast)
+	r.on("k", func(context.Context, *pelton.Task) (json.RawMessage, error) {
+		if left.Add(-1) < 0 {
+			stuck.Add(1)
+			<-release
+		}
+		return nil, nil
+	})
+	b := r.broker(t)
+	ids := r.enqueueMany(t, 2*fast, "k")
+	first := r.run(t, worker.Config{Concurrency: slots})
+	eventually(t, "all slots are taken", func() bool { return stuck.Load() == slots })
+	if n := handedOut(t, b); n <= slots {
+		t.Errorf("%d tasks are handed out: nothing was prefetched", n)
+	}
+	first.cancel()
+	left.Store(more)
+	r.run(t, worker.Config{Concurrency: slots})
+	starts := map[pelton.State]int{}
+	eventually(t, "another worker runs all but what runs", func() bool {
+		clear(starts)
+		for _, id := range ids {
+			starts[r.get(t, id).State]++
+		}
+		return starts[pelton.Running] == slots && starts[pelton.Succeeded] == len(ids)-slots
+	})
+	close(release)
+	if err := first.wait(t); err != nil {
+		t.Errorf("Run = %v", err)
+	}
+	r.succeeds(t, ids...)
+	for _, id := range ids {
+		if task := r.get(t, id); task.Attempt != 1 || task.Crashes != 0 {
+			t.Errorf("task = %+v", task)
+		}
+	}
+}
