@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -103,6 +104,46 @@ func TestCrew(t *testing.T) {
 	}
 }
 
+// A rate is over the tasks that were handled in time, from the first on, and what
+// stood still counts.
+func TestRate(t *testing.T) {
+	t.Parallel()
+	began := time.Now()
+	done := newCrew()
+	done.heard(0, report{Count: 11, First: began.UnixNano(), Last: began.Add(time.Second).UnixNano()})
+	if rate, err := done.rate(t.Context(), 11, time.Minute); err != nil || rate != 10 {
+		t.Errorf("%v a second, %v, want 10", rate, err)
+	}
+	stuck := newCrew()
+	stuck.heard(0, report{Count: 11, First: began.UnixNano(), Last: began.Add(time.Millisecond).UnixNano()})
+	rate, err := stuck.rate(t.Context(), 100, 100*time.Millisecond)
+	if err != nil || rate > 10/0.1 || rate <= 0 {
+		t.Errorf("%v a second, %v, want at most 100", rate, err)
+	}
+	broke := errors.New("broke")
+	broken := newCrew()
+	broken.heard(0, report{Count: 1})
+	broken.failed <- broke
+	if _, err := broken.rate(t.Context(), 100, time.Minute); !errors.Is(err, broke) {
+		t.Errorf("%v, want that it broke", err)
+	}
+}
+
+func TestTimedTasks(t *testing.T) {
+	t.Parallel()
+	c := newCrew()
+	c.heard(0, report{Count: 50, Latencies: []int64{2e6}})
+	c.heard(0, report{Count: 90, Latencies: []int64{4e6}})
+	if got, err := c.awaitTimed(t.Context(), 2); err != nil || !slices.Equal(got, []float64{2, 4}) {
+		t.Errorf("%v, %v", got, err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := c.awaitTimed(ctx, 3); err == nil {
+		t.Error("two of three came with a time")
+	}
+}
+
 func TestFootprint(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -111,6 +152,10 @@ func TestFootprint(t *testing.T) {
 	}
 	disk, err1 := diskOf(dir)
 	memory, err2 := memoryOf([]int{os.Getpid()})
+	peak, err3 := statusMiB(os.Getpid(), "VmHWM:")
+	if _, err := statusMiB(os.Getpid(), "VmNothing:"); err == nil || err3 != nil || peak < 1 {
+		t.Errorf("a peak of %v MiB, %v, and what is not there: %v", peak, err3, err)
+	}
 	if err1 != nil || err2 != nil || disk < 100_000 || memory < 1<<20 {
 		t.Errorf("%v bytes of disk, %v; %v of memory, %v", disk, err1, memory, err2)
 	}

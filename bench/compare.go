@@ -22,39 +22,57 @@ type entry struct {
 	modes []string
 }
 
-// The contestants that ratios refer to.
+// The contestants that bounds and ratios refer to.
 const (
-	nameFloor = "floor"
-	nameAsynq = "asynq"
+	namePelton        = "pelton"
+	nameEmbedded      = "pelton-embedded"
+	nameHTTP          = "pelton-http"
+	nameSynced        = "pelton-synced"
+	nameFloor         = "floor"
+	nameFloorEmbedded = "floor-embedded"
+	nameFloorSynced   = "floor-synced"
+	nameAsynq         = "asynq"
+	nameAsynqHTTP     = "asynq-http"
+	nameBare          = "http-bare"
+	nameRiver         = "river"
+	nameBull          = "bullmq"
 )
 
 func contestants(binary string) []entry {
 	senders := []string{enqueueMode, "batch"}
 	behindHTTP := []string{enqueueMode, "batch", "both", "latency", "latency1k"}
 	return []entry{
-		{name: "pelton", about: "Pelton, Go client and workers over TCP, --sync 1s", make: func() contestant { return &peltonTCP{binary: binary} }},
+		{name: namePelton, about: "Pelton, Go client and workers over TCP, --sync 1s", make: func() contestant { return &peltonTCP{binary: binary} }},
 		{
-			name: "pelton-embedded", about: "Pelton in one process: broker, client, worker",
+			name: nameEmbedded, about: "Pelton in one process: broker, client, worker",
 			make: func() contestant { return &peltonEmbedded{} }, modes: []string{enqueueMode, "batch", "drain", "both", "latency", "latency1k"},
 		},
 		{
-			name: "pelton-http", about: "Pelton behind HTTP: POST /tasks and /tasks/batch on kept connections",
+			name: nameHTTP, about: "Pelton behind HTTP: POST /tasks and /tasks/batch on kept connections",
 			make: func() contestant { return &peltonTCP{binary: binary, http: true} }, modes: behindHTTP,
 		},
 		{name: nameFloor, about: "bare nats.go over TCP: pull, one pipelined status write, ack", make: func() contestant { return &floor{} }},
-		{name: "floor-embedded", about: "bare nats.go, publisher and broker in one process", make: func() contestant { return &floor{inProcess: true} }, modes: senders},
+		{name: nameFloorEmbedded, about: "bare nats.go, publisher and broker in one process", make: func() contestant { return &floor{inProcess: true} }, modes: senders},
 		{name: nameAsynq, about: "asynq on Redis, AOF everysec; deletes finished tasks", make: func() contestant { return &asynqRedis{} }},
 		{
 			name: "asynq-10ms", about: "asynq with TaskCheckInterval 10 ms instead of 1 s",
 			make: func() contestant { return &asynqRedis{check: 10 * time.Millisecond} }, modes: []string{"drain", "drain2", "both", "latency", "latency1k"},
 		},
 		{
-			name: "asynq-http", about: "asynq behind net/http in a process of its own",
+			name: nameAsynqHTTP, about: "asynq behind net/http in a process of its own",
 			make: func() contestant { return &asynqRedis{http: true} }, modes: behindHTTP,
 		},
-		{name: "http-bare", about: "net/http that reads the body and answers 202", make: func() contestant { return &bareHTTP{} }, modes: []string{enqueueMode}},
-		{name: "river", about: "River on PostgreSQL with its defaults, 1,000 workers a process", make: func() contestant { return &riverPostgres{} }},
-		{name: "bullmq", about: "BullMQ on Node and Redis, AOF everysec", make: func() contestant { return &bullMQ{} }},
+		{name: nameBare, about: "net/http that reads the body and answers 202", make: func() contestant { return &bareHTTP{} }, modes: []string{enqueueMode}},
+		{name: nameRiver, about: "River on PostgreSQL with its defaults, 1,000 workers a process", make: func() contestant { return &riverPostgres{} }},
+		{name: nameBull, about: "BullMQ on Node and Redis, AOF everysec", make: func() contestant { return &bullMQ{} }},
+		{
+			name: nameSynced, about: "Pelton with --sync always: POST /tasks, and EnqueueMany of the Go client",
+			make: func() contestant { return &peltonTCP{binary: binary, http: true, sync: "always"} }, modes: []string{syncedMode},
+		},
+		{
+			name: nameFloorSynced, about: "bare nats.go over TCP, every write synced",
+			make: func() contestant { return &floor{synced: true} }, modes: []string{syncedMode},
+		},
 	}
 }
 
@@ -67,7 +85,8 @@ type comparison struct {
 	Contestants map[string]string `json:"contestants"`
 	Rows        []row             `json:"rows"`
 	Skipped     []string          `json:"skipped,omitempty"`
-	Failed      int               `json:"failed,omitempty"` // how often Skipped has another reason than that something is not installed or not offered
+	Unjudged    []string          `json:"unjudged,omitempty"` // bounds by a figure that was not measured
+	Failed      int               `json:"failed,omitempty"`   // how often Skipped has another reason than that something is not installed or not offered
 	order       []string          // in which they are printed
 }
 
@@ -81,6 +100,9 @@ type row struct {
 	// OfFloor and OfAsynq are the medians' ratios; 0 where there is nothing to compare with.
 	OfFloor float64 `json:"of_floor,omitempty"`
 	OfAsynq float64 `json:"of_asynq,omitempty"`
+	// Must and Goal are what the median is held to.
+	Must []verdict `json:"must,omitempty"`
+	Goal []verdict `json:"goal,omitempty"`
 }
 
 // compare runs the modes one after the other. In each, the contestants take turns,
@@ -117,6 +139,9 @@ func compare(ctx context.Context, all []entry, modes []mode, s scale) (_ *compar
 		}
 	}()
 	for _, e := range all {
+		if !slices.ContainsFunc(modes, func(m mode) bool { return e.takesPart(m, s.Full) }) {
+			continue
+		}
 		at := filepath.Join(dir, e.name)
 		if err := os.Mkdir(at, 0o755); err != nil { //nolint:gosec // a broker may run as another user
 			return nil, err
@@ -143,42 +168,98 @@ func compare(ctx context.Context, all []entry, modes []mode, s scale) (_ *compar
 	return c, nil
 }
 
-// turns runs the modes until they are done or ctx ends.
+// turns runs all modes once, then those that are repeated once more, and so on,
+// until they are done, ctx ends, or the time that it leaves is too short for another
+// repetition: a busy machine gets fewer of them, not fewer modes.
 func (c *comparison) turns(ctx context.Context, up []running, modes []mode, fail, skip func(format string, args ...any)) error {
-	for _, m := range modes {
-		for rep := range c.Scale.Reps {
-			if m.once && rep > 0 {
-				break
+	var set []late
+	defer func() {
+		for _, l := range set {
+			_ = l.stop() // what it measured stands
+		}
+	}()
+	for rep := range c.Scale.Reps {
+		repeated := time.Duration(0) // what another repetition will take
+		for _, m := range modes {
+			began := time.Now()
+			again := !m.once && (!m.briefly || c.Scale.Full)
+			if rep > 0 && !again || !slices.ContainsFunc(up, func(r running) bool { return r.contestant != nil && r.takesPart(m, c.Scale.Full) }) {
+				continue
 			}
-			for i := range up {
-				r := &up[(i+rep)%len(up)]
-				if r.contestant == nil || r.modes != nil && !slices.Contains(r.modes, m.name) {
-					continue
-				}
-				got, others, err := r.once(ctx, m, c.Scale)
-				switch {
-				case err == nil:
-					c.add(r.name, m, got, others)
-				case ctx.Err() != nil:
-				case errors.Is(err, errNoBatch):
-					if rep == 0 {
-						skip("%s, %s: %v", r.name, m.name, err)
-					}
-				default: // it is out; the others go on
-					fail("%s, from %s on: %v", r.name, m.name, err)
-					if r.contestant != nil {
-						_ = r.stop()
-						r.contestant = nil
-					}
-				}
-				if ctx.Err() != nil {
-					return context.Cause(ctx)
-				}
+			more, err := c.turn(ctx, up, m, rep, fail, skip)
+			set = append(set, more...)
+			if err != nil {
+				return err
+			}
+			if again {
+				repeated += time.Since(began)
 			}
 			fmt.Fprintf(os.Stderr, "bench: %s, %d of %d, after %s\n", m.name, rep+1, c.Scale.Reps, time.Since(c.Began).Round(time.Second))
 		}
+		if end, bounded := ctx.Deadline(); bounded && rep+1 < c.Scale.Reps && time.Until(end) < repeated*5/4+spare {
+			skip("the repetitions from number %d on: one takes %s, and that time is not left", rep+2, repeated.Round(time.Second))
+			break
+		}
+	}
+	for _, l := range set {
+		got, err := l.read(ctx)
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if err != nil {
+			fail("%s, %s: %v", l.name, l.mode.name, err)
+			continue
+		}
+		c.add(l.name, l.mode, got, l.others)
 	}
 	return nil
+}
+
+// spare is what may be left of a run's time for late readings and the end.
+const spare = 40 * time.Second
+
+// turn measures each contestant once, and tells which were set aside.
+func (c *comparison) turn(ctx context.Context, up []running, m mode, rep int, fail, skip func(format string, args ...any)) (set []late, err error) {
+	s := c.Scale
+	s.turn = rep
+	for i := range up {
+		r := &up[(i+rep)%len(up)]
+		if r.contestant == nil || !r.takesPart(m, s.Full) {
+			continue
+		}
+		var aside late
+		s.later = func(read func(context.Context) ([]measured, error)) { aside.read = read }
+		got, others, err := r.once(ctx, m, s)
+		if err == nil && aside.read != nil {
+			set = append(set, late{r.contestant, r.name, m, others, aside.read})
+			err = r.renew(ctx)
+		}
+		switch {
+		case err == nil:
+			c.add(r.name, m, got, others)
+		case ctx.Err() != nil:
+		case errors.Is(err, errNoBatch):
+			if rep == 0 {
+				skip("%s, %s: %v", r.name, m.name, err)
+			}
+		default: // it is out; the others go on
+			fail("%s, from %s on: %v", r.name, m.name, err)
+			if r.contestant != nil {
+				_ = r.stop()
+				r.contestant = nil
+			}
+		}
+		if ctx.Err() != nil {
+			return set, context.Cause(ctx)
+		}
+	}
+	return set, nil
+}
+
+// takesPart tells whether a mode measures the contestant.
+func (e entry) takesPart(m mode, full bool) bool {
+	in := func(names []string, name string) bool { return names == nil || slices.Contains(names, name) }
+	return in(e.modes, m.name) && in(m.only, e.name) && (full || in(m.brief, e.name))
 }
 
 // running is a contestant that has been started; it has none if it failed since.
@@ -264,6 +345,7 @@ func (c *comparison) finish() {
 		return slices.Index(metrics, r.Metric)*len(c.order) + slices.Index(c.order, r.Contestant)
 	}
 	slices.SortStableFunc(c.Rows, func(a, b row) int { return place(a) - place(b) })
+	c.judge(bounds)
 }
 
 // metrics are those that were measured, in the order of the modes.

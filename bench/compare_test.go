@@ -51,8 +51,12 @@ func TestContestantsTakeTurns(t *testing.T) {
 	}
 	first := modes[0]
 	measuredAs := first.metrics[0].Name
-	first.run = func(_ context.Context, c contestant, _ scale, have int) ([]measured, error) {
+	var turns []int
+	first.run = func(_ context.Context, c contestant, s scale, have int) ([]measured, error) {
 		f := c.(*fake)
+		if f.name == "pelton" {
+			turns = append(turns, s.turn)
+		}
 		if have != warmTasks {
 			t.Errorf("%d tasks to warm up", have)
 		}
@@ -77,7 +81,10 @@ func TestContestantsTakeTurns(t *testing.T) {
 	if got := strings.Join(runs, " "); got != want {
 		t.Errorf("turns %s, want %s", got, want)
 	}
-	for _, name := range []string{"pelton", nameFloor, nameAsynq, "broken", "elsewhere"} {
+	if !slices.Equal(turns, []int{0, 1, 2}) {
+		t.Errorf("repetitions %d", turns)
+	}
+	for name, takesPart := range map[string]bool{"pelton": true, nameFloor: true, nameAsynq: true, "broken": true, "elsewhere": false} {
 		started, stopped := 0, 0
 		for _, line := range log {
 			switch line {
@@ -87,7 +94,7 @@ func TestContestantsTakeTurns(t *testing.T) {
 				stopped++
 			}
 		}
-		if started != stopped || started == 0 {
+		if started != stopped || started > 0 != takesPart {
 			t.Errorf("%s was started %d times and stopped %d times", name, started, stopped)
 		}
 	}
@@ -106,7 +113,7 @@ func TestContestantsTakeTurns(t *testing.T) {
 	c.markdown(&markdown)
 	for out, want := range map[string]string{
 		table.String():    "0.76×",
-		markdown.String(): "| enqueue, 1 caller, tasks/s | 32 | 42 | 12 | – | – |",
+		markdown.String(): "| enqueue, 1 caller, tasks/s | 32 | 42 | 12 |",
 		svg.String():      ">pelton<",
 	} {
 		if !strings.Contains(out, want) {
@@ -184,5 +191,70 @@ func TestNumbers(t *testing.T) {
 	}
 	if _, err := chosen([]string{"a"}, "a,x", name); err == nil || !strings.Contains(err.Error(), "x") {
 		t.Errorf("an unknown name: %v", err)
+	}
+}
+
+// What is read late is read when all modes are done, of the contestant as it was set
+// aside, while another one in its place was measured.
+func TestSetAside(t *testing.T) {
+	var log []string
+	n := 0
+	entries := []entry{{name: "a", make: func() contestant {
+		n++
+		return &fake{log: &log, name: fmt.Sprint("a", n)}
+	}}}
+	early, next := modes[0], modes[1]
+	early.once = true
+	early.run = func(_ context.Context, c contestant, s scale, _ int) ([]measured, error) {
+		f := c.(*fake)
+		s.later(func(context.Context) ([]measured, error) {
+			log = append(log, "late "+f.name)
+			return []measured{{early.metrics[1].Name, 2}}, nil
+		})
+		return []measured{{early.metrics[0].Name, 1}}, nil
+	}
+	next.run = func(_ context.Context, c contestant, _ scale, _ int) ([]measured, error) {
+		log = append(log, "run "+c.(*fake).name)
+		return []measured{{next.metrics[0].Name, 3}}, nil
+	}
+	c, err := compare(t.Context(), entries, []mode{early, next}, scale{Reps: 1})
+	if err != nil || c.Failed != 0 {
+		t.Fatalf("%v, %q", err, c.Skipped)
+	}
+	want := []string{
+		"start a1", "stop a1", "start a1", // reset
+		"start a2", "stop a2", "start a2", "run a2", "late a1", "stop a1", "stop a2",
+	}
+	if !slices.Equal(log, want) {
+		t.Errorf("%q, want %q", log, want)
+	}
+	for m, want := range map[metric]float64{early.metrics[0]: 1, early.metrics[1]: 2, next.metrics[0]: 3} {
+		if r, ok := c.row(m, "a"); !ok || r.Median != want {
+			t.Errorf("%s is %+v, want %v", m.Name, r, want)
+		}
+	}
+}
+
+// A machine that is too slow for all repetitions has all modes, less often.
+func TestShortOfTime(t *testing.T) {
+	var log []string
+	ctx, cancel := context.WithTimeout(t.Context(), spare)
+	defer cancel()
+	first, second := modes[0], modes[1]
+	first.run = func(context.Context, contestant, scale, int) ([]measured, error) {
+		return []measured{{first.metrics[0].Name, 1}}, nil
+	}
+	second.run = func(context.Context, contestant, scale, int) ([]measured, error) {
+		return []measured{{second.metrics[0].Name, 1}}, nil
+	}
+	entries := []entry{{name: "a", make: func() contestant { return &fake{log: &log, name: "a"} }}}
+	c, err := compare(ctx, entries, []mode{first, second}, scale{Reps: 3})
+	if err != nil || c.Failed != 0 || len(c.Skipped) != 1 || !strings.Contains(c.Skipped[0], "from number 2 on") {
+		t.Fatalf("%d failed, skipped %q, %v", c.Failed, c.Skipped, err)
+	}
+	for _, m := range []metric{first.metrics[0], second.metrics[0]} {
+		if r, ok := c.row(m, "a"); !ok || len(r.Values) != 1 {
+			t.Errorf("%s: %+v", m.Name, r)
+		}
 	}
 }

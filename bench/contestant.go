@@ -148,6 +148,32 @@ func repeat(ctx context.Context, l load, size int, call func(context.Context) er
 	return int(sent.Load()), took, nil
 }
 
+// timed sends n tasks one after the other, one each gap, and tells how long each
+// call took, in ms.
+func (s *sender) timed(ctx context.Context, n int, gap time.Duration) ([]float64, error) {
+	took := make([]float64, 0, n)
+	pace := time.NewTicker(gap)
+	defer pace.Stop()
+	for range n {
+		select {
+		case <-pace.C:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+		began := time.Now()
+		within, cancel := context.WithTimeout(ctx, callWithin)
+		err := s.one(within, payload)
+		cancel()
+		if err != nil {
+			return nil, err
+		}
+		took = append(took, inMs(time.Since(began)))
+	}
+	return took, nil
+}
+
+func inMs(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1e6 }
+
 // workers is how contestants whose workers are this program hire them.
 func workers(ctx context.Context, c *crew, processes int, log, role string, args ...string) (func() error, error) {
 	return c.join(ctx, processes, func(i int, line func(string)) (program, error) {

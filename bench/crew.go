@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -96,6 +97,7 @@ type crew struct {
 	mu      sync.Mutex
 	reports map[int]report
 	took    []float64 // latencies in ms
+	pids    []int     // of worker processes
 	changed chan struct{}
 	failed  chan error
 }
@@ -150,10 +152,51 @@ func (c *crew) await(ctx context.Context, n int) (first, last time.Time, err err
 	}
 }
 
+// rate is how many tasks a second the workers handle, from the end of the first on,
+// until they have handled n or most is over.
+func (c *crew) rate(ctx context.Context, n int, most time.Duration) (float64, error) {
+	if _, _, err := c.await(ctx, 1); err != nil {
+		return 0, err
+	}
+	within, cancel := context.WithTimeout(ctx, most)
+	defer cancel()
+	_, _, err := c.await(within, n)
+	had, first, last := c.total()
+	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+		last, err = time.Now(), nil // what stood still until then counts
+	}
+	return perSecond(had-1, last.Sub(first)), err
+}
+
 func (c *crew) latencies() []float64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.took
+}
+
+// awaitTimed waits until the workers have handled n tasks that came with a time, and
+// tells what they took, in ms.
+func (c *crew) awaitTimed(ctx context.Context, n int) ([]float64, error) {
+	for {
+		took := c.latencies()
+		if len(took) >= n {
+			return took, nil
+		}
+		select {
+		case <-c.changed:
+		case err := <-c.failed:
+			return nil, err
+		case <-ctx.Done():
+			return nil, fmt.Errorf("%d of %d tasks with a time were handled: %w", len(took), n, context.Cause(ctx))
+		}
+	}
+}
+
+// processes are the worker processes that were started.
+func (c *crew) processes() []int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.pids)
 }
 
 // join starts n worker processes whose stdout is reports, until stop.
@@ -181,6 +224,9 @@ func (c *crew) join(ctx context.Context, n int, p func(i int, line func(string))
 			return nil, errors.Join(err, stop())
 		}
 		all = append(all, started)
+		c.mu.Lock()
+		c.pids = append(c.pids, started.cmd.Process.Pid)
+		c.mu.Unlock()
 		go func() { // ends with the worker
 			<-started.done
 			if err := started.failure(); err != nil && ctx.Err() == nil {

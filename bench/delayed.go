@@ -134,7 +134,7 @@ func together(ctx context.Context, binary, data string, n int) (_ []figure, err 
 	})
 	calls.Go(func() {
 		writes, err2 = timed(calling, func() error {
-			_, err := post(ctx, s.http, `{"kind":"bench.noop","queue":"probe","payload":`+string(payload)+`}`, "")
+			err := post(ctx, s.http, `{"kind":"bench.noop","queue":"probe","payload":`+string(payload)+`}`, "")
 			return err
 		})
 	})

@@ -22,6 +22,7 @@ type floor struct {
 	sender
 	rounds
 	inProcess bool
+	synced    bool // every write is on disk before it is confirmed
 
 	process *child             // over TCP
 	server  *natsserver.Server // in-process
@@ -40,12 +41,12 @@ const (
 func (f *floor) start(ctx context.Context, dir string) (err error) {
 	f.next(dir)
 	if f.inProcess {
-		if f.server, err = startNATS(f.data(), true); err != nil {
+		if f.server, err = startNATS(f.data(), true, f.synced); err != nil {
 			return err
 		}
 		f.nc, err = nats.Connect("", nats.InProcessServer(f.server))
 	} else {
-		if f.process, f.url, err = listening(ctx, filepath.Join(dir, "nats-server.log"), "nats-server", f.data()); err != nil {
+		if f.process, f.url, err = listening(ctx, filepath.Join(dir, "nats-server.log"), "nats-server", f.data(), strconv.FormatBool(f.synced)); err != nil {
 			return err
 		}
 		f.nc, err = nats.Connect(f.url)
@@ -81,8 +82,11 @@ func (f *floor) create(ctx context.Context) error {
 	}
 	f.sender = sender{
 		one: func(ctx context.Context, payload []byte) error {
-			_, err := js.Publish(ctx, floorSubject, payload)
-			return err
+			ack, err := js.PublishAsync(floorSubject, payload, jetstream.WithStallWait(callWithin))
+			if err != nil {
+				return err
+			}
+			return confirmed(ctx, ack)
 		},
 		many: func(ctx context.Context, n int) error {
 			acks := make([]jetstream.PubAckFuture, n)
@@ -213,9 +217,14 @@ func floorWorker(ctx context.Context, args []string, t *tally) error {
 	return err
 }
 
-// natsServer is the role of the broker. Its argument is the data folder.
+// natsServer is the role of the broker. Its arguments are the data folder, and
+// whether every write is synced.
 func natsServer(ctx context.Context, args []string) error {
-	s, err := startNATS(args[0], false)
+	synced, err := strconv.ParseBool(args[1])
+	if err != nil {
+		return err
+	}
+	s, err := startNATS(args[0], false, synced)
 	if err != nil {
 		return err
 	}
@@ -226,10 +235,10 @@ func natsServer(ctx context.Context, args []string) error {
 	return nil
 }
 
-func startNATS(data string, inProcess bool) (*natsserver.Server, error) {
+func startNATS(data string, inProcess, synced bool) (*natsserver.Server, error) {
 	s, err := natsserver.NewServer(&natsserver.Options{
 		Host: "127.0.0.1", Port: natsserver.RANDOM_PORT, DontListen: inProcess, JetStream: true, StoreDir: data,
-		SyncInterval: time.Second, NoSigs: true, NoLog: true,
+		SyncInterval: time.Second, SyncAlways: synced, NoSigs: true, NoLog: true,
 	})
 	if err != nil {
 		return nil, err

@@ -2,44 +2,57 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"slices"
 	"time"
 )
 
-// growthMode measures what a queue does while so many tasks are in it: how fast 64
-// callers enqueue, and how fast one worker process drains the first of them. Depths
-// grow.
-func growthMode(depths ...int) mode {
-	enqueue := func(depth int) string { return "enqueue, 64 callers, " + number(float64(depth)) + " queued" }
-	drain := func(depth int) string { return "drain, " + number(float64(depth)) + " queued" }
-	m := mode{name: "growth", once: true, long: true, within: 8 * time.Minute}
-	for _, depth := range depths {
-		m.metrics = append(m.metrics, metric{Name: enqueue(depth), Unit: rateUnit}, metric{Name: drain(depth), Unit: rateUnit})
+func enqueueBeside(depth int) string {
+	return "enqueue, 64 callers, " + number(float64(depth)) + " queued"
+}
+
+func drainBeside(depth int) string { return "drain, " + number(float64(depth)) + " queued" }
+
+// growthMode measures what a queue does while so many tasks are in it: how fast one
+// worker process drains some of them, and how fast 64 callers enqueue.
+func growthMode() mode {
+	m := mode{name: "growth", once: true, within: 25 * time.Minute, brief: ownPelton, run: runGrowth}
+	depths := slices.Concat(shortDepths, fullDepths)
+	slices.Sort(depths)
+	for _, depth := range slices.Compact(depths) {
+		m.metrics = append(m.metrics, metric{Name: drainBeside(depth), Unit: rateUnit}, metric{Name: enqueueBeside(depth), Unit: rateUnit})
 	}
-	m.run = func(ctx context.Context, c contestant, s scale, have int) ([]measured, error) {
-		var got []measured
-		for _, depth := range depths {
+	return m
+}
+
+// runGrowth drains as many tasks beside each depth, as often, each time with a new
+// worker and the depth filled up before: nine tenths of the least depth. Then it
+// enqueues.
+func runGrowth(ctx context.Context, c contestant, s scale, have int) ([]measured, error) {
+	var got []measured
+	for _, depth := range s.Depths {
+		var rates []float64
+		for range s.Rounds {
 			var err error
-			if depth > have {
+			if have < depth {
 				if have, err = fillUp(ctx, c, depth-have, have); err != nil {
 					return nil, err
 				}
 			}
-			n, took, err := c.enqueue(ctx, load{callers: 64, n: s.Tasks, within: s.Within})
-			if err != nil {
-				return nil, err
-			}
-			drained, rate, err := drainSome(ctx, c, min(s.Tasks, depth/2))
+			drained, rate, err := drainSome(ctx, c, s.Depths[0]*9/10)
 			if err != nil {
 				return nil, fmt.Errorf("%d queued: %w", depth, err)
 			}
-			have += n - drained
-			got = append(got, measured{enqueue(depth), perSecond(n, took)}, measured{drain(depth), rate})
+			rates, have = append(rates, rate), have-drained
 		}
-		return got, nil
+		n, took, err := c.enqueue(ctx, load{callers: 64, n: s.Tasks, within: s.Within})
+		if err != nil {
+			return nil, err
+		}
+		have += n
+		got = append(got, measured{drainBeside(depth), median(rates)}, measured{enqueueBeside(depth), perSecond(n, took)})
 	}
-	return m
+	return got, nil
 }
 
 // drainSome has one worker process handle n tasks or a few more, and tells how many
@@ -50,11 +63,11 @@ func drainSome(ctx context.Context, c contestant, n int) (drained int, rate floa
 	if err != nil {
 		return 0, 0, err
 	}
-	if _, _, err := crew.await(ctx, n); err != nil {
-		return 0, 0, errors.Join(err, stop())
+	first, last, err := crew.await(ctx, n)
+	had, _, _ := crew.total()
+	if err1 := stop(); err == nil {
+		err = err1
 	}
-	had, first, last := crew.total()
-	err = stop()
 	drained, _, _ = crew.total()
 	return drained, perSecond(had-1, last.Sub(first)), err
 }

@@ -16,7 +16,7 @@ import (
 // kept connection for each of up to 64 callers. A task is its payload between head
 // and tail.
 func httpSender(base, head, tail string) sender {
-	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 64, MaxConnsPerHost: 64, IdleConnTimeout: time.Minute}}
+	client := httpClient()
 	send := func(ctx context.Context, path string, body []byte) ([]byte, error) {
 		req, err := http.NewRequestWithContext(ctx, http.MethodPost, base+path, bytes.NewReader(body))
 		if err != nil {
@@ -58,6 +58,11 @@ func httpSender(base, head, tail string) sender {
 			return nil
 		},
 	}
+}
+
+// httpClient keeps up to 64 connections to a server.
+func httpClient() *http.Client {
+	return &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 64, MaxConnsPerHost: 64, IdleConnTimeout: time.Minute}}
 }
 
 // bareHTTP is what net/http allows on this machine: it stores nothing.
@@ -116,8 +121,10 @@ func serveHTTP(ctx context.Context, handle http.HandlerFunc) error {
 	case err := <-ended:
 		return err
 	case <-ctx.Done():
-		_ = server.Close()
-		<-ended
-		return nil
+		err := server.Close()
+		if err1 := <-ended; !errors.Is(err1, http.ErrServerClosed) {
+			err = errors.Join(err, err1)
+		}
+		return err
 	}
 }

@@ -159,3 +159,21 @@ func diskOf(folder string) (float64, error) {
 	})
 	return sum, err
 }
+
+// residentMiB is what proc(5) calls VmRSS.
+func residentMiB(pid int) (float64, error) { return statusMiB(pid, "VmRSS:") }
+
+// statusMiB is a field of proc(5)'s status of a process that is an amount of memory.
+func statusMiB(pid int, field string) (float64, error) {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(status)) {
+		if value, found := strings.CutPrefix(line, field); found {
+			kib, err := strconv.ParseFloat(strings.TrimSuffix(strings.TrimSpace(value), " kB"), 64)
+			return kib / 1024, err
+		}
+	}
+	return 0, fmt.Errorf("process %d has no %s", pid, strings.TrimSuffix(field, ":"))
+}

@@ -18,7 +18,6 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
-	"slices"
 	"strings"
 	"syscall"
 	"text/tabwriter"
@@ -32,6 +31,7 @@ type options struct {
 	modes  string
 	reps   int
 	full   bool
+	part   float64
 	json   bool
 	save   string
 
@@ -63,9 +63,10 @@ func run(ctx context.Context) error {
 	var o options
 	flag.StringVar(&o.pelton, "pelton", "../bin/pelton", "the binary to measure")
 	flag.StringVar(&o.only, "only", "", "contestants to compare, separated by commas; all if empty")
-	flag.StringVar(&o.modes, "modes", "", "what to compare, separated by commas: "+modeNames()+"; if empty all, but latency1k and growth with -full only")
+	flag.StringVar(&o.modes, "modes", "", "what to compare, separated by commas: "+modeNames()+"; if empty all, but latency1k with -full only")
 	flag.IntVar(&o.reps, "reps", 0, "repetitions of the comparison; 0 means 3, or 5 with -full")
 	flag.BoolVar(&o.full, "full", false, "compare with more tasks, for up to an hour")
+	flag.Float64Var(&o.part, "part", 1, "compare with this share of the tasks and the time: to try a mode out, the figures mean little")
 	flag.BoolVar(&o.json, "json", false, "print JSON instead of a table")
 	flag.StringVar(&o.save, "save", "", "write the comparison to this name with .json, .md and .svg as well")
 	flag.BoolVar(&o.own, "own", false, "measure Pelton by itself, and nothing else")
@@ -99,6 +100,12 @@ func runCompare(ctx context.Context, o options) error {
 	if o.full {
 		s, within = fullScale, 90*time.Minute
 	}
+	if o.part <= 0 || o.part > 1 {
+		return fmt.Errorf("-part %v is not above 0 and at most 1", o.part)
+	}
+	if o.part < 1 {
+		s = s.part(o.part)
+	}
 	if o.reps > 0 {
 		s.Reps = o.reps
 	}
@@ -107,8 +114,10 @@ func runCompare(ctx context.Context, o options) error {
 	if err := errors.Join(err1, err2); err != nil {
 		return err
 	}
-	if o.modes == "" && !o.full {
-		chosenModes = slices.DeleteFunc(slices.Clone(chosenModes), func(m mode) bool { return m.long })
+	if o.modes != "" { // whoever asks for a mode gets all of it
+		for i := range chosenModes {
+			chosenModes[i].brief = nil
+		}
 	}
 	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()

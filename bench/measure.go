@@ -46,59 +46,37 @@ func idleWorker(ctx context.Context, binary, data string) (_ []figure, err error
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, s.stop()) }()
-	w, err := start(ctx, binary, "worker", "run", "--nats", s.nats, "--demo", "--log-format", "json")
+	ofWorker, ofServer, err := idleShares(ctx, binary, s, []string{pelton.DefaultQueue}, 15*time.Second)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, w.stop()) }()
-	for _, priority := range pelton.Priorities() { // so that all four lanes are there
-		if _, err := post(ctx, s.http, fmt.Sprintf(`{"kind":"demo.echo","priority":%q}`, priority), "20s"); err != nil {
-			return nil, err
-		}
-	}
-	const window = 15 * time.Second
-	share := func(pid int) func() (float64, error) {
-		before, err := ticks(pid)
-		return func() (float64, error) {
-			after, err2 := ticks(pid)
-			return (after - before) / window.Seconds(), errors.Join(err, err2) // 100 ticks are a second: per cent
-		}
-	}
-	worker, server := share(w.cmd.Process.Pid), share(s.cmd.Process.Pid)
-	select {
-	case <-time.After(window):
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
-	}
-	ofWorker, err1 := worker()
-	ofServer, err2 := server()
 	return []figure{
-		{Name: "idle worker, four lanes", Value: ofWorker, Unit: "% of a core"},
-		{Name: "idle server", Value: ofServer, Unit: "% of a core"},
-	}, errors.Join(err1, err2)
+		{Name: "idle worker, four lanes", Value: ofWorker, Unit: ofACore},
+		{Name: "idle server", Value: ofServer, Unit: ofACore},
+	}, nil
 }
 
 // post sends a task and waits for its answer.
-func post(ctx context.Context, base, body, wait string) (int, error) {
+func post(ctx context.Context, base, body, wait string) error {
 	url := base + "/tasks"
 	if wait != "" {
 		url += "?wait=" + wait
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader([]byte(body)))
 	if err != nil {
-		return 0, err
+		return err
 	}
 	req.Header.Set("Content-Type", "application/json")
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	defer resp.Body.Close()
 	answer, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
 	if err == nil && resp.StatusCode/100 != 2 {
 		err = fmt.Errorf("POST /tasks: %s: %s", resp.Status, answer)
 	}
-	return resp.StatusCode, err
+	return err
 }
 
 // latency is from before the call that enqueues to the first line of the handler,
@@ -130,7 +108,7 @@ func latency(ctx context.Context, binary, data string, samples int) (_ []figure,
 			return err
 		},
 		"POST /tasks": func() error {
-			_, err := post(ctx, s.http, `{"kind":"bench.start","payload":`+string(payload)+`}`, "")
+			err := post(ctx, s.http, `{"kind":"bench.start","payload":`+string(payload)+`}`, "")
 			return err
 		},
 	} {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 )
 
@@ -26,56 +27,67 @@ type metric struct {
 type mode struct {
 	name    string
 	metrics []metric
-	once    bool          // its values do not vary enough to be repeated
-	long    bool          // not part of the short form
-	within  time.Duration // bound of one measurement; 0 means modeWithin
-	run     func(ctx context.Context, c contestant, s scale, have int) ([]measured, error)
+	once    bool // its values do not vary enough to be repeated, or it takes too long
+	briefly bool // it is not repeated in the short form
+	// only names the contestants that it measures, and brief those of the short form
+	// in which modes are not chosen by name. Nil means all that want it.
+	only   []string
+	brief  []string
+	within time.Duration // bound of one measurement; 0 means modeWithin
+	run    func(ctx context.Context, c contestant, s scale, have int) ([]measured, error)
 }
-
-// scale bounds a run: each step ends after so many tasks or so much time.
-type scale struct {
-	Reps    int           `json:"repetitions"`
-	Tasks   int           `json:"tasks"`  // of enqueue, batch, drain, and both at once
-	Within  time.Duration `json:"within"` // of what sends tasks, per step
-	Samples int           `json:"samples"`
-	Queued  int           `json:"queued"` // tasks of the memory mode
-}
-
-// shortScale takes less than 10 minutes with all contestants; fullScale up to an hour.
-var (
-	shortScale = scale{Reps: 3, Tasks: 10_000, Within: time.Second, Samples: 200, Queued: 20_000}
-	fullScale  = scale{Reps: 5, Tasks: 50_000, Within: 4 * time.Second, Samples: 2000, Queued: 200_000}
-)
 
 const (
-	warmTasks   = 200
-	modeWithin  = 2 * time.Minute // bound of one measurement
-	settleFor   = 2 * time.Second // before memory is read, so that caches are written
-	rateUnit    = "tasks/s"
-	onePerTask  = "B/task"
-	enqueueMode = "enqueue"
+	warmTasks     = 200
+	modeWithin    = 2 * time.Minute // bound of one measurement
+	settleFor     = 2 * time.Second // before memory is read, so that caches are written
+	rateUnit      = "tasks/s"
+	onePerTask    = "B/task"
+	enqueueMode   = "enqueue"
+	batchMetric   = "batches of 1,000"
+	drainMetric   = "drain, 1 worker process"
+	drain2Metric  = "drain, 2 worker processes"
+	bothMetric    = "enqueue and work at once"
+	latencyMetric = "latency at 100/s"
+	million       = 1_000_000
+)
+
+func enqueueBy(callers int) string {
+	if callers == 1 {
+		return "enqueue, 1 caller"
+	}
+	return fmt.Sprintf("enqueue, %d callers", callers)
+}
+
+// quantiles are two metrics of what took some time.
+func quantiles(name string) []metric {
+	return []metric{{Name: name + ", p50", Unit: "ms", Less: true}, {Name: name + ", p99", Unit: "ms", Less: true}}
+}
+
+// quantilesOf are the values of quantiles.
+func quantilesOf(name string, took []float64) []measured {
+	return []measured{{name + ", p50", quantile(took, 0.5)}, {name + ", p99", quantile(took, 0.99)}}
+}
+
+var (
+	nobody    = []string{}
+	ownPelton = []string{namePelton}
 )
 
 var modes = []mode{
 	{
 		name:    enqueueMode,
-		metrics: []metric{{Name: "enqueue, 1 caller", Unit: rateUnit}, {Name: "enqueue, 16 callers", Unit: rateUnit}, {Name: "enqueue, 64 callers", Unit: rateUnit}},
+		metrics: []metric{{Name: enqueueBy(1), Unit: rateUnit}, {Name: enqueueBy(16), Unit: rateUnit}, {Name: enqueueBy(64), Unit: rateUnit}},
 		run:     runEnqueue,
 	},
-	{name: "batch", metrics: []metric{{Name: "batches of 1,000", Unit: rateUnit}}, run: runBatch},
-	{name: "drain", metrics: []metric{{Name: "drain, 1 worker process", Unit: rateUnit}}, run: drainBy(1, "drain, 1 worker process")},
-	{name: "drain2", metrics: []metric{{Name: "drain, 2 worker processes", Unit: rateUnit}}, run: drainBy(2, "drain, 2 worker processes")},
-	{name: "both", metrics: []metric{{Name: "enqueue and work at once", Unit: rateUnit}}, run: runBoth},
-	{
-		name:    "latency",
-		metrics: []metric{{Name: "latency at 100/s, p50", Unit: "ms", Less: true}, {Name: "latency at 100/s, p99", Unit: "ms", Less: true}},
-		run:     latencyAt(10*time.Millisecond, "latency at 100/s"),
-	},
-	{
-		name: "latency1k", long: true,
-		metrics: []metric{{Name: "latency at 1,000/s, p50", Unit: "ms", Less: true}, {Name: "latency at 1,000/s, p99", Unit: "ms", Less: true}},
-		run:     latencyAt(time.Millisecond, "latency at 1,000/s"),
-	},
+	{name: "batch", metrics: []metric{{Name: batchMetric, Unit: rateUnit}}, run: runBatch},
+	{name: "drain", metrics: []metric{{Name: drainMetric, Unit: rateUnit}}, run: drainBy(1, drainMetric)},
+	{name: "drain2", metrics: []metric{{Name: drain2Metric, Unit: rateUnit}}, briefly: true, run: drainBy(2, drain2Metric)},
+	{name: "both", metrics: []metric{{Name: bothMetric, Unit: rateUnit}}, run: runBoth},
+	queuedMode(), // this and the next early, since they are read when all is done
+	retainedMode,
+	{name: "latency", metrics: quantiles(latencyMetric), run: latencyAt(10*time.Millisecond, latencyMetric)},
+	{name: "latency1k", brief: nobody, metrics: quantiles("latency at 1,000/s"), run: latencyAt(time.Millisecond, "latency at 1,000/s")},
 	{
 		name: "memory", once: true,
 		metrics: []metric{
@@ -85,21 +97,24 @@ var modes = []mode{
 		},
 		run: runMemory,
 	},
-	growthMode(10_000, 100_000, 1_000_000),
+	growthMode(),
+	queuesMode(1, 10, 100),
+	fleetMode(1, 4, 16, 64),
+	criticalMode,
+	idleMode,
+	syncedModeOf,
+	pollMode,
 }
 
 // runEnqueue is how many tasks a second callers get confirmed who wait for each.
 func runEnqueue(ctx context.Context, c contestant, s scale, _ int) ([]measured, error) {
 	var got []measured
-	for _, step := range []struct {
-		callers int
-		metric  string
-	}{{1, "enqueue, 1 caller"}, {16, "enqueue, 16 callers"}, {64, "enqueue, 64 callers"}} {
-		n, took, err := c.enqueue(ctx, load{callers: step.callers, n: s.Tasks, within: s.Within})
+	for _, callers := range s.Callers {
+		n, took, err := c.enqueue(ctx, load{callers: callers, n: 2 * s.Tasks, within: s.Within})
 		if err != nil {
 			return nil, err
 		}
-		got = append(got, measured{step.metric, perSecond(n, took)})
+		got = append(got, measured{enqueueBy(callers), perSecond(n, took)})
 	}
 	return got, nil
 }
@@ -109,13 +124,17 @@ func runBatch(ctx context.Context, c contestant, s scale, _ int) ([]measured, er
 	if err != nil {
 		return nil, err
 	}
-	return []measured{{"batches of 1,000", perSecond(n, took)}}, nil
+	return []measured{{batchMetric, perSecond(n, took)}}, nil
 }
+
+// slowestFill bounds a fill: it is several times what the slowest contestant takes
+// for a task.
+const slowestFill = 300 * time.Microsecond
 
 // fillUp enqueues n tasks as fast as the contestant can, and tells how many it has
 // then.
 func fillUp(ctx context.Context, c contestant, n, have int) (int, error) {
-	l := load{callers: 64, n: n, within: modeWithin / 2}
+	l := load{callers: 64, n: n, within: max(modeWithin/2, time.Duration(n)*slowestFill)}
 	sent, _, err := c.batch(ctx, l)
 	if errors.Is(err, errNoBatch) {
 		sent, _, err = c.enqueue(ctx, l)
@@ -127,10 +146,11 @@ func fillUp(ctx context.Context, c contestant, n, have int) (int, error) {
 }
 
 // drainBy is how many tasks a second worker processes handle that are queued, from
-// the end of the first task to the end of the last: their start is not measured.
+// the end of the first task to the end of the last, or until some seconds are over:
+// their start is not measured.
 func drainBy(processes int, name string) func(context.Context, contestant, scale, int) ([]measured, error) {
 	return func(ctx context.Context, c contestant, s scale, have int) (_ []measured, err error) {
-		if have, err = fillUp(ctx, c, s.Tasks, have); err != nil {
+		if have, err = fillUp(ctx, c, s.Drain, have); err != nil {
 			return nil, err
 		}
 		crew := newCrew()
@@ -139,11 +159,8 @@ func drainBy(processes int, name string) func(context.Context, contestant, scale
 			return nil, err
 		}
 		defer func() { err = errors.Join(err, stop()) }()
-		first, last, err := crew.await(ctx, have)
-		if err != nil {
-			return nil, err
-		}
-		return []measured{{name, perSecond(have-1, last.Sub(first))}}, nil
+		rate, err := crew.rate(ctx, have, s.DrainFor)
+		return []measured{{name, rate}}, err
 	}
 }
 
@@ -168,7 +185,7 @@ func runBoth(ctx context.Context, c contestant, s scale, have int) (_ []measured
 	if err != nil {
 		return nil, err
 	}
-	return []measured{{"enqueue and work at once", perSecond(n, last.Sub(began))}}, nil
+	return []measured{{bothMetric, perSecond(n, last.Sub(began))}}, nil
 }
 
 // latencyAt is from before the call that enqueues to the first line of the handler
@@ -194,22 +211,14 @@ func latencyAt(gap time.Duration, name string) func(context.Context, contestant,
 		if len(took) != s.Samples {
 			return nil, fmt.Errorf("%d of %d tasks came with a time", len(took), s.Samples)
 		}
-		return []measured{{name + ", p50", quantile(took, 0.5)}, {name + ", p99", quantile(took, 0.99)}}, nil
+		return quantilesOf(name, took), nil
 	}
 }
 
 // runMemory is what tasks cost the broker: resident memory and disk while they are
 // queued, and the disk that is still taken when all have been handled.
 func runMemory(ctx context.Context, c contestant, s scale, have int) (_ []measured, err error) {
-	look := func() (memory, disk float64, err error) {
-		if err := wait(ctx, settleFor); err != nil {
-			return 0, 0, err
-		}
-		pids, data := c.footprint()
-		memory, err1 := memoryOf(pids)
-		disk, err2 := diskOf(data)
-		return memory, disk, errors.Join(err1, err2)
-	}
+	look := func() (memory, disk float64, err error) { return takes(ctx, c) }
 	memory0, disk0, err := look()
 	if err != nil {
 		return nil, err
@@ -241,6 +250,30 @@ func runMemory(ctx context.Context, c contestant, s scale, have int) (_ []measur
 		got = append(got, measured{"memory, queued", (memory1 - memory0) / n})
 	}
 	return got, nil
+}
+
+// takes is what a contestant's broker takes of memory and disk, in bytes, when its
+// memory has not shrunk for settleFor, or after some times that.
+func takes(ctx context.Context, c contestant) (memory, disk float64, err error) {
+	const (
+		step    = 500 * time.Millisecond
+		shrinks = 512 << 10 // a change that says that more may be given back
+	)
+	pids, data := c.footprint()
+	mark := math.Inf(1)
+	for still, past := time.Duration(0), time.Duration(0); still < settleFor && past < 5*settleFor; still, past = still+step, past+step {
+		if err := wait(ctx, step); err != nil {
+			return 0, 0, err
+		}
+		if memory, err = memoryOf(pids); err != nil {
+			return 0, 0, err
+		}
+		if memory < mark-shrinks {
+			mark, still = memory, 0
+		}
+	}
+	disk, err = diskOf(data)
+	return memory, disk, err
 }
 
 func wait(ctx context.Context, d time.Duration) error {

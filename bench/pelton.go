@@ -6,6 +6,7 @@ import (
 	"errors"
 	"path/filepath"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -22,7 +23,8 @@ type peltonTCP struct {
 	sender
 	rounds
 	binary string
-	http   bool // enqueue by POST /tasks
+	http   bool   // enqueue by POST /tasks
+	sync   string // --sync; empty means its default
 
 	server *server
 	nc     *nats.Conn
@@ -31,7 +33,11 @@ type peltonTCP struct {
 
 func (p *peltonTCP) start(ctx context.Context, dir string) (err error) {
 	p.next(dir)
-	if p.server, err = serve(ctx, p.binary, p.data()); err != nil {
+	var args []string
+	if p.sync != "" {
+		args = []string{"--sync", p.sync}
+	}
+	if p.server, err = serve(ctx, p.binary, p.data(), args...); err != nil {
 		return err
 	}
 	if p.nc, err = nats.Connect(p.server.nats); err != nil {
@@ -43,13 +49,33 @@ func (p *peltonTCP) start(ctx context.Context, dir string) (err error) {
 	}
 	p.sender = peltonSender(p.client)
 	if p.http {
+		many := p.many
 		p.sender = httpSender(p.server.http, `{"kind":"bench.noop","payload":`, `}`)
+		if p.sync != "" { // what is synced is to be seen, not what HTTP costs
+			p.many = many
+		}
 	}
 	return nil
 }
 
 func (p *peltonTCP) hire(ctx context.Context, c *crew, processes int) (func() error, error) {
-	return workers(ctx, c, processes, filepath.Join(p.dir, "worker"), "pelton", p.server.nats)
+	return p.hireAs(ctx, c, processes, staff{Slots: workerSlots})
+}
+
+// hireAs is hire with other workers in each process.
+func (p *peltonTCP) hireAs(ctx context.Context, c *crew, processes int, s staff) (func() error, error) {
+	says, err := json.Marshal(s)
+	if err != nil {
+		return nil, err
+	}
+	return workers(ctx, c, processes, filepath.Join(p.dir, "worker"), "pelton", p.server.nats, string(says))
+}
+
+// staff are the workers of a process.
+type staff struct {
+	Workers int      `json:"workers"` // each with a connection of its own; 0 means one
+	Slots   int      `json:"slots"`   // of each
+	Queues  []string `json:"queues"`  // nil means the default queue
 }
 
 func (p *peltonTCP) footprint() ([]int, string) { return []int{p.server.cmd.Process.Pid}, p.data() }
@@ -60,39 +86,64 @@ func (p *peltonTCP) stop() error {
 	return errors.Join(p.server.stop(), p.clean())
 }
 
+// benchKind is what the workers of peltonTCP and peltonEmbedded handle.
+const benchKind = "bench.noop"
+
 func peltonSender(client *producer.Client) sender {
 	return sender{
 		one: func(ctx context.Context, payload []byte) error {
-			_, err := client.Enqueue(ctx, pelton.Spec{Kind: "bench.noop", Payload: payload})
+			_, err := client.Enqueue(ctx, pelton.Spec{Kind: benchKind, Payload: payload})
 			return err
 		},
 		many: func(ctx context.Context, n int) error {
-			items, err := client.EnqueueMany(ctx, slices.Repeat([]pelton.Spec{{Kind: "bench.noop", Payload: payload}}, n))
-			for _, item := range items {
-				err = errors.Join(err, item.Err)
-			}
-			return err
+			return enqueueMany(ctx, client, slices.Repeat([]pelton.Spec{{Kind: benchKind, Payload: payload}}, n))
 		},
 	}
 }
 
-// peltonWorker is the role of a worker process. Its argument is the broker's URL.
-func peltonWorker(ctx context.Context, args []string, t *tally) error {
-	nc, err := nats.Connect(args[0])
-	if err != nil {
-		return err
+// enqueueMany is EnqueueMany that fails if one of the tasks does.
+func enqueueMany(ctx context.Context, client *producer.Client, specs []pelton.Spec) error {
+	items, err := client.EnqueueMany(ctx, specs)
+	for _, item := range items {
+		err = errors.Join(err, item.Err)
 	}
-	defer nc.Close()
-	return runPelton(ctx, nc, t)
+	return err
 }
 
-func runPelton(ctx context.Context, nc *nats.Conn, t *tally) error {
+// peltonWorker is the role of a worker process. Its arguments are the broker's URL
+// and a staff in JSON.
+func peltonWorker(ctx context.Context, args []string, t *tally) error {
+	var s staff
+	if err := json.Unmarshal([]byte(args[1]), &s); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	errs := make([]error, max(1, s.Workers))
+	var group sync.WaitGroup
+	for i := range errs {
+		group.Go(func() {
+			defer cancel() // one that ends takes the others with it
+			nc, err := nats.Connect(args[0])
+			if err != nil {
+				errs[i] = err
+				return
+			}
+			defer nc.Close()
+			errs[i] = runPelton(ctx, nc, t, s)
+		})
+	}
+	group.Wait()
+	return errors.Join(errs...)
+}
+
+func runPelton(ctx context.Context, nc *nats.Conn, t *tally, s staff) error {
 	mux := worker.NewMux()
-	mux.Handle("bench.noop", worker.HandlerFunc(func(_ context.Context, task *pelton.Task) (json.RawMessage, error) {
+	mux.Handle(benchKind, worker.HandlerFunc(func(_ context.Context, task *pelton.Task) (json.RawMessage, error) {
 		t.handled(sentAt(task.Payload))
 		return nil, nil
 	}))
-	w, err := worker.New(nc, mux, worker.Config{Concurrency: workerSlots})
+	w, err := worker.New(nc, mux, worker.Config{Concurrency: s.Slots, Queues: s.Queues})
 	if err != nil {
 		return err
 	}
@@ -116,18 +167,19 @@ func (p *peltonEmbedded) start(ctx context.Context, dir string) (err error) {
 		return err
 	}
 	if p.nc, err = p.broker.Connect(); err != nil {
-		return errors.Join(err, p.shutdown())
+		return errors.Join(err, p.shutdown(ctx))
 	}
 	if p.client, err = producer.New(ctx, p.nc, producer.Config{}); err != nil {
 		p.nc.Close()
-		return errors.Join(err, p.shutdown())
+		return errors.Join(err, p.shutdown(ctx))
 	}
 	p.sender = peltonSender(p.client)
 	return nil
 }
 
-func (p *peltonEmbedded) shutdown() error {
-	ctx, cancel := context.WithTimeout(context.Background(), quitWithin)
+// shutdown ends the broker, even if ctx has ended.
+func (p *peltonEmbedded) shutdown(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), quitWithin)
 	defer cancel()
 	return p.broker.Shutdown(ctx)
 }
@@ -147,7 +199,7 @@ func (p *peltonEmbedded) hire(ctx context.Context, c *crew, processes int) (func
 		t.tell(ctx, func(r report) { c.heard(0, r) })
 	}()
 	go func() {
-		err := runPelton(ctx, nc, t)
+		err := runPelton(ctx, nc, t, staff{Slots: workerSlots})
 		if err != nil && ctx.Err() == nil {
 			c.failed <- err
 		}
@@ -167,7 +219,7 @@ func (p *peltonEmbedded) footprint() ([]int, string) { return nil, p.data() }
 func (p *peltonEmbedded) stop() error {
 	p.client.Close()
 	p.nc.Close()
-	return errors.Join(p.shutdown(), p.clean())
+	return errors.Join(p.shutdown(context.Background()), p.clean())
 }
 
 // perSecond is a rate.

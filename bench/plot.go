@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"html"
 	"io"
+	"slices"
 	"strings"
 )
 
@@ -20,12 +21,22 @@ const (
 	plotHead    = 56
 )
 
-// plot writes the comparison as a picture: a panel for each metric, a bar for each
-// contestant's median, and a line from its smallest to its largest value.
+// plot writes the comparison as a picture: a panel for each metric of several
+// contestants, a bar for each one's median, and a line from its smallest to its
+// largest value.
 func (c *comparison) plot(w io.Writer) error {
 	var body strings.Builder
 	y, rowHeight := plotHead, 0
-	for i, m := range c.metrics() {
+	metrics := slices.DeleteFunc(c.metrics(), func(m metric) bool {
+		count := 0
+		for _, r := range c.Rows {
+			if r.Metric == m {
+				count++
+			}
+		}
+		return count < 2
+	})
+	for i, m := range metrics {
 		column := i % plotColumns
 		if column == 0 {
 			y, rowHeight = y+rowHeight, 0

@@ -104,7 +104,7 @@ func (p *postgres) startPostgres(ctx context.Context, dir string) error {
 
 // footprint leaves out the log of transactions, whose files are used again, and the
 // memory: that is buffers of a configured size, which tasks before have filled.
-func (p *postgres) footprint() ([]int, string) { return nil, filepath.Join(p.data, "base") }
+func (p *postgres) footprint() ([]int, string) { return nil, filepath.Join(p.data, "base") } //nolint:unparam // as contestants have it
 
 func (p *postgres) stopPostgres() error {
 	return errors.Join(p.process.stop(), os.RemoveAll(p.data))

@@ -6,9 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"os"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/peltonq/pelton"
@@ -127,19 +124,4 @@ func request(ctx context.Context, method, url string) error {
 		err = fmt.Errorf("%s %s: %s: %s", method, url, resp.Status, answer)
 	}
 	return err
-}
-
-// residentMiB is what proc(5) calls VmRSS.
-func residentMiB(pid int) (float64, error) {
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		return 0, err
-	}
-	for line := range strings.Lines(string(status)) {
-		if value, found := strings.CutPrefix(line, "VmRSS:"); found {
-			kib, err := strconv.ParseFloat(strings.TrimSuffix(strings.TrimSpace(value), " kB"), 64)
-			return kib / 1024, err
-		}
-	}
-	return 0, errors.New("no VmRSS")
 }
