@@ -4,7 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"sync/atomic"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/peltonq/pelton"
 	"github.com/peltonq/pelton/internal/brokertest"
@@ -49,10 +51,23 @@ func BenchmarkDrain(b *testing.B) {
 	ended := make(chan error, 1)
 	b.ReportAllocs()
 	b.ResetTimer()
+	before := cpu(b)
 	go func() { ended <- w.Run(ctx) }()
 	<-all
+	b.ReportMetric(float64(cpu(b)-before)/float64(b.N), "cpu-ns/op")
 	cancel()
 	if err := <-ended; err != nil {
 		b.Fatal(err)
 	}
+}
+
+// cpu is the time that the process has computed: what others take of the machine is not
+// in it.
+func cpu(b *testing.B) time.Duration {
+	b.Helper()
+	var usage syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &usage); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
 }

@@ -16,6 +16,31 @@ func (w *Worker) takeSlot(free func()) *slot {
 	return &slot{w: w, free: free}
 }
 
+// work handles a delivery, and then others as they come, until the worker stops: a new
+// goroutine for each would have to grow its stack each time. A handler that ends its goroutine
+// ends this one. There are no more of them than slots at their busiest.
+func (w *Worker) work(h kept) {
+	for {
+		w.handleIn(h)
+		if ended(w.stopping) { // nobody waits for a handler that was given up
+			return
+		}
+		w.idle.Add(1)
+		select {
+		case h = <-w.ready:
+			w.idle.Done()
+		case <-w.stopping:
+			w.idle.Done()
+			return
+		}
+	}
+}
+
+func (w *Worker) handleIn(h kept) {
+	defer h.slot.end()
+	w.handle(h)
+}
+
 // end frees the slot, once.
 func (s *slot) end() {
 	if s.over.Swap(true) {

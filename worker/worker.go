@@ -50,6 +50,8 @@ type Worker struct {
 	connected  atomic.Int64   // unix time of the last connection to the broker, in nanoseconds
 	shortest   atomic.Int64   // lease of the lanes served, in nanoseconds
 	show       chan struct{}  // told when presence is to be shown at once
+	ready      chan kept      // takes a delivery if a goroutine has nothing to do
+	idle       sync.WaitGroup // goroutines that have nothing to do
 	finishing  chan struct{}  // held by successes that are being written
 	entered    chan struct{}  // told that there are runs again that may need a keeper
 	background sync.WaitGroup // everything but handlers
@@ -101,6 +103,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	w.base, w.hard, w.stopping, w.stop = base, hard, serving.Done(), stopServing
 	defer w.background.Wait()
 	defer endHard()
+	defer w.idle.Wait()
 
 	if err := b.LoadLimits(ctx); err != nil {
 		return fmt.Errorf("open worker: %w", err)
@@ -155,10 +158,11 @@ func (w *Worker) dispatch(ctx context.Context) {
 	}
 	d.start = func(h kept) { //nolint:contextcheck // tasks outlive ctx by the grace
 		h.slot = w.takeSlot(func() { d.freed <- h.lane.rank })
-		go func() {
-			defer h.slot.end()
-			w.handle(h)
-		}()
+		select {
+		case w.ready <- h: // somebody has just finished one
+		default:
+			go w.work(h)
+		}
 	}
 	w.keeper.resume, w.keeper.pace = d.resume, d.tellPace
 	d.reopen = func(l *lane) { w.reopenLane(d, l) } //nolint:contextcheck // ends with Run
