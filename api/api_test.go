@@ -282,7 +282,7 @@ func (f *fakeQueues) Purge(ctx context.Context, name string, p pelton.Priority, 
 }
 
 // serve is the API over fakes; change may set more of the Config.
-func serve(t *testing.T, tasks *fakeTasks, change func(*Config)) http.Handler {
+func serve(t testing.TB, tasks *fakeTasks, change func(*Config)) http.Handler {
 	t.Helper()
 	cfg := Config{Tasks: tasks, Lists: &fakeLister{}, Why: &fakeWhy{}, Queues: &fakeQueues{}, Dead: &fakeDead{}, Locks: &fakeLocks{}, Limits: &fakeLimits{}, Workers: &fakeWorkers{}, Schedules: newFakeSchedules(), Version: "v1.2.3"}
 	if change != nil {

@@ -25,7 +25,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // patience bounds what a test waits for; nothing should come near it.
 const patience = 20 * time.Second
 
-func open(t *testing.T, nc *nats.Conn) *producer.Client {
+func open(t testing.TB, nc *nats.Conn) *producer.Client {
 	t.Helper()
 	client, err := producer.New(t.Context(), nc, producer.Config{})
 	if err != nil {
