@@ -43,7 +43,11 @@ lint: ## gofumpt and golangci-lint, pinned in tools/go.mod
 fmt: ## format the code
 	$(TOOLS) golangci-lint fmt ./...
 
-check: lint test race ## what CI runs
+gate: ## hold the benchmarks against the merge base with main; GATE="-base REV" for another
+	cd bench && $(GO) build -trimpath -o ../bin/gate ./gate
+	bin/gate $(GATE)
+
+check: lint test gate race ## what CI runs
 
 chaos: ## the long fault suite: real processes, killed; PELTON_CHAOS_SEED replays a run
 	PELTON_CHAOS=long $(GO) test -count=1 -timeout 80m -v ./chaos
@@ -55,4 +59,4 @@ bench: build ## compare with other queues, as docs/performance.md does, in at mo
 clean: ## remove what was built
 	rm -rf bin
 
-.PHONY: help build run deps test rates race lint fmt check chaos bench clean
+.PHONY: help build run deps test rates race lint fmt gate check chaos bench clean
