@@ -11,7 +11,6 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-	"github.com/nats-io/nuid"
 
 	"github.com/peltonq/pelton"
 )
@@ -99,7 +98,7 @@ type group struct {
 }
 
 func (g *group) open(ctx context.Context, b *Broker) {
-	g.b, g.ctx, g.name = b, ctx, nuid.Next()
+	g.b, g.ctx, g.name = b, ctx, strings.TrimPrefix(nats.NewInbox(), nats.InboxPrefix)
 	g.kick, g.room = make(chan struct{}, 1), make(chan struct{}, window)
 }
 
