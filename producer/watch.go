@@ -37,11 +37,16 @@ func (c *Client) Watch(ctx context.Context, id pelton.ID) iter.Seq2[*pelton.Task
 
 // watch calls show for each news until it returns false or the task is over.
 func (c *Client) watch(ctx context.Context, id pelton.ID, show func(*pelton.Task) bool) (last *pelton.Task, err error) {
-	// The first look answers for a task that is over or not there, and for a broker
-	// that is out of reach, which a subscription would wait for.
-	if last, err = c.Get(ctx, id); err != nil {
+	if err := c.check(); err != nil {
 		return nil, err
 	}
+	// The first look answers for a task that is over or not there, and for a broker
+	// that is out of reach, which a subscription would wait for.
+	r, err := c.reading(ctx, id, c.b.ReadRecord)
+	if err != nil {
+		return nil, err
+	}
+	last = r.Task(c.now())
 	if !show(last) || last.State.Terminal() {
 		return last, nil
 	}
