@@ -78,7 +78,11 @@ func (c *Client) reading(ctx context.Context, id pelton.ID, read func(context.Co
 	case <-ctx.Done():
 		return nil, fmt.Errorf("%w: %w", pelton.ErrUnavailable, context.Cause(ctx))
 	}
-	return read(ctx, id)
+	r, err := read(ctx, id)
+	if err == nil {
+		c.hot.saw(r)
+	}
+	return r, err
 }
 
 // Close ends calls that are under way; their outcome is unknown. It does not

@@ -15,7 +15,7 @@ import (
 //
 // What is kept may be older than the broker's by as long as an event takes, about a
 // millisecond, and by up to hotReread if that is lost; a read that comes after a change
-// made through the same Client sees it. When the connection was lost, nothing is kept.
+// made through the same Client, or after a read that saw one, sees it. When the connection was lost, nothing is kept.
 const (
 	hotReads  = 16
 	hotWindow = 100 * time.Millisecond
@@ -52,6 +52,7 @@ type readCount struct {
 // hotTask is one record that is kept, as long as somebody follows it.
 type hotTask struct {
 	record *broker.Record // nil while it is not known for sure
+	seen   uint64         // the newest revision that anybody was shown
 	asked  time.Time      // by the last reader
 	gone   bool           // nothing is to be kept any more
 	stop   context.CancelFunc
@@ -98,15 +99,33 @@ func (h *hotTasks) forget(id pelton.ID, t *hotTask) {
 }
 
 // keep notes what was read; nil is that it has changed since. It reports whether
-// it is to be kept any longer.
+// it is to be kept any longer. What is older than somebody has seen is not kept: a newer one is about
+// to be announced.
 func (h *hotTasks) keep(t *hotTask, r *broker.Record) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if t.gone || time.Since(t.asked) > hotIdle {
 		return false
 	}
-	t.record = r
+	if t.record = r; r != nil && r.Revision < t.seen {
+		t.record = nil
+	}
 	return true
+}
+
+// saw says that a record was read that is not the one that is kept. Whoever asks after
+// the one who read it must not be shown an older one.
+func (h *hotTasks) saw(r *broker.Record) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	t := h.kept[r.ID]
+	if t == nil || r.Revision <= t.seen {
+		return
+	}
+	t.seen = r.Revision
+	if t.record != nil && t.record.Revision < t.seen {
+		t.record = nil
+	}
 }
 
 // changed says that this Client has changed a task: what is kept of it is old.
