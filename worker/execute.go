@@ -120,28 +120,33 @@ func (w *Worker) takeover(r *run, c candidate, now time.Time) (over bool, err er
 // come back too.
 const settle = 5 * time.Second
 
-// ownerSign finds out about the owner of a task: it is asked, and if it does not
-// answer, its heartbeat tells whether it lives. Right after the broker was away,
-// heartbeats may have expired and their workers be on their way: then it asks again
-// until they have had their time, or the delivery must be started.
+// errSilent is an owner that may have died since its last sign of life, or not.
+var errSilent = errors.New("it does not answer, and its heartbeat is not over")
+
+// ownerSign finds out about the owner of a task: it is asked, until it answers or is gone.
+// Right after the broker was away, its workers may be on their way, with or without a
+// heartbeat: then it asks again until they have had their time, or the delivery must be started.
+//
+// An owner that is silent while its heartbeat lasts may have died just now: that of a task
+// that kills the process of its broker always has. It is not taken for alive, or the crash would
+// never be counted, nor for dead before it has had its time: that is errSilent, and the next
+// delivery asks again. A heartbeat lasts for half a lease at most.
 func (w *Worker) ownerSign(record *broker.Record, c candidate) (broker.Sign, error) {
-	for {
+	settling := func() bool { return time.Since(time.Unix(0, w.connected.Load())) <= settle }
+	for waits := settling(); ; {
 		ctx, cancel := context.WithTimeout(w.hard, min(time.Second, c.lane.leaseNow()/6))
 		sign, err := w.b.AskPresence(ctx, record.Owner, record.ID)
 		cancel()
 		if err != nil || sign != broker.SignNone {
 			return sign, err
 		}
-		present, err := w.b.Present(w.hard, record.Owner)
-		switch {
-		case err != nil:
-			return broker.SignNone, err
-		case present:
-			return broker.SignHere, nil
-		}
 		const again = 100 * time.Millisecond
-		if time.Since(time.Unix(0, w.connected.Load())) > settle || c.lane.startBy(c.delivery) < 2*again || ended(w.hard.Done()) {
-			return broker.SignNone, nil
+		if !settling() || c.lane.startBy(c.delivery) < 2*again || ended(w.hard.Done()) {
+			present, err := w.b.Present(w.hard, record.Owner)
+			if err == nil && present && (settling() || !waits) {
+				err = errSilent
+			}
+			return broker.SignNone, err
 		}
 		pause(w.hard, again)
 	}
