@@ -1,7 +1,9 @@
 package chaos_test
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"math/rand/v2"
 	"testing"
@@ -20,8 +22,33 @@ type copier struct {
 	nc     *nats.Conn
 	js     jetstream.JetStream
 	stream jetstream.Stream
-	seen   []*nats.Msg // what was ready at some time
+	states jetstream.Stream // of the records
+	seen   []original       // what was ready at some time
 	next   uint64
+}
+
+// original is a message, with the task's id as everybody else names it: the message of a plain
+// task has only the seed of it.
+type original struct {
+	id      pelton.ID
+	subject string
+	data    []byte
+}
+
+// originalOf completes the id in a message that a stream holds.
+func originalOf(msg *jetstream.RawStreamMsg) (original, error) {
+	var form struct {
+		ID pelton.ID `json:"id"`
+	}
+	line, _, _ := bytes.Cut(msg.Data, []byte{'\n'})
+	if err := json.Unmarshal(line, &form); err != nil {
+		return original{}, err
+	}
+	id := form.ID
+	if !id.Minted() && id.Sequence() == 0 {
+		id = id.At(msg.Sequence)
+	}
+	return original{id, msg.Subject, bytes.Replace(msg.Data, []byte(form.ID.String()), []byte(id.String()), 1)}, nil
 }
 
 func (s *suite) newCopier(ctx context.Context) (*copier, error) {
@@ -32,6 +59,9 @@ func (s *suite) newCopier(ctx context.Context) (*copier, error) {
 	c := &copier{nc: nc, next: 1}
 	if c.js, err = jetstream.New(nc); err == nil {
 		c.stream, err = c.js.Stream(ctx, "pelton_TASKS_0")
+	}
+	if err == nil {
+		c.states, err = c.js.Stream(ctx, "KV_pelton_STATE_0")
 	}
 	if err != nil {
 		nc.Close()
@@ -50,15 +80,28 @@ func (c *copier) capture(ctx context.Context) (found bool, err error) {
 		return false, err
 	}
 	c.next = msg.Sequence + 1
-	c.seen = append(c.seen, &nats.Msg{Subject: msg.Subject, Data: msg.Data})
+	o, err := originalOf(msg)
+	if err != nil {
+		return false, err
+	}
+	c.seen = append(c.seen, o)
 	return true, nil
 }
 
-func (c *copier) publish(ctx context.Context, msg *nats.Msg) error {
+func (c *copier) publish(ctx context.Context, o original) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	_, err := c.js.PublishMsg(ctx, &nats.Msg{Subject: msg.Subject, Data: msg.Data})
+	_, err := c.js.PublishMsg(ctx, &nats.Msg{Subject: o.subject, Data: o.data})
 	return err
+}
+
+// recorded reports whether the task has a record. The message of one that has none is all
+// there is of it, and nobody ever publishes that again.
+func (c *copier) recorded(ctx context.Context, o original) bool {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	_, err := c.states.GetLastMsgForSubject(ctx, "$KV.pelton_STATE_0."+o.id.String())
+	return err == nil
 }
 
 // copyAtRandom copies until ctx ends what waits, what runs, and epochs that are over.
@@ -87,7 +130,7 @@ func (s *suite) copyAtRandom(ctx context.Context, seed uint64) {
 		if random.IntN(4) == 0 {
 			i = random.IntN(n)
 		}
-		if c.publish(ctx, c.seen[i]) == nil {
+		if c.recorded(ctx, c.seen[i]) && c.publish(ctx, c.seen[i]) == nil {
 			c.next++ // our own copy, mostly: not worth another one
 		}
 	}
@@ -135,8 +178,11 @@ func (s *suite) copiesOf(n int, o order, until func([]pelton.ID) bool) {
 		}
 	}
 	s.eventually("the tasks have come so far", 20*time.Second, func() bool { return until(ids) })
-	for _, msg := range c.seen[slots:] {
-		if err := c.publish(s.ctx, msg); err != nil {
+	for _, o := range c.seen[slots:] {
+		if !c.recorded(s.ctx, o) {
+			s.Errorf("task %s has no record, its message must not be copied", o.id)
+		}
+		if err := c.publish(s.ctx, o); err != nil {
 			s.Error(err)
 		}
 	}

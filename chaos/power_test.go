@@ -78,6 +78,9 @@ func TestPowerLoss(t *testing.T) {
 	d := newPowered(t)
 	p.data, p.serve = d.data(), []string{"--sync", "always"}
 	p.lease = 5 * time.Second // a broker that syncs every write is slow, and no lease is to end for that
+	if raceEnabled {
+		p.lease *= 2
+	}
 	cuts := 3
 	if p.long {
 		cuts = 20
@@ -93,7 +96,7 @@ func TestPowerLoss(t *testing.T) {
 	id := s.producer.must(order{kind: "chaos.quick", priority: pelton.Low, delay: time.Second})
 	s.losePower(d, 0)
 	s.healed()
-	s.producer.finish(10*time.Second, id)
+	s.producer.finish(p.drain, id)
 	report := s.judge()
 	if report.Counts.Succeeded < p.tasks {
 		t.Errorf("%d tasks at least were enqueued: %s", p.tasks, report.Counts)

@@ -15,6 +15,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/peltonq/pelton"
 	"github.com/peltonq/pelton/chaos/history"
 	"github.com/peltonq/pelton/internal/failpoint"
 )
@@ -24,8 +25,11 @@ type process struct {
 	cmd  *exec.Cmd
 	log  string
 	done chan struct{}
-	code int // once done is closed; -1 if a signal ended it
+	code int // once done is closed
 }
+
+// bySignal is the code of a process that a signal ended.
+const bySignal = -1
 
 func (s *suite) launch(name string, env []string, path string, args ...string) *process {
 	s.Helper()
@@ -83,6 +87,7 @@ type server struct {
 	p      *process
 	point  failpoint.Point // at which it dies by itself
 	killed bool            // by the nemesis, which starts it again
+	deadly pelton.ID       // a task that kills it
 }
 
 func newServer(s *suite) *server {
@@ -137,18 +142,29 @@ func (v *server) supervise(ctx context.Context) {
 		}
 		v.mu.Lock()
 		if p := v.p; p.ended() && !v.killed {
-			what := "failpoint"
-			if p.code != failpoint.ExitCode {
+			what, task := "failpoint", pelton.ID{}
+			switch {
+			case p.code == failpoint.ExitCode:
+			case p.code == bySignal && !v.deadly.IsZero():
+				what, task = history.ExitFault, v.deadly
+			default:
 				what = "death"
 				v.s.Errorf("the server ended with %d by itself, see %s", p.code, p.log)
 			}
-			v.s.fault(history.FaultBegin, what, history.Everyone)
+			v.s.write(v.s.log, history.Event{Kind: history.FaultBegin, Fault: what, Target: history.Everyone, Task: task})
 			v.s.serverPoints.hit(v.point)
 			v.s.fault(history.FaultEnd, what, history.Everyone)
 			v.launch()
 		}
 		v.mu.Unlock()
 	}
+}
+
+// fears says which task will kill the server.
+func (v *server) fears(id pelton.ID) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.deadly = id
 }
 
 // kill ends the server at once; whoever does it starts it again.
@@ -258,7 +274,7 @@ func (w *slot) supervise(ctx context.Context) {
 		case w.killed:
 			w.s.fault(history.FaultEnd, "kill", name)
 		case p.code == exitCode:
-			w.s.fault(history.FaultEnd, "exit", name) // whose beginning the actor wrote
+			w.s.fault(history.FaultEnd, history.ExitFault, name) // whose beginning the actor wrote
 		case p.code == failpoint.ExitCode:
 			w.s.fault(history.FaultBegin, "failpoint", name)
 			w.s.workerPoints.hit(w.point)

@@ -67,6 +67,8 @@ type order struct {
 	idempotency string        // key of the request
 	lock        string        // what it works under
 	slots       int           // of the lock
+	bare        bool          // its runs do not ask for their fence
+	queue       string        // empty is the default
 }
 
 // body is the request that enqueues the order under a name.
@@ -75,7 +77,7 @@ func (o *order) body(ref string) ([]byte, error) {
 		"kind": o.kind, "retention": "1h", "max_attempts": 10,
 		"payload": map[string]any{
 			"ref": ref, "ms": o.ms, "times": o.times, "mib": o.mib, "wait_ms": o.wait.Milliseconds(), "pad": strings.Repeat("x", o.pad),
-			"lock": o.lock, "slots": o.slots,
+			"lock": o.lock, "slots": o.slots, "bare": o.bare,
 		},
 	}
 	if o.timeout > 0 {
@@ -86,6 +88,9 @@ func (o *order) body(ref string) ([]byte, error) {
 	}
 	if !o.at.IsZero() {
 		body["run_at"] = o.at.UTC()
+	}
+	if o.queue != "" {
+		body["queue"] = o.queue
 	}
 	if o.priority != "" {
 		body["priority"] = o.priority
@@ -241,21 +246,23 @@ func (p *producer) flood(ctx context.Context, tick time.Duration, next func() (o
 func view(t *pelton.Task) *history.Record {
 	r := &history.Record{
 		State: t.State, Revision: t.Revision, Attempt: t.Attempt, Crashes: t.Crashes, Worker: t.Worker,
-		RunAt: t.RunAt, StartedAt: t.StartedAt, FinishedAt: t.FinishedAt, ResultFence: fenceOf(t.Result),
+		RunAt: t.RunAt, StartedAt: t.StartedAt, FinishedAt: t.FinishedAt,
 	}
+	r.ResultRun, r.ResultFence = runOf(t.Result)
 	if t.Error != nil {
 		r.Reason = t.Error.Reason
 	}
 	return r
 }
 
-// fenceOf is the token that an actor's result names.
-func fenceOf(result []byte) uint64 {
+// runOf is the run that an actor's result names, and its token.
+func runOf(result []byte) (run string, fence uint64) {
 	var named struct {
+		Run   string `json:"run"`
 		Fence uint64 `json:"fence"`
 	}
 	_ = json.Unmarshal(result, &named) // no result names none
-	return named.Fence
+	return named.Run, named.Fence
 }
 
 // get reads a task and writes down what came; nil if no record did.

@@ -81,8 +81,9 @@ func stored(msg jetstream.Msg) (history.Event, bool) {
 	}
 	r := &history.Record{
 		State: form.State, Revision: meta.Sequence.Stream, Stored: true, Attempt: form.Attempt, Crashes: form.Crashes, Worker: form.Owner,
-		RunAt: form.RunAt, StartedAt: form.StartedAt, FinishedAt: form.FinishedAt, Replaced: form.Replaced, ResultFence: fenceOf(body[form.PayloadLen:]),
+		RunAt: form.RunAt, StartedAt: form.StartedAt, FinishedAt: form.FinishedAt, Replaced: form.Replaced,
 	}
+	r.ResultRun, r.ResultFence = runOf(body[form.PayloadLen:])
 	r.Previous, _ = strconv.ParseUint(msg.Headers().Get("Nats-Expected-Last-Subject-Sequence"), 10, 64) // absent is none
 	if n := len(form.Errors); n > 0 {
 		r.Reason = form.Errors[n-1].Reason

@@ -25,9 +25,9 @@ func (s *suite) orders(n int) func() (order, bool) {
 		case roll < 30:
 			return order{kind: "chaos.quick"}, true
 		case roll < 80:
-			return order{kind: "chaos.sleep", ms: ms}, true
+			return order{kind: "chaos.sleep", ms: ms, bare: roll%2 == 0}, true
 		case roll < 90:
-			return order{kind: "chaos.fail", ms: ms / 10, times: 1 + random.IntN(2)}, true
+			return order{kind: "chaos.fail", ms: ms / 10, times: 1 + random.IntN(2), bare: roll%2 == 0}, true
 		case roll < 95:
 			return order{kind: "chaos.sleep", ms: ms, delay: time.Duration(ms) * time.Millisecond}, true
 		default:
@@ -281,8 +281,8 @@ func TestPoison(t *testing.T) {
 	if t.Failed() {
 		return // it never ends
 	}
-	if report := s.judge(); report.Counts.Faults["exit"] != pelton.DefaultMaxCrashes {
-		t.Errorf("%d workers died of it, the budget is %d", report.Counts.Faults["exit"], pelton.DefaultMaxCrashes)
+	if report := s.judge(); report.Counts.Faults[history.ExitFault] != pelton.DefaultMaxCrashes {
+		t.Errorf("%d workers died of it, the budget is %d", report.Counts.Faults[history.ExitFault], pelton.DefaultMaxCrashes)
 	}
 }
 

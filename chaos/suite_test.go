@@ -296,7 +296,7 @@ func (s *suite) examine() check.Report {
 		s.Fatal(err)
 	}
 	report := check.Check(events, check.Config{
-		Lease: s.lease, Slots: s.workers * s.concurrency, CtxEnd: 1500 * time.Millisecond, Idle: 2 * time.Second, Limits: s.limits,
+		Lease: s.lease, Slots: s.workers * s.concurrency, CtxEnd: 1500 * time.Millisecond, Promotion: 1500 * time.Millisecond, Followed: 1500 * time.Millisecond, Idle: 2 * time.Second, Limits: s.limits,
 	})
 	s.Logf("%s; %d torn lines", report.Counts, torn)
 	return report
@@ -311,7 +311,7 @@ func excerpt(events []history.Event) string {
 	first := events[0].At
 	shown := slices.SortedStableFunc(slices.Values(events), func(a, b history.Event) int { return cmp.Compare(a.At, b.At) })
 	for _, e := range shown[:min(len(shown), 40)] {
-		out = fmt.Appendf(out, "  %8.3fs %-10s %-14s attempt %d fence %d %s", float64(e.At-first)/1e9, e.Actor, e.Kind, e.Attempt, e.Fence, e.Outcome)
+		out = fmt.Appendf(out, "  %8.3fs %-10s %-14s %s attempt %d fence %d %s", float64(e.At-first)/1e9, e.Actor, e.Kind, e.Run, e.Attempt, e.Fence, e.Outcome)
 		if r := e.Record; r != nil {
 			out = fmt.Appendf(out, " %s rev %d (over %d) attempt %d crashes %d %s %s", r.State, r.Revision, r.Previous, r.Attempt, r.Crashes, r.Worker, r.Reason)
 		}

@@ -219,12 +219,13 @@ func (w *Worker) begin(r *run, c candidate) (begun bool, err error) {
 	rec.Deferrals, rec.DeferredAt, rec.Limited = 0, time.Time{}, nil
 	rec.InLine = false // its turn is kept from here on, until it is over
 	rec.StartedAt = time.Now().UTC().Truncate(time.Microsecond)
-	if !c.fresh {
-		err = w.b.SaveRecord(w.hard, rec)
+	if c.fresh {
+		failpoint.At(failpoint.FreshStarted)
+	} else if err = w.b.SaveRecord(w.hard, rec); err == nil {
+		failpoint.At(failpoint.StartRecorded)
 	}
 	switch {
 	case err == nil:
-		failpoint.At(failpoint.StartRecorded)
 		r.fence.Store(rec.Revision)
 		r.task = rec.Task(rec.StartedAt)
 		w.cfg.Observer.Started(r.task, max(rec.StartedAt.Sub(c.delivery.Published), 0))

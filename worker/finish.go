@@ -104,6 +104,7 @@ func (r *run) succeedSoon(now time.Time) bool {
 		return false
 	}
 	r.w.tasks.Add(1)
+	first := rec.Revision == 0
 	rec.State, rec.FinishedAt = pelton.Succeeded, now.UTC().Truncate(time.Microsecond)
 	err := r.w.b.SaveRecordSoon(r.w.hard, rec, func(err error) { // on the connection's reader: it must not block
 		if err != nil {
@@ -111,6 +112,9 @@ func (r *run) succeedSoon(now time.Time) bool {
 			return
 		}
 		failpoint.At(failpoint.FinishRecorded)
+		if first {
+			failpoint.At(failpoint.FreshFinished)
+		}
 		r.ack()
 		r.settled(OutcomeSucceeded, nil, now)
 		r.written()

@@ -172,6 +172,9 @@ func (r *run) saveRunning(ctx context.Context) {
 	record.Progress = r.progress
 	err := r.w.b.SaveRecord(ctx, &record)
 	if err == nil {
+		if r.fence.Load() == 0 {
+			failpoint.At(failpoint.FreshPromoted)
+		}
 		r.record = &record
 		r.fence.CompareAndSwap(0, record.Revision)
 		return

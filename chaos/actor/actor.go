@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"sync/atomic"
 	"time"
 
 	"github.com/peltonq/pelton"
@@ -35,13 +36,16 @@ type plan struct {
 	Wait  int    `json:"wait_ms"` // from a failed attempt to the next, in milliseconds; 0 is soon
 	Lock  string `json:"lock"`    // what it works under
 	Slots int    `json:"slots"`   // of the lock; 0 is 1
+	// Bare runs do not ask for their fence, so that those of plain tasks have no record
+	// at first. Quick ones never ask.
+	Bare bool `json:"bare"`
 }
 
 // actor writes down what its handlers do.
 type actor struct {
-	dir    string
-	log    *history.Log
-	worker string
+	dir  string
+	log  *history.Log
+	runs atomic.Int64
 }
 
 // handler does what its kind does, and returns how it ends.
@@ -51,6 +55,7 @@ type handler func(ctx context.Context, a *actor, r *run) error
 type run struct {
 	plan
 	task  *pelton.Task
+	name  string
 	fence uint64
 }
 
@@ -70,9 +75,13 @@ func (a *actor) mux() *worker.Mux {
 
 // serve writes the first and the last act of a run, and the end of its ctx.
 func (a *actor) serve(ctx context.Context, task *pelton.Task, do handler) (json.RawMessage, error) {
-	r := &run{task: task, fence: worker.Fence(ctx)}
+	// The revision is that of the running record, if there is one.
+	r := &run{task: task, name: fmt.Sprintf("%s#%d", a.log.Actor(), a.runs.Add(1)), fence: task.Revision}
 	if err := json.Unmarshal(task.Payload, &r.plan); err != nil {
 		return nil, pelton.Discard(fmt.Errorf("payload: %w", err))
+	}
+	if !r.Bare && task.Kind != "chaos.quick" {
+		r.fence = worker.Fence(ctx)
 	}
 	a.write(r, history.RunStart, "")
 	defer context.AfterFunc(ctx, func() { a.write(r, history.CtxEnd, outcome(context.Cause(ctx))) })()
@@ -81,7 +90,7 @@ func (a *actor) serve(ctx context.Context, task *pelton.Task, do handler) (json.
 	if err != nil {
 		return nil, err
 	}
-	return json.Marshal(map[string]any{"fence": r.fence, "ref": r.Ref})
+	return json.Marshal(map[string]any{"run": r.name, "fence": r.fence, "ref": r.Ref})
 }
 
 // write appends an event of a run. A history that cannot be written is worthless,
@@ -92,7 +101,8 @@ func (a *actor) write(r *run, kind history.Kind, o history.Outcome) {
 
 // tell is write with more to say.
 func (a *actor) tell(r *run, e history.Event) {
-	e.Ref, e.Task, e.Attempt, e.Fence, e.Worker, e.Key = r.Ref, r.task.ID, r.task.Attempt, r.fence, a.worker, r.task.ConcurrencyKey
+	e.Ref, e.Task, e.Attempt, e.Key = r.Ref, r.task.ID, r.task.Attempt, r.task.ConcurrencyKey
+	e.Run, e.Fence, e.Worker, e.StartedAt = r.name, r.fence, r.task.Worker, r.task.StartedAt
 	if err := a.log.Write(e); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
@@ -186,7 +196,7 @@ func exit(ctx context.Context, a *actor, r *run) error {
 	if err := sleep(ctx, a, r); err != nil || !a.again(r) {
 		return err
 	}
-	err := a.log.Write(history.Event{Kind: history.FaultBegin, Fault: "exit", Target: a.log.Actor(), Note: r.task.ID.String()})
+	err := a.log.Write(history.Event{Kind: history.FaultBegin, Fault: history.ExitFault, Target: a.log.Actor(), Task: r.task.ID})
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 	}

@@ -109,7 +109,6 @@ func work(ctx context.Context, nc *nats.Conn, f flags, a *actor, log *slog.Logge
 		if err != nil {
 			return err
 		}
-		a.worker = w.ID()
 		err = w.Run(ctx)
 		switch {
 		case ctx.Err() != nil && errors.Is(err, pelton.ErrGraceExceeded):

@@ -34,6 +34,16 @@ type Config struct {
 	// TickLate is how long after its nominal time the task of a tick may start. Zero
 	// means 5 s.
 	TickLate time.Duration
+	// Promotion is how long a plain task may run without a record that says so, and how
+	// long after the answer to a cancel one may start that had been handed out
+	// before. Zero means 1 s.
+	Promotion time.Duration
+	// Followed is by how much a server may be late with a record that it keeps because
+	// many read it. Zero means 1 s.
+	Followed time.Duration
+	// MaxCrashes is how many workers a task may kill. Zero means
+	// pelton.DefaultMaxCrashes.
+	MaxCrashes int
 }
 
 func (c Config) withDefaults() Config {
@@ -45,6 +55,15 @@ func (c Config) withDefaults() Config {
 	}
 	if c.TickLate == 0 {
 		c.TickLate = 5 * time.Second
+	}
+	if c.Promotion == 0 {
+		c.Promotion = time.Second
+	}
+	if c.Followed == 0 {
+		c.Followed = time.Second
+	}
+	if c.MaxCrashes == 0 {
+		c.MaxCrashes = pelton.DefaultMaxCrashes
 	}
 	if c.Idle == 0 {
 		c.Idle = time.Second
@@ -76,6 +95,8 @@ type Counts struct {
 	Cancelled, Expired         int
 	Replaced                   int // of the cancelled: in favour of another with their unique key
 	Runs                       int
+	Bare                       int // of the runs: without a record when their handlers began
+	Traceless                  int // of those: died before there was one
 	Duplicates                 int // runs beyond the first of the same attempt, or beside another run of the task
 	MostPerKey                 int // runs of one concurrency key at a time, without zombies
 	Zombies                    int // runs that went on beside others of their key after their workers had lost them
@@ -89,8 +110,8 @@ func (c Counts) String() string {
 		faults = append(faults, fmt.Sprintf("%s %d", what, n))
 	}
 	slices.Sort(faults)
-	return fmt.Sprintf("%d accepted (%d unknown, %d refused): %d succeeded, %d failed (%d as poison), %d cancelled (%d replaced), %d expired; %d runs, %d duplicates, at most %d of a key (and %d zombies), %d records read; faults: %s",
-		c.Accepted, c.Unknown, c.Refused, c.Succeeded, c.Failed, c.Poisoned, c.Cancelled, c.Replaced, c.Expired, c.Runs, c.Duplicates, c.MostPerKey, c.Zombies, c.Reads, strings.Join(faults, ", "))
+	return fmt.Sprintf("%d accepted (%d unknown, %d refused): %d succeeded, %d failed (%d as poison), %d cancelled (%d replaced), %d expired; %d runs (%d without a record, %d died so), %d duplicates, at most %d of a key (and %d zombies), %d records read; faults: %s",
+		c.Accepted, c.Unknown, c.Refused, c.Succeeded, c.Failed, c.Poisoned, c.Cancelled, c.Replaced, c.Expired, c.Runs, c.Bare, c.Traceless, c.Duplicates, c.MostPerKey, c.Zombies, c.Reads, strings.Join(faults, ", "))
 }
 
 // Report is what Check found.
@@ -118,6 +139,7 @@ func rules() []rule {
 		{"stale", each(stale)},
 		{"owners", each(owners)},
 		{"runs", each(ran)},
+		{"promoted", each(promoted)},
 		{"attempts", each(attempts)},
 		{"crashes", each(crashes)},
 		{"results", each(results)},

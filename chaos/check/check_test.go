@@ -14,7 +14,7 @@ import (
 
 // rule names, as the checker lists them.
 var names = []string{
-	"lost", "missing", "refused", "invented", "final", "moves", "stale", "owners", "runs",
+	"lost", "missing", "refused", "invented", "final", "moves", "stale", "owners", "runs", "promoted",
 	"attempts", "crashes", "results", "fences", "duplicates", "overlaps", "early", "delayed", "cancels", "ctx-ends", "recovery",
 	"key-limits", "key-order", "unique", "replaced", "idempotent", "locks", "ticks",
 }
@@ -30,7 +30,7 @@ type example struct {
 func TestRejected(t *testing.T) {
 	t.Parallel()
 	seen := map[string]bool{}
-	for _, e := range slices.Concat(rejectedRecords(), rejectedRuns(), rejectedCalls(), rejectedDelayed(), rejectedRecovery(), rejectedExclusion(), rejectedTerms(), rejectedTicks()) {
+	for _, e := range slices.Concat(rejectedRecords(), rejectedRuns(), rejectedCalls(), rejectedDelayed(), rejectedRecovery(), rejectedExclusion(), rejectedLocated(), rejectedTerms(), rejectedTicks()) {
 		seen[e.rule] = true
 		t.Run(e.rule+"/"+e.what, func(t *testing.T) {
 			t.Parallel()
@@ -51,7 +51,7 @@ func TestRejected(t *testing.T) {
 func TestAccepted(t *testing.T) {
 	t.Parallel()
 	seen := map[string]bool{}
-	for _, e := range slices.Concat(acceptedRecords(), acceptedRuns(), acceptedCalls(), acceptedDelayed(), acceptedRecovery(), acceptedExclusion(), acceptedTerms(), acceptedTicks()) {
+	for _, e := range slices.Concat(acceptedRecords(), acceptedRuns(), acceptedCalls(), acceptedDelayed(), acceptedRecovery(), acceptedExclusion(), acceptedLocated(), acceptedTerms(), acceptedTicks()) {
 		seen[e.rule] = true
 		t.Run(e.rule+"/"+e.what, func(t *testing.T) {
 			t.Parallel()
@@ -94,6 +94,26 @@ func TestCounts(t *testing.T) {
 	for _, part := range []string{"2 accepted", "1 duplicates", "kill 2"} {
 		if !strings.Contains(got.String(), part) {
 			t.Errorf("%q lacks %q", got, part)
+		}
+	}
+}
+
+// Runs that began without a record are counted, and of those the ones that left no trace.
+func TestCountsOfBareRuns(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		script          *script
+		bare, traceless int
+	}{
+		"a record at once":   {plain(), 0, 0},
+		"ended":              {short(), 1, 0},
+		"lasted":             {lasting(80), 1, 0},
+		"died":               {diedYoung(0), 1, 1},
+		"began with a token": {killed(100, 400), 0, 0},
+	} {
+		got := check.Check(c.script.sorted(), config).Counts
+		if got.Bare != c.bare || got.Traceless != c.traceless {
+			t.Errorf("%s: %d without a record and %d without a trace, want %d and %d", name, got.Bare, got.Traceless, c.bare, c.traceless)
 		}
 	}
 }

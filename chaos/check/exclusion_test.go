@@ -32,7 +32,7 @@ func (s *script) whole(begin, end int64, actor string, id pelton.ID, ref, key st
 	s.start(begin, actor, id, ref, 1, fence).Key = key
 	s.end(end, actor, id, fence, history.OK)
 	r := s.read(end+1, id, pelton.Succeeded, fence+100).Record
-	r.ResultFence, r.Attempt, r.Worker, r.FinishedAt = fence, 1, "id-of-"+actor, wall(end)
+	r.ResultFence, r.ResultRun, r.Attempt, r.Worker, r.FinishedAt = fence, name(actor, fence), 1, "id-of-"+actor, wall(end)
 }
 
 // pair is two tasks of a concurrency key, accepted one after the other. The second runs
@@ -81,7 +81,7 @@ func (s *script) hold(taken, released int64, actor string, id pelton.ID, fence, 
 		events = append(events, s.add(released, actor, history.LockReleased))
 	}
 	for _, e := range events {
-		e.Task, e.Fence, e.Lock, e.Token, e.Slots = id, fence, "l", token, slots
+		e.Task, e.Run, e.Lock, e.Token, e.Slots = id, name(actor, fence), "l", token, slots
 	}
 }
 

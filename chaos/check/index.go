@@ -27,6 +27,7 @@ type task struct {
 	events   []history.Event
 	accepted *history.Event  // the first answer that said so
 	retried  bool            // somebody asked for it to run again when it was over
+	killed   int             // how often it ended the process that ran it
 	runs     []*run          // by time of start
 	reads    []history.Event // of the record, by time
 	versions []version       // of the record, by revision, each once
@@ -82,6 +83,9 @@ func newIndex(events []history.Event, cfg Config) *index {
 			at := [2]string{e.Fault, e.Target}
 			open[at] = append(open[at], len(h.faults))
 			h.faults = append(h.faults, fault{what: e.Fault, target: e.Target, begin: e.At, end: events[len(events)-1].At})
+			if !e.Task.IsZero() {
+				h.task(e.Task).killed++
+			}
 		case history.FaultEnd:
 			at := [2]string{e.Fault, e.Target}
 			if n := len(open[at]); n > 0 {
@@ -130,17 +134,17 @@ func (t *task) add(e *history.Event) {
 	case history.RunStart:
 		t.runs = append(t.runs, &run{Event: *e})
 	case history.RunEnd:
-		if r := t.run(e.Fence); r != nil {
+		if r := t.run(e.Run); r != nil {
 			r.end = e
 		}
 	case history.CtxEnd:
-		if r := t.run(e.Fence); r != nil {
+		if r := t.run(e.Run); r != nil {
 			r.ctxEnd = e
 		}
 	case history.RetrySent:
 		t.retried = true
 	case history.LockTaken, history.LockReleased, history.LockLost:
-		if r := t.run(e.Fence); r != nil {
+		if r := t.run(e.Run); r != nil {
 			r.locks = append(r.locks, e)
 		}
 	case history.EnqueueSent, history.EnqueueExisting, history.EnqueueUnknown, history.EnqueueRefused,
@@ -166,10 +170,10 @@ func (t *task) addVersion(v version) {
 	}
 }
 
-// run is the run of that fence, the last one if there are several.
-func (t *task) run(fence uint64) *run {
+// run is the run of that name.
+func (t *task) run(name string) *run {
 	for _, r := range slices.Backward(t.runs) {
-		if r.Fence == fence {
+		if r.Run == name {
 			return r
 		}
 	}
@@ -234,6 +238,8 @@ func (h *index) counts() Counts {
 	}
 	for _, t := range h.tasks {
 		c.Runs += len(t.runs)
+		c.Bare += len(slices.DeleteFunc(slices.Clone(t.runs), func(r *run) bool { return !r.bare() }))
+		c.Traceless += len(slices.DeleteFunc(slices.Clone(t.runs), func(r *run) bool { return r.end != nil || !t.traceless(r) }))
 		for i := range t.runs {
 			if t.duplicate(i) {
 				c.Duplicates++

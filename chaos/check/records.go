@@ -64,7 +64,16 @@ func (t *task) requeuedBetween(v, next version) bool {
 // moves: a record goes from state to state only as State.CanBecome says; where
 // writes between two reads were not seen, by some path of such moves. Crashes
 // never become fewer, nor attempts by more than the one that was given back.
+//
+// A located task is queued before it has a record, at revision 0, so that its first record
+// says what can come of that: by one move, or by the two of a run that was not
+// written down.
 func moves(_ *index, t *task) string {
+	for _, e := range t.reads {
+		if e.Record.Revision == 0 && (!t.located() || e.Record.State != pelton.Queued) {
+			return fmt.Sprintf("reads %s without a record", e.Record.State)
+		}
+	}
 	attempt, crashes := 0, 0
 	for i, next := range t.versions {
 		if i > 0 && t.retried && t.versions[i-1].State.Terminal() { // it begins anew
@@ -75,7 +84,7 @@ func moves(_ *index, t *task) string {
 		}
 		attempt, crashes = max(attempt, next.Attempt), next.Crashes
 		if i == 0 {
-			if next.Stored && next.Previous == 0 && next.State != pelton.Queued && next.State != pelton.Scheduled {
+			if next.Stored && next.Previous == 0 && !t.beginsAs(next.State) {
 				return fmt.Sprintf("begins as %s", next.State)
 			}
 			continue
@@ -84,7 +93,11 @@ func moves(_ *index, t *task) string {
 		if t.requeuedBetween(v, next) {
 			continue
 		}
-		if next.Stored && next.Previous == v.Revision {
+		if next.Stored && next.Previous == 0 && v.Revision == 0 {
+			if !t.beginsAs(next.State) {
+				return fmt.Sprintf("begins as %s", next.State)
+			}
+		} else if next.Stored && next.Previous == v.Revision {
 			if !slices.ContainsFunc(v.storedStates(), func(s pelton.State) bool { return s.CanBecome(next.State) }) {
 				return fmt.Sprintf("%s at revision %d became %s at revision %d", v.State, v.Revision, next.State, next.Revision)
 			}
@@ -95,6 +108,17 @@ func moves(_ *index, t *task) string {
 		}
 	}
 	return ""
+}
+
+// located reports whether the task had no record at first.
+func (t *task) located() bool { return t.id.Sequence() > 0 }
+
+// beginsAs reports whether the task's first record may have that state.
+func (t *task) beginsAs(s pelton.State) bool {
+	if t.located() {
+		return pelton.Queued.CanBecome(s) || pelton.Running.CanBecome(s)
+	}
+	return s == pelton.Queued || s == pelton.Scheduled
 }
 
 // storedStates is what the stored record may be: the API shows queued for what
@@ -129,15 +153,25 @@ func reachable(from, to pelton.State) bool {
 	return false
 }
 
-// stale: a read that begins after another one ended does not show an older record.
-func stale(_ *index, t *task) string {
+// hotReads is from how many reads on a server may keep a record and follow its changes.
+const hotReads = 16
+
+// stale: a read that begins after another one ended does not show an older record. Only what
+// the broker told somebody else may be newer, by Followed, than what a server shows of a task that
+// many read.
+func stale(h *index, t *task) string {
+	asked := 0
 	for _, e := range t.reads {
 		if e.Record.Stored || e.Began == 0 {
 			continue // told by the broker when it came to that
 		}
+		asked++
 		for _, before := range t.reads {
 			if before.At >= e.Began {
 				break // reads are in the order of their ends
+			}
+			if before.Record.Stored && asked >= hotReads && e.Began-before.At < int64(h.cfg.Followed) {
+				continue
 			}
 			if e.Record.Revision < before.Record.Revision {
 				return fmt.Sprintf("%s read revision %d, after %s had read %d", e.Actor, e.Record.Revision, before.Actor, before.Record.Revision)
@@ -148,8 +182,18 @@ func stale(_ *index, t *task) string {
 }
 
 // owners: what a handler's end writes follows the running record of the same
-// start. A worker that lost its lease writes nothing.
+// start, or is the first record of a task, and then of the start that had none. A
+// worker that lost its lease writes nothing.
 func owners(_ *index, t *task) string {
+	for _, v := range t.versions {
+		ended := v.State == pelton.Succeeded || v.State == pelton.Retrying || v.State == pelton.Failed && ofHandler(v.Reason)
+		if !ended || !v.Stored || v.Previous != 0 {
+			continue
+		}
+		if !slices.ContainsFunc(t.runs, func(r *run) bool { return r.bare() && r.of(v) }) {
+			return fmt.Sprintf("its first record says %s by %s, of no start that had none", v.State, v.Worker)
+		}
+	}
 	for i := 1; i < len(t.versions); i++ {
 		v, next := t.versions[i-1], t.versions[i]
 		byHandler := next.State == pelton.Succeeded || next.State == pelton.Retrying

@@ -184,7 +184,8 @@ func acceptedRecords() []example {
 			s.attempt(20, 1000, "w1", 1, 2, 1, history.OK)
 			progress := s.stored(500, one, pelton.Running, 3, 2)
 			progress.Attempt, progress.Worker, progress.StartedAt = 1, "id-of-w1", wall(20)
-			s.finish(1001, pelton.Succeeded, "w1", 20, 1, 4, 3).ResultFence = 2
+			end := s.finish(1001, pelton.Succeeded, "w1", 20, 1, 4, 3)
+			end.ResultFence, end.ResultRun = 2, name("w1", 2)
 			return s
 		}},
 	}

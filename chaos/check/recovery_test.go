@@ -23,7 +23,7 @@ func other(s *script, begin, end int64) *script {
 	s.start(begin, "w3", two, "r2", 1, 5)
 	s.end(end, "w3", two, 5, history.OK)
 	r := s.read(end+1, two, pelton.Succeeded, 6).Record
-	r.ResultFence, r.Attempt, r.Worker, r.FinishedAt = 5, 1, "id-of-w3", wall(end)
+	r.ResultFence, r.ResultRun, r.Attempt, r.Worker, r.FinishedAt = 5, name("w3", 5), 1, "id-of-w3", wall(end)
 	return s
 }
 
@@ -68,7 +68,7 @@ func acceptedRecovery() []example {
 				s.start(at, "w3", id, ref, 1, uint64(at))
 				s.end(at+1, "w3", id, uint64(at), history.OK)
 				r := s.read(at+2, id, pelton.Succeeded, uint64(at+1)).Record
-				r.ResultFence, r.Attempt, r.Worker, r.FinishedAt = uint64(at), 1, "id-of-w3", wall(at+1)
+				r.ResultFence, r.ResultRun, r.Attempt, r.Worker, r.FinishedAt = uint64(at), name("w3", uint64(at)), 1, "id-of-w3", wall(at+1)
 			}
 			return s
 		}},

@@ -63,9 +63,49 @@ func attempts(_ *index, t *task) string {
 	return ""
 }
 
+// bare reports whether there was no record of the run when its handler began.
+func (r *run) bare() bool { return r.Fence == 0 }
+
+// of reports whether a record is of that run.
+func (r *run) of(v version) bool {
+	return !r.StartedAt.IsZero() && r.Worker == v.Worker && r.StartedAt.Equal(v.StartedAt)
+}
+
+// traceless reports whether it is known that nothing was ever written of a run: the
+// task's first record is of something else.
+func (t *task) traceless(r *run) bool {
+	return r.bare() && slices.ContainsFunc(t.versions, func(v version) bool { return v.Stored && v.Previous == 0 && !r.of(v) })
+}
+
+// promoted: a run that goes on for longer than Promotion is in the record, unless the
+// record said otherwise by then, or a fault kept its worker from writing.
+func promoted(h *index, t *task) string {
+	for _, r := range t.runs {
+		due := r.At + int64(h.cfg.Promotion)
+		if !r.bare() || h.heldUntil(r) <= due || r.over(due) || h.fault(r.Actor, r.At, due, h.cfg.tail()) {
+			continue
+		}
+		i := slices.IndexFunc(t.versions, r.of)
+		if i < 0 {
+			return fmt.Sprintf("runs on %s for longer than %s, and no record ever said so", r.Actor, h.cfg.Promotion)
+		}
+		// Where the running record was not seen, what replaced it tells that it was there.
+		if v := t.versions[i]; v.State == pelton.Running && v.at > due || v.State != pelton.Running && v.Stored && v.Previous == 0 {
+			return fmt.Sprintf("runs on %s for longer than %s, and its record does not say so", r.Actor, h.cfg.Promotion)
+		}
+	}
+	return ""
+}
+
 // crashes: a record counts a crash only for a start that a fault on its worker, or
-// on the broker, may have ended before the next start was written.
+// on the broker, may have ended before the next start was written. A worker that dies before
+// anything was written of a run leaves nothing that could be counted: that happens to a task's
+// first start alone. So a task that kills its workers does so no more often than MaxCrashes,
+// and that one time.
 func crashes(h *index, t *task) string {
+	if most := h.cfg.MaxCrashes + t.bareStarts(); t.killed > most && !t.retried {
+		return fmt.Sprintf("has ended %d processes, the most is %d", t.killed, most)
+	}
 	last := t.last()
 	if last == nil || last.Crashes == 0 {
 		return ""
@@ -77,7 +117,7 @@ func crashes(h *index, t *task) string {
 		if i+1 < len(starts) {
 			until = starts[i+1].at
 		}
-		if s.run == nil || h.fault(s.run.Actor, s.at, until, 0) {
+		if s.run == nil || !t.traceless(s.run) && h.fault(s.run.Actor, s.at, until, 0) {
 			n++
 		}
 	}
@@ -87,8 +127,17 @@ func crashes(h *index, t *task) string {
 	return ""
 }
 
+// bareStarts is 1 for a task that may be started once without a record.
+func (t *task) bareStarts() int {
+	if t.located() {
+		return 1
+	}
+	return 0
+}
+
 // start is a start of a task as it was written: the running record, and the run
-// that it led to. The run is nil if its worker died before the handler could tell.
+// that it led to. The run is nil if its worker died before the handler could tell. The start of
+// a run that began without a record has token 0: it is the first.
 type start struct {
 	fence uint64
 	at    int64 // of the write, as far as anybody saw it
@@ -108,7 +157,7 @@ func (t *task) starts() []start {
 			continue
 		}
 		started = v.StartedAt
-		i := slices.IndexFunc(found, func(s start) bool { return s.fence == v.Revision })
+		i := slices.IndexFunc(found, func(s start) bool { return s.fence == v.Revision || s.run != nil && s.run.bare() && s.run.of(v) })
 		if i < 0 {
 			found = append(found, start{v.Revision, v.at, nil})
 		} else {
@@ -127,8 +176,8 @@ func results(_ *index, t *task) string {
 	}
 	latest := slices.MaxFunc(t.runs, func(a, b *run) int { return cmp.Compare(a.Fence, b.Fence) })
 	switch {
-	case last.ResultFence != latest.Fence:
-		return fmt.Sprintf("has the result of start %d, the last start is %d", last.ResultFence, latest.Fence)
+	case last.ResultRun != latest.Run || last.ResultFence != latest.Fence:
+		return fmt.Sprintf("has the result of run %s with token %d, the last start is %s with token %d", last.ResultRun, last.ResultFence, latest.Run, latest.Fence)
 	case latest.end == nil || latest.end.Outcome != history.OK:
 		return fmt.Sprintf("succeeded, but its last start %d did not end well", latest.Fence)
 	case last.Worker != latest.Worker || last.Attempt != latest.Attempt:
@@ -138,12 +187,15 @@ func results(_ *index, t *task) string {
 }
 
 // fences: every start has a token of its own, higher than that of each start
-// before it. Only a worker that was halted between its write and its handler may
-// tell of its start late.
+// before it. The one start that may have begun without a record is the first, and has 0: a
+// second one would be that of a task that somebody had started before. Only a worker that
+// was halted between its write and its handler may tell of its start late.
 func fences(h *index, t *task) string {
 	for j, later := range t.runs {
 		for _, before := range t.runs[:j] {
 			switch {
+			case later.Fence == 0 && before.Fence == 0:
+				return fmt.Sprintf("started on %s without a record, after %s had started it so", later.Actor, before.Actor)
 			case later.Fence == before.Fence:
 				return fmt.Sprintf("two starts with token %d", later.Fence)
 			case later.Fence < before.Fence && !h.fault(later.Actor, before.At, later.At, h.cfg.tail()):

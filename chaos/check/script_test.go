@@ -1,6 +1,7 @@
 package check_test
 
 import (
+	"fmt"
 	"slices"
 	"time"
 
@@ -52,18 +53,22 @@ func (s *script) accept(at int64, id pelton.ID, ref string) {
 func (s *script) start(at int64, actor string, id pelton.ID, ref string, attempt int, fence uint64) *history.Event {
 	e := s.add(at, actor, history.RunStart)
 	e.Task, e.Ref, e.Attempt, e.Fence, e.Worker = id, ref, attempt, fence, "id-of-"+actor
+	e.Run, e.StartedAt = name(actor, fence), wall(at-1)
 	return e
 }
 
+// name is that of a run.
+func name(actor string, fence uint64) string { return fmt.Sprintf("%s#%d", actor, fence) }
+
 func (s *script) end(at int64, actor string, id pelton.ID, fence uint64, outcome history.Outcome) *history.Event {
 	e := s.add(at, actor, history.RunEnd)
-	e.Task, e.Fence, e.Outcome = id, fence, outcome
+	e.Task, e.Run, e.Outcome = id, name(actor, fence), outcome
 	return e
 }
 
 func (s *script) ctxEnd(at int64, actor string, id pelton.ID, fence uint64, cause history.Outcome) {
 	e := s.add(at, actor, history.CtxEnd)
-	e.Task, e.Fence, e.Outcome = id, fence, cause
+	e.Task, e.Run, e.Outcome = id, name(actor, fence), cause
 }
 
 // stored is a record as the broker keeps it.
@@ -115,7 +120,7 @@ func (s *script) finish(at int64, state pelton.State, actor string, begin int64,
 	r.Attempt, r.Worker, r.StartedAt = attempt, "id-of-"+actor, wall(begin)
 	switch {
 	case state == pelton.Succeeded:
-		r.ResultFence, r.FinishedAt = fence, wall(at)
+		r.ResultFence, r.ResultRun, r.FinishedAt = fence, name(actor, fence), wall(at)
 	case state.Terminal():
 		r.FinishedAt = wall(at)
 	}

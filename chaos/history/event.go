@@ -70,6 +70,9 @@ const (
 // NetworkFault begins the name of every fault that only the network has.
 const NetworkFault = "net-"
 
+// ExitFault is a task, named by the event, that ends its own process.
+const ExitFault = "exit"
+
 // Everyone is the Target of a fault that all workers feel.
 const Everyone = "*"
 
@@ -98,10 +101,14 @@ type Event struct {
 	Slots int    `json:"slots,omitempty"`
 	Token uint64 `json:"token,omitempty"` // of the acquisition
 
-	Attempt int     `json:"attempt,omitempty"`
-	Fence   uint64  `json:"fence,omitempty"`  // worker.Fence of the run
-	Worker  string  `json:"worker,omitempty"` // id of the worker, as records name it
-	Outcome Outcome `json:"outcome,omitempty"`
+	Run     string `json:"run,omitempty"` // name of the run; no other has it
+	Attempt int    `json:"attempt,omitempty"`
+	// Fence is the run's token: the revision under which its start was written. It is 0 for a
+	// run that began without a record, unless its handler asked for the token.
+	Fence     uint64    `json:"fence,omitempty"`
+	Worker    string    `json:"worker,omitempty"`    // id of the worker, as records name it
+	StartedAt time.Time `json:"started_at,omitzero"` // of the run, as records name it
+	Outcome   Outcome   `json:"outcome,omitempty"`
 
 	Record *Record `json:"record,omitempty"`
 
@@ -128,4 +135,5 @@ type Record struct {
 	StartedAt   time.Time     `json:"started_at,omitzero"`
 	FinishedAt  time.Time     `json:"finished_at,omitzero"`
 	ResultFence uint64        `json:"result_fence,omitempty"` // the fence that the stored result names
+	ResultRun   string        `json:"result_run,omitempty"`   // the run that it names
 }

@@ -42,10 +42,10 @@ func TestWriteAndRead(t *testing.T) {
 	full := history.Event{
 		At: 7, Began: 5, Kind: history.Observe, Ref: "r", Task: id, Retention: time.Hour,
 		Key: "k", Unique: "kind/u", Idempotency: "i", Lock: "l", Slots: 3, Token: 1 << 61,
-		Attempt: 2, Fence: 1 << 60, Worker: "w", Outcome: history.OK, Fault: "kill", Target: history.Everyone, Note: "n\n",
+		Attempt: 2, Fence: 1 << 60, Worker: "w", Run: "w#1", StartedAt: time.Unix(4, 5).UTC(), Outcome: history.OK, Fault: "kill", Target: history.Everyone, Note: "n\n",
 		Record: &history.Record{
 			State: pelton.Failed, Revision: 9, Stored: true, Previous: 8, Attempt: 2, Crashes: 1, Worker: "w", Reason: pelton.ReasonPanic,
-			RunAt: time.Unix(1, 2).UTC(), StartedAt: time.Unix(2, 3).UTC(), FinishedAt: time.Unix(3, 4).UTC(), ResultFence: 6,
+			RunAt: time.Unix(1, 2).UTC(), StartedAt: time.Unix(2, 3).UTC(), FinishedAt: time.Unix(3, 4).UTC(), ResultFence: 6, ResultRun: "w#1",
 		},
 	}
 	write(t, a, full)

@@ -92,9 +92,7 @@ func (b *Broker) SaveRecord(ctx context.Context, r *Record) error {
 	if err != nil {
 		return err
 	}
-	if failpoint.Broken(failpoint.NoCAS) && r.Revision != 0 {
-		w.expect = anyRevision
-	}
+	w.expect = expected(r)
 	revision, err := b.do(ctx, w)
 	if err != nil {
 		return fmt.Errorf("save record of task %s: %w", r.ID, err)
@@ -102,6 +100,14 @@ func (b *Broker) SaveRecord(ctx context.Context, r *Record) error {
 	r.Revision = revision
 	b.announce(r)
 	return nil
+}
+
+// expected is the revision that a write of the record replaces.
+func expected(r *Record) uint64 {
+	if failpoint.Broken(failpoint.NoCAS) && (r.Revision != 0 || r.ID.Sequence() > 0) {
+		return anyRevision
+	}
+	return r.Revision
 }
 
 // SaveRecordSoon is SaveRecord that does not wait for the answer: done gets what that would
@@ -112,6 +118,7 @@ func (b *Broker) SaveRecordSoon(ctx context.Context, r *Record, done func(error)
 	if err != nil {
 		return err
 	}
+	w.expect = expected(r)
 	return b.start(ctx, w, func(revision uint64, err error) {
 		if err == nil {
 			r.Revision = revision

@@ -21,6 +21,13 @@ const (
 	RepublishPublished Point = "republish.published" // what an earlier crash left was published; not acknowledged
 )
 
+// The gaps of a worker that runs a plain task without a record.
+const (
+	FreshStarted  Point = "fresh.started"  // nothing is written; the handler has not begun
+	FreshPromoted Point = "fresh.promoted" // running, for the first time; the worker does not know
+	FreshFinished Point = "fresh.finished" // succeeded is all that was ever written; not acknowledged
+)
+
 // The gaps of a server.
 const (
 	EnqueueRecorded  Point = "enqueue.recorded"  // no message yet, nobody was told
@@ -63,7 +70,10 @@ const AckedFirst Point = "ack.first"
 
 // OfWorkers lists the gaps that a worker process goes through.
 func OfWorkers() []Point {
-	return []Point{StartRecorded, FinishRecorded, FailBuried, PutBackRecorded, PutBackPublished, ReleaseRecorded, RepublishPublished}
+	return []Point{
+		StartRecorded, FinishRecorded, FailBuried, PutBackRecorded, PutBackPublished, ReleaseRecorded, RepublishPublished,
+		FreshStarted, FreshPromoted, FreshFinished,
+	}
 }
 
 // OfServers lists the gaps that a server process goes through.
@@ -123,7 +133,10 @@ const OwnClock Rule = "own-clock"
 
 // Rules lists the rules of tasks that can be switched off.
 func Rules() []Rule {
-	return []Rule{AckFirst, NoCAS, NoFence, NoEpoch, NoCarrier, NoRepublish, CrashBurns, NoHandOn, KeyBlind, NoRenewal}
+	return []Rule{
+		AckFirst, NoCAS, NoFence, NoEpoch, NoCarrier, NoRepublish, CrashBurns, NoHandOn, KeyBlind, NoRenewal,
+		NoSecondLook, SeedBlind, NoHorizon, AllFresh, NoPromotion,
+	}
 }
 
 const (
