@@ -56,6 +56,9 @@ func (b Backoff) withDefaults() Backoff {
 
 // check calls fail for every field that no Backoff can have.
 func (b Backoff) check(fail func(field, format string, args ...any)) {
+	if b == (Backoff{}) {
+		return
+	}
 	longest := FormatDuration(maxBackoff)
 	if b.Initial != 0 && (b.Initial < time.Millisecond || b.Initial > maxBackoff) {
 		fail("backoff.initial", "%s is not between 1ms and %s", FormatDuration(b.Initial), longest)

@@ -83,8 +83,8 @@ func (r *run) settled(how Outcome, err error, at time.Time) {
 
 // soonest bounds what a success that is written off the handler's path may hold in memory.
 const (
-	soonest       = 8 << 10 // bytes of payload and result
-	mostFinishing = 512
+	soonest       = 4 << 10 // bytes of payload and result
+	mostFinishing = 1024
 )
 
 // succeedSoon writes the success of a task that holds nothing, and does not wait for it: the

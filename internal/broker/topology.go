@@ -34,7 +34,7 @@ var namespaceName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_-]{0,31}$`)
 type names struct{ ns string }
 
 func (n names) tasks(shard uint8) string { return fmt.Sprintf("%s_TASKS_%d", n.ns, shard) }
-func (n names) state(shard uint8) string { return fmt.Sprintf("%s_STATE_%d", n.ns, shard) }
+func (n names) state(shard uint8) string { return n.ns + "_STATE_" + strconv.Itoa(int(shard)) }
 func (n names) dead() string             { return n.ns + "_DEAD" }
 func (n names) config() string           { return n.ns + "_CONFIG" }
 func (n names) locks() string            { return n.ns + "_LOCKS" }
@@ -54,11 +54,13 @@ func (n names) taskSubjects(shard uint8) string { return fmt.Sprintf("%s.t.%d.>"
 // ready has no id in it: a subject for each task would cost 20 to 40 % of the
 // publish rate and far more of a sparse lane's drain rate.
 func (n names) ready(shard uint8, queue string, p pelton.Priority) string {
-	return fmt.Sprintf("%s.t.%d.r.%s.%s", n.ns, shard, queue, p)
+	return n.readyPrefix(shard) + queue + "." + string(p)
 }
 
 // readyPrefix begins every ready subject of a shard.
-func (n names) readyPrefix(shard uint8) string { return fmt.Sprintf("%s.t.%d.r.", n.ns, shard) }
+func (n names) readyPrefix(shard uint8) string {
+	return n.ns + ".t." + strconv.Itoa(int(shard)) + ".r."
+}
 
 func (n names) scheduled(shard uint8, queue string, p pelton.Priority, id pelton.ID, epoch uint32) string {
 	return fmt.Sprintf("%s.t.%d.s.%s.%s.%s.%d", n.ns, shard, queue, p, id, epoch)
@@ -75,7 +77,7 @@ func (n names) scheduledIn(shard uint8, queue string) string {
 func (n names) taskProbe(shard uint8) string { return fmt.Sprintf("%s.t.%d.probe", n.ns, shard) }
 
 func (n names) record(id pelton.ID) string {
-	return fmt.Sprintf("$KV.%s.%s", n.state(id.Shard()), id)
+	return "$KV." + n.ns + "_STATE_" + strconv.Itoa(int(id.Shard())) + "." + id.String() // one string
 }
 
 func (n names) deadLetter(queue string, id pelton.ID) string {
@@ -151,7 +153,7 @@ func (n names) cancelSignal(id pelton.ID) string { return fmt.Sprintf("%s.c.%s",
 func (n names) cancelSignals() string            { return n.ns + ".c.*" }
 func (n names) workerSignal(id string) string    { return n.ns + ".w." + id }
 func (n names) diskSignal() string               { return n.ns + ".disk" }
-func (n names) event(id pelton.ID) string        { return fmt.Sprintf("%s.e.%s", n.ns, id) }
+func (n names) event(id pelton.ID) string        { return n.ns + ".e." + id.String() }
 
 func laneConsumer(queue string, p pelton.Priority) string { return "r_" + queue + "_" + string(p) }
 func scheduledConsumer(queue string) string               { return "s_" + queue }
