@@ -44,6 +44,7 @@ type table struct {
 type entry struct {
 	call  uint64 // 0: none. Its number: serial*window + the entry's index
 	until int64
+	sent  bool // or about to be
 	done  func(*nats.Msg, error)
 }
 
@@ -82,7 +83,7 @@ func (t *table) enter(msg *nats.Msg, until int64, done func(*nats.Msg, error)) (
 	}
 	t.serial++
 	out = outgoing{t.serial*window + i, msg}
-	t.open[i] = entry{out.call, until, done}
+	t.open[i] = entry{call: out.call, until: until, done: done}
 	if alone := len(t.open)-len(t.free) == 1; (alone || t.rushed()) && !t.awake {
 		return out, false, nil
 	}
@@ -106,11 +107,17 @@ func (t *table) collect(sent []outgoing) []outgoing {
 	return queue
 }
 
-// isOpen reports whether the call has not ended.
-func (t *table) isOpen(call uint64) bool {
+// sends notes that the call's message is about to be sent, and reports whether the call
+// has not ended.
+func (t *table) sends(call uint64) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.open[call%window].call == call
+	e := &t.open[call%window]
+	if e.call != call {
+		return false
+	}
+	e.sent = true
+	return true
 }
 
 // take ends a call, unless it has ended. The caller calls done.
@@ -133,7 +140,8 @@ func (t *table) remove(i uint64) (done func(*nats.Msg, error)) {
 	return done
 }
 
-// abort ends all open calls.
+// abort ends all open calls. The cause is of those that were sent: of the others it is known that
+// nothing happened.
 func (t *table) abort(cause error) {
 	t.end(func(*entry) bool { return true }, cause)
 }
@@ -145,19 +153,26 @@ func (t *table) expire() {
 }
 
 func (t *table) end(which func(*entry) bool, cause error) {
-	var ended []func(*nats.Msg, error)
+	var sent, unsent []func(*nats.Msg, error)
 	t.mu.Lock()
 	for i := range t.open {
-		if e := &t.open[i]; e.call != 0 && which(e) {
-			ended = append(ended, t.remove(uint64(i)))
+		switch e := &t.open[i]; {
+		case e.call == 0 || !which(e):
+		case e.sent:
+			sent = append(sent, t.remove(uint64(i)))
+		default:
+			unsent = append(unsent, t.remove(uint64(i)))
 		}
 	}
 	t.mu.Unlock()
-	for range ended {
+	for range len(sent) + len(unsent) {
 		<-t.slots
 	}
-	for _, done := range ended {
+	for _, done := range sent {
 		done(nil, cause)
+	}
+	for _, done := range unsent {
+		done(nil, fmt.Errorf("%w: not sent", pelton.ErrUnavailable))
 	}
 }
 

@@ -223,14 +223,14 @@ func (c *conn) yield() {
 
 // publish sends a message unless its call has ended, and ends the call if it could not be sent.
 func (c *conn) publish(out outgoing) {
-	if !c.isOpen(out.call) {
-		return
-	}
 	// The look at the connection comes after the registration: one that is lost after it
 	// ends the call through abort. Without it, the message would wait in the
 	// client for the next connection.
 	err := nats.ErrDisconnected
 	if c.nc.IsConnected() {
+		if !c.sends(out.call) {
+			return
+		}
 		var buf [96]byte
 		reply := string(strconv.AppendUint(append(buf[:0], c.prefix...), out.call, 36))
 		if len(out.msg.Header) == 0 {
