@@ -4,10 +4,12 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/go-redis/redis_rate/v10"
+	"github.com/redis/go-redis/v9"
 
 	"github.com/peltonq/pelton"
 	"github.com/peltonq/pelton/internal/limit"
@@ -27,7 +29,9 @@ import (
 //     and adds to the fleet's what it has booked alone before its next question.
 //   - Processes hear at different times that Redis is back, tripFor apart at most. For
 //     twice that long each counts for itself as well: its share bounds it while others
-//     may not count in Redis yet. What its share puts off is put off in Redis, too.
+//     may not count in Redis yet. What its share puts off is put off in Redis, too. A restart
+//     that a process did not notice, because it had no question just then, it sees by the run id
+//     of the Redis that its next connection goes to.
 //
 // What remains: a Redis that dies with bookings of which no process has heard that asks
 // now, because it was they that died too. That is one burst at most, as of an empty Redis.
@@ -43,6 +47,8 @@ type knownBucket struct {
 	// alone is until when this process's share is booked, if it has booked anything
 	// that Redis was not told of, and last the last of those starts.
 	alone, last time.Time
+	// held is the backAt for which the process's own bucket was prepared.
+	held int64
 }
 
 func (l *Limiter) knownOf(b limit.Bucket) *knownBucket {
@@ -69,7 +75,37 @@ func (l *Limiter) settling(ctx context.Context, b limit.Bucket, known *knownBuck
 		l.hold(b, known)
 		return true
 	}
-	return time.Since(l.began)-time.Duration(l.backAt.Load()) < settleFor
+	backAt := l.backAt.Load()
+	if time.Since(l.began)-time.Duration(backAt) >= settleFor {
+		return false
+	}
+	known.mu.Lock()
+	prepared := known.held == backAt
+	known.held = backAt
+	known.mu.Unlock()
+	if !prepared { // it may not have been used for long, and be full
+		l.hold(b, known)
+	}
+	return true
+}
+
+// connected looks which Redis a new connection goes to, before anything is asked on it. Another one
+// than the last may have forgotten everything, and others may have noticed that it was away. One
+// that does not tell is taken for the same.
+func (l *Limiter) connected(ctx context.Context, cn *redis.Conn) error {
+	info, err := cn.Info(ctx, "server").Result()
+	if err != nil {
+		return nil //nolint:nilerr // documented
+	}
+	_, rest, found := strings.Cut(info, "run_id:")
+	if !found {
+		return nil
+	}
+	id, _, _ := strings.Cut(rest, "\r")
+	if was := l.run.Swap(&id); was != nil && *was != id {
+		l.backAt.Store(int64(time.Since(l.began)))
+	}
+	return nil
 }
 
 // hold prepares the bucket of this process for a question that Redis does not answer.

@@ -90,3 +90,29 @@ func TestShareHoldsUntilAllAreBack(t *testing.T) {
 		t.Errorf("%d taken long after", got)
 	}
 }
+
+// A restart that no question met is noticed all the same: the share bounds a process that has
+// gone on counting in Redis, while others may count alone.
+func TestRestartThatNobodyMet(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	l := openPatient(t, server.URL, redislimit.Config{Share: 0.25})
+	rested := func(key string) int {
+		b := bucket(pelton.RateLimit{Limit: 1, Per: time.Hour, Burst: 8})
+		b.Key += key
+		return l.Take(t.Context(), b, 8).Allowed
+	}
+	if got := rested("before"); got != 8 {
+		t.Errorf("%d taken with Redis", got)
+	}
+	server.Kill()
+	server.Run()
+	rested("first") // the question that finds the connection gone, or makes a new one
+	if got := rested("after"); got != 2 {
+		t.Errorf("%d taken from a Redis that was started anew, want the share", got)
+	}
+	pause(t, redislimit.SettleFor)
+	if got := rested("settled"); got != 8 {
+		t.Errorf("%d taken long after", got)
+	}
+}

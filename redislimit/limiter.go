@@ -66,7 +66,8 @@ type Limiter struct {
 	local   *limit.Local
 	breaker circuitbreaker.CircuitBreaker[any]
 	down    atomic.Bool
-	backAt  atomic.Int64 // when Redis was last back, in nanoseconds since began
+	backAt  atomic.Int64           // when Redis was last back, or another one was met, in nanoseconds since began
+	run     atomic.Pointer[string] // of the Redis that was last connected to: see connected
 	began   time.Time
 	known   *lru.Cache[string, *knownBucket]
 	move    *redis.Script // moveBooked
@@ -108,11 +109,10 @@ func open(ctx context.Context, url string, cfg Config, answer time.Duration) (*L
 	if err != nil {
 		return nil, fmt.Errorf("make limiter: %w", err)
 	}
-	client := redis.NewClient(options)
-	l := &Limiter{
-		cfg: cfg, answer: answer, client: client, fleet: redis_rate.NewLimiter(client), local: local,
-		began: time.Now(), known: known, move: redis.NewScript(moveBooked),
-	}
+	l := &Limiter{cfg: cfg, answer: answer, local: local, began: time.Now(), known: known, move: redis.NewScript(moveBooked)}
+	options.OnConnect = l.connected
+	l.client = redis.NewClient(options)
+	l.fleet = redis_rate.NewLimiter(l.client)
 	l.backAt.Store(-int64(settleFor)) // it never was away
 	l.breaker = circuitbreaker.NewBuilder[any]().
 		WithFailureThreshold(tripAfter).WithSuccessThreshold(1).WithDelay(tripFor).
@@ -120,7 +120,7 @@ func open(ctx context.Context, url string, cfg Config, answer time.Duration) (*L
 	cfg.Observer.RedisUp(true)
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
-	if err := client.Ping(ctx).Err(); err != nil {
+	if err := l.client.Ping(ctx).Err(); err != nil {
 		l.lost(err)
 		l.breaker.Open()
 	}
