@@ -57,7 +57,7 @@ func operation(msg *nats.Msg) (of string, counts bool) {
 	case words[0] == "$KV" && words[1] != "pelton_WORKERS":
 		return "write " + words[1], true
 	case words[0] == "$JS" && words[1] == "ACK":
-		return "ack", true
+		return "ack " + words[2], true
 	case strings.HasPrefix(msg.Subject, "$JS.API.DIRECT.GET."):
 		return "read " + words[4], true
 	case strings.HasPrefix(msg.Subject, "$JS.API.STREAM.MSG.GET."):
@@ -69,10 +69,11 @@ func operation(msg *nats.Msg) (of string, counts bool) {
 	}
 }
 
-func (o *overheard) acks() int {
+// acks counts the acknowledgements of messages of a stream.
+func (o *overheard) acks(stream string) int {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return o.n["ack"]
+	return o.n["ack "+stream]
 }
 
 // hear waits until all is counted that has been said.
@@ -148,14 +149,14 @@ func TestUnusedLimitsCostNothing(t *testing.T) {
 		for i := range n { // one after the other: what several share depends on time
 			f.enqueue(t, kind, opts...)
 			receive(t, ran, "run")
-			eventually(t, "it is acknowledged", func() bool { return o.acks() >= i+1 })
+			eventually(t, "it is acknowledged", func() bool { return o.acks("pelton_TASKS_0") >= i+1 })
 		}
 		o.hear(t)
 		return o.take()
 	}
 	cost("plain") // the lane is there
 	bare := cost("plain")
-	if bare["write pelton_STATE_0"] < 20 || bare["message t"] < 20 || bare["ack"] != 20 {
+	if bare["write pelton_STATE_0"] < 20 || bare["message t"] < 20 || bare["ack pelton_TASKS_0"] != 20 {
 		t.Fatalf("20 tasks are %v: this overhears nothing", bare)
 	}
 	if again := cost("plain"); !cmp.Equal(bare, again) {
@@ -188,7 +189,9 @@ func TestUnusedLimitsCostNothing(t *testing.T) {
 	f.idle(t)
 	waits := pelton.WithDelay(time.Hour)
 	f.enqueue(t, "plain", waits, pelton.WithUnique(pelton.Unique{Key: "u"}))
+	arrivals := o.acks("pelton_KEYED_0")
 	f.enqueue(t, "plain", waits, pelton.WithConcurrencyKey("acme-1"))
+	eventually(t, "its arrival is acknowledged", func() bool { return o.acks("pelton_KEYED_0") > arrivals })
 	f.enqueue(t, "plain", waits, pelton.WithRateKey("acme-1"))
 	f.enqueue(t, "holds", pelton.WithPriority(pelton.High))
 	receive(t, holding, "lock")
