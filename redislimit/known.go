@@ -25,6 +25,8 @@ import (
 //     An answer that knows of less comes from a Redis that has forgotten; what is known
 //     is put back, and the question asked again. Putting back never takes anything away,
 //     so it does not matter how many do so.
+//   - What others have booked since its last answer it cannot know: a burst at a time. A Redis
+//     that is back is first told of so much more than what is known. That loses starts, once.
 //   - A process that goes on alone begins where its share of the fleet's bookings ends,
 //     and adds to the fleet's what it has booked alone before its next question.
 //   - Processes hear at different times that Redis is back, tripFor apart at most. For
@@ -47,8 +49,9 @@ type knownBucket struct {
 	// alone is until when this process's share is booked, if it has booked anything
 	// that Redis was not told of, and last the last of those starts.
 	alone, last time.Time
-	// held is the backAt for which the process's own bucket was prepared.
-	held int64
+	// held is the backAt for which the process's own bucket was prepared, met that for which
+	// Redis was told what it may have forgotten.
+	held, met int64
 }
 
 func (l *Limiter) knownOf(b limit.Bucket) *knownBucket {
@@ -163,9 +166,17 @@ func (l *Limiter) allow(ctx context.Context, b limit.Bucket, known *knownBucket,
 		if err != nil {
 			return nil, fmt.Errorf("ask redis: %w", err)
 		}
+		known.mu.Lock()
+		booked, unmet := known.booked, known.met != l.backAt.Load()
+		known.mu.Unlock()
+		if !again && unmet { // it was the first question on a new connection
+			if err := l.settle(ctx, b, known); err != nil {
+				return nil, err
+			}
+			continue
+		}
 		// Redis was at its answer somewhere between the two times.
 		known.mu.Lock()
-		booked := known.booked
 		if at := asked.Add(r.ResetAfter); at.After(known.booked) {
 			known.booked = at
 		}
@@ -180,10 +191,20 @@ func (l *Limiter) allow(ctx context.Context, b limit.Bucket, known *knownBucket,
 	}
 }
 
-// settle tells Redis what the process has booked alone.
+// settle tells Redis what the process has booked alone, and one that is back what it may have
+// forgotten.
 func (l *Limiter) settle(ctx context.Context, b limit.Bucket, known *knownBucket) error {
 	known.mu.Lock()
 	defer known.mu.Unlock() // others of the process wait: their questions come after it
+	if backAt := l.backAt.Load(); known.met != backAt {
+		others := known.booked.Add(time.Duration(b.Rate.Burst) * interval(b))
+		if backAt > 0 && time.Until(others) > 0 { // else it never was away, or nothing is known
+			if _, err := l.restore(ctx, b, time.Until(others), 0, 0); err != nil {
+				return err
+			}
+		}
+		known.met = backAt
+	}
 	if known.alone.IsZero() {
 		return nil
 	}

@@ -23,10 +23,11 @@ func TestForgottenBookingsAreRestored(t *testing.T) {
 	}
 	server.Kill()
 	server.Run()
-	if got := one.Book(t.Context(), b, 1, time.Hour); !got.OK || got.Wait < 10*time.Minute || got.Wait > 11*time.Minute {
+	// Behind them, and behind a burst of others, which may have booked since its last answer.
+	if got := one.Book(t.Context(), b, 1, time.Hour); !got.OK || got.Wait < 12*time.Minute-patience || got.Wait > 13*time.Minute {
 		t.Errorf("booking after ten minutes of bookings that Redis forgot: %+v", got)
 	}
-	if got := other.Book(t.Context(), b, 1, time.Hour); !got.OK || got.Wait < 11*time.Minute || got.Wait > 12*time.Minute {
+	if got := other.Book(t.Context(), b, 1, time.Hour); !got.OK || got.Wait < 13*time.Minute-patience || got.Wait > 15*time.Minute {
 		t.Errorf("booking of a process that knew of none: %+v", got)
 	}
 	if d := other.Take(t.Context(), b, 1); d.Allowed != 0 {

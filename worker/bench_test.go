@@ -3,6 +3,7 @@ package worker_test
 import (
 	"context"
 	"encoding/json"
+	"strconv"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -16,7 +17,13 @@ import (
 
 // BenchmarkDrain works off tasks that are there, with handlers that do nothing: server,
 // connection over TCP and worker in one process.
-func BenchmarkDrain(b *testing.B) {
+func BenchmarkDrain(b *testing.B) { drain(b, func(int) string { return "" }) }
+
+// BenchmarkDrainKeys does so with a thousand concurrency keys in turn.
+func BenchmarkDrainKeys(b *testing.B) { drain(b, func(i int) string { return strconv.Itoa(i % 1000) }) }
+
+func drain(b *testing.B, key func(i int) string) {
+	b.Helper()
 	srv := brokertest.StartServer(b, brokertest.Listening)
 	nc := brokertest.Dial(b, srv)
 	client, err := producer.New(b.Context(), nc, producer.Config{})
@@ -28,7 +35,7 @@ func BenchmarkDrain(b *testing.B) {
 	for left := b.N; left > 0; left -= pelton.MaxBatch {
 		specs := make([]pelton.Spec, min(left, pelton.MaxBatch))
 		for i := range specs {
-			specs[i] = pelton.Spec{Kind: "noop", Payload: payload}
+			specs[i] = pelton.Spec{Kind: "noop", Payload: payload, ConcurrencyKey: key(left + i)}
 		}
 		if _, err := client.EnqueueMany(b.Context(), specs); err != nil {
 			b.Fatal(err)
