@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/peltonq/pelton"
+	"github.com/peltonq/pelton/admin"
 	"github.com/peltonq/pelton/internal/brokertest"
 	"github.com/peltonq/pelton/producer"
 	"github.com/peltonq/pelton/worker"
@@ -19,10 +20,15 @@ import (
 // connection over TCP and worker in one process.
 func BenchmarkDrain(b *testing.B) { drain(b, func(int) string { return "" }) }
 
+// BenchmarkDrainRate does so with a rate of the queue that never binds.
+func BenchmarkDrainRate(b *testing.B) {
+	drain(b, func(int) string { return "" }, `{"rate":{"limit":1000000,"per":"1s","burst":1000000}}`)
+}
+
 // BenchmarkDrainKeys does so with a thousand concurrency keys in turn.
 func BenchmarkDrainKeys(b *testing.B) { drain(b, func(i int) string { return strconv.Itoa(i % 1000) }) }
 
-func drain(b *testing.B, key func(i int) string) {
+func drain(b *testing.B, key func(i int) string, settings ...string) {
 	b.Helper()
 	srv := brokertest.StartServer(b, brokertest.Listening)
 	nc := brokertest.Dial(b, srv)
@@ -31,6 +37,16 @@ func drain(b *testing.B, key func(i int) string) {
 		b.Fatal(err)
 	}
 	defer client.Close()
+	operator, err := admin.New(b.Context(), nc, admin.Config{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer operator.Close()
+	for _, patch := range settings {
+		if _, err := operator.PatchQueue(b.Context(), "default", []byte(patch)); err != nil {
+			b.Fatal(err)
+		}
+	}
 	payload := json.RawMessage(`{"to":"someone@example.org","subject":"a hundred and twenty-eight bytes of JSON, as in most of these comparisons","n":1234567}`)
 	for left := b.N; left > 0; left -= pelton.MaxBatch {
 		specs := make([]pelton.Spec, min(left, pelton.MaxBatch))

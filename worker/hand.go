@@ -1,7 +1,6 @@
 package worker
 
 import (
-	"context"
 	"time"
 
 	"github.com/peltonq/pelton"
@@ -84,9 +83,7 @@ func (w *Worker) limited(r *run, c candidate, now time.Time) (done bool, err err
 	if !c.takeover { // its crash is to be written down first
 		in.free = w.keeper.take()
 	}
-	ctx, cancel := context.WithTimeout(w.hard, c.lane.startBy(c.delivery))
-	defer cancel()
-	verdict := w.limits.check(ctx, rules, queue, kind, key, c.way, in)
+	verdict := w.limits.check(w.hard, rules, queue, kind, key, c.way, in)
 	if in.free && !verdict.until.IsZero() && !verdict.putOff && !verdict.giveBack {
 		w.keepInHand(kept{lane: c.lane, delivery: c.delivery, way: c.way}, verdict.until)
 		return true, nil

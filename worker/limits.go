@@ -2,8 +2,8 @@ package worker
 
 import (
 	"context"
-	"fmt"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/peltonq/pelton/internal/broker"
@@ -12,6 +12,7 @@ import (
 
 // Limiter counts what starts against rate limits: a *redislimit.Limiter, which all
 // processes share.
+// Its answers take no longer than some 50 ms, whatever ctx says.
 type Limiter interface {
 	// Take takes up to n tokens, as many as there are now.
 	Take(ctx context.Context, b limit.Bucket, n int) limit.Decision
@@ -91,12 +92,9 @@ type limits struct {
 // queue is the rate of its queue, or nil; hand says how it may be held.
 func (l *limits) check(ctx context.Context, r *rules, queue *broker.RevisedLimit, kind, key string, way *broker.Limited, h hand) limitVerdict {
 	applying := r.applying(kind, key)
-	counted := applying
-	if queue != nil {
-		counted = append(slices.Clone(applying), queue)
-	}
 	way.Passes = slices.DeleteFunc(way.Passes, func(p broker.Pass) bool {
-		return !slices.ContainsFunc(counted, func(a *broker.RevisedLimit) bool { return a.Name == p.Limit && a.Revision == p.Revision })
+		counts := func(a *broker.RevisedLimit) bool { return a.Name == p.Limit && a.Revision == p.Revision }
+		return !slices.ContainsFunc(applying, counts) && (queue == nil || !counts(queue))
 	})
 	for _, a := range applying {
 		if v := l.line(ctx, a, key, way, h); v.putOff {
@@ -222,7 +220,7 @@ func refused(a *broker.RevisedLimit, booking limit.Booking, times int, far time.
 
 // bucket is what a limit counts: everything it applies to, or each key by itself.
 func (l *limits) bucket(a *broker.RevisedLimit, key, which string) limit.Bucket {
-	name := fmt.Sprintf("%s:limit:%s:%d:%s", l.namespace, a.Name, a.Revision, which)
+	name := l.namespace + ":limit:" + a.Name + ":" + strconv.FormatUint(a.Revision, 10) + ":" + which
 	if a.RateKey != "" {
 		name += ":" + key
 	}
