@@ -86,7 +86,7 @@ func (b *Broker) SaveLimit(ctx context.Context, l pelton.Limit) error {
 	return nil
 }
 
-func (b *Broker) configKey(key string) string { return "$KV." + b.names.config() + "." + key }
+func (n names) configKey(key string) string { return "$KV." + n.config() + "." + key }
 
 // DeleteLimit deletes a limit; pelton.ErrNotFound if there is none.
 func (b *Broker) DeleteLimit(ctx context.Context, name string) error {
