@@ -22,6 +22,9 @@ type Config struct {
 	Lease time.Duration
 	// Replicas of what this client is the first to create. Zero means 1.
 	Replicas int
+	// Tags that the servers of a cluster must have which hold what this client is the first to
+	// create. None are any servers.
+	Tags []string
 	// Logger gets what an operator may want to know. Nil discards.
 	Logger *slog.Logger
 }
@@ -44,7 +47,7 @@ type Client struct {
 // pelton.ErrInvalid for a bad Config. Make nc with nats.MaxReconnects(-1), so
 // that it outlives a restart of the broker.
 func New(ctx context.Context, nc *nats.Conn, cfg Config) (*Client, error) {
-	b, err := broker.Open(ctx, nc, broker.Config{Namespace: cfg.Namespace, Lease: cfg.Lease, Replicas: cfg.Replicas, Logger: cfg.Logger})
+	b, err := broker.Open(ctx, nc, broker.Config{Namespace: cfg.Namespace, Lease: cfg.Lease, Replicas: cfg.Replicas, Tags: cfg.Tags, Logger: cfg.Logger})
 	if err != nil {
 		return nil, fmt.Errorf("open producer: %w", err)
 	}

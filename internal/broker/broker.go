@@ -32,6 +32,9 @@ type Config struct {
 	Lease time.Duration
 	// Replicas of streams and buckets that this process creates. Zero means 1.
 	Replicas int
+	// Tags that the servers must have which hold what this process creates. None are
+	// any servers.
+	Tags []string
 	// Logger gets what an operator may want to know. Nil discards.
 	Logger *slog.Logger
 }
@@ -52,8 +55,8 @@ func (c Config) withDefaults() (Config, error) {
 	if c.Replicas == 0 {
 		c.Replicas = 1
 	}
-	if c.Replicas < 1 || c.Replicas > 5 {
-		return c, fmt.Errorf("%w: %d replicas are not between 1 and 5", pelton.ErrInvalid, c.Replicas)
+	if err := (Arrangement{Replicas: c.Replicas}).check(); err != nil {
+		return c, err
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
@@ -71,13 +74,11 @@ type Broker struct {
 	room   room
 	clock  brokerClock
 	// schedules counts those that there are.
-	schedules scheduleCount
-	// replicas of each stream when it was opened; a single one is its own leader.
-	// A process that runs while an operator adds replicas must be restarted.
-	replicas  map[string]int
-	maxQueues int
-	keyGrace  time.Duration // see unique.go
-	deadReads time.Duration // see maxDeadReading
+	schedules   scheduleCount
+	replication replication
+	maxQueues   int
+	keyGrace    time.Duration // see unique.go
+	deadReads   time.Duration // see maxDeadReading
 	// cancelWait is how long a cancel waits for the holder of a running task.
 	cancelWait time.Duration
 
@@ -124,7 +125,7 @@ func Open(ctx context.Context, nc *nats.Conn, cfg Config) (*Broker, error) {
 	}
 	b := &Broker{
 		names: names{cfg.Namespace}, cfg: cfg, js: js,
-		replicas: make(map[string]int), opening: make(chan struct{}, 1), maxQueues: maxQueuesR1, keyGrace: keyGrace, deadReads: maxDeadReading, cancelWait: cancelWait,
+		opening: make(chan struct{}, 1), maxQueues: maxQueuesR1, keyGrace: keyGrace, deadReads: maxDeadReading, cancelWait: cancelWait,
 	}
 	b.limits.ready = make(chan struct{})
 	if b.seen, err = newSeenDocs(); err != nil {
@@ -132,6 +133,9 @@ func Open(ctx context.Context, nc *nats.Conn, cfg Config) (*Broker, error) {
 	}
 	var made []string
 	for _, want := range b.streams(cfg.Replicas) {
+		if len(cfg.Tags) > 0 {
+			want.Placement = &jetstream.Placement{Tags: cfg.Tags}
+		}
 		created, err := b.openStream(ctx, want)
 		if err != nil {
 			return nil, err
@@ -140,20 +144,22 @@ func Open(ctx context.Context, nc *nats.Conn, cfg Config) (*Broker, error) {
 			made = append(made, want.Name)
 		}
 	}
-	if b.replicas[b.tasks(0)] > 1 {
-		b.maxQueues = maxQueuesR3
-	}
 	if b.config, err = js.KeyValue(ctx, b.names.config()); err != nil {
 		return nil, translate("open bucket "+b.names.config(), err)
 	}
 	if b.conn, err = newConn(nc); err != nil {
 		return nil, err
 	}
-	err = b.room.listen(nc, b.diskSignal())
+	if err = b.room.listen(nc, b.diskSignal()); err == nil {
+		if err = b.replication.listen(nc, b.replicasSignal()); err != nil {
+			b.room.close()
+		}
+	}
 	if err == nil && slices.Contains(made, b.dueIndex()) && !slices.Contains(made, b.tasks(0)) {
 		// Tasks are there that an earlier version enqueued.
 		if err = b.doubtDue(ctx); err != nil {
 			b.room.close()
+			b.replication.close()
 		}
 	}
 	if err != nil {
@@ -170,6 +176,7 @@ func Open(ctx context.Context, nc *nats.Conn, cfg Config) (*Broker, error) {
 func (b *Broker) Close() {
 	b.stop()
 	b.room.close()
+	b.replication.close()
 	b.conn.close()
 	b.limits.close()
 	b.background.Wait()
@@ -206,7 +213,9 @@ func (b *Broker) openStream(ctx context.Context, want jetstream.StreamConfig) (c
 	if bad := misfits(want, got); len(bad) > 0 {
 		return false, fmt.Errorf("%w: stream %s exists with settings that Pelton cannot use: %s", pelton.ErrConflict, want.Name, strings.Join(bad, "; "))
 	}
-	b.replicas[want.Name] = got.Replicas
+	if got.Replicas > 1 {
+		b.replication.many.Store(true)
+	}
 	return created, nil
 }
 

@@ -105,7 +105,7 @@ const (
 )
 
 // followHorizon keeps the horizon of the broker that this process is connected
-// to, until ctx ends.
+// to, and how many copies there are, until ctx ends.
 func (b *Broker) followHorizon(ctx context.Context) {
 	reconnected, stop := b.conn.reconnected()
 	defer stop()
@@ -115,6 +115,7 @@ func (b *Broker) followHorizon(ctx context.Context) {
 	for {
 		select {
 		case <-reconnected:
+			b.lookForReplicas(ctx)
 			wait = horizonLook
 		case <-timer.C:
 		case <-ctx.Done():

@@ -144,9 +144,9 @@ func (b *Broker) checkQueueBound(ctx context.Context, queue string) error {
 	if err != nil {
 		return err
 	}
-	if len(queues) >= b.maxQueues {
+	if most := b.queueLimit(); len(queues) >= most {
 		return &pelton.ValidationError{Fields: []pelton.FieldError{{
-			Field: "queue", Message: fmt.Sprintf("%q would be queue %d, more than the %d that this installation holds", queue, len(queues)+1, b.maxQueues),
+			Field: "queue", Message: fmt.Sprintf("%q would be queue %d, more than the %d that this installation holds", queue, len(queues)+1, most),
 		}}}
 	}
 	return nil

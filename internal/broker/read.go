@@ -44,7 +44,7 @@ func (b *Broker) get(ctx context.Context, stream string, req getRequest, stale b
 	if err != nil {
 		return nil, fmt.Errorf("encode get: %w", err)
 	}
-	if stale || b.replicas[stream] <= 1 {
+	if stale || !b.replication.many.Load() {
 		return b.getDirect(ctx, stream, body)
 	}
 	return b.getLeader(ctx, stream, body)

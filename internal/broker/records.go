@@ -143,7 +143,7 @@ func (b *Broker) LoadRecord(ctx context.Context, id pelton.ID) (*Record, error) 
 // it says pelton.ErrNotFound: a follower may be behind.
 func (b *Broker) ReadRecord(ctx context.Context, id pelton.ID) (*Record, error) {
 	r, err := b.loadRecord(ctx, id, true)
-	if errors.Is(err, pelton.ErrNotFound) && (id.Sequence() > 0 || b.replicas[bucketStream(b.state(id.Shard()))] > 1) {
+	if errors.Is(err, pelton.ErrNotFound) && (id.Sequence() > 0 || b.replication.many.Load()) {
 		return b.LoadRecord(ctx, id)
 	}
 	return r, err

@@ -153,6 +153,7 @@ func (n names) cancelSignal(id pelton.ID) string { return fmt.Sprintf("%s.c.%s",
 func (n names) cancelSignals() string            { return n.ns + ".c.*" }
 func (n names) workerSignal(id string) string    { return n.ns + ".w." + id }
 func (n names) diskSignal() string               { return n.ns + ".disk" }
+func (n names) replicasSignal() string           { return n.ns + ".replicas" }
 func (n names) event(id pelton.ID) string        { return n.ns + ".e." + id.String() }
 
 func laneConsumer(queue string, p pelton.Priority) string { return "r_" + queue + "_" + string(p) }

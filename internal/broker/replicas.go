@@ -1,0 +1,190 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/peltonq/pelton"
+)
+
+// How many copies a cluster keeps of everything can be changed while the installation is in use.
+// It matters to whoever reads: of a stream with one copy any read is as good as the leader's, of
+// one with more only the leader's is (nats-server 2.15 has no read after write). So before there are
+// more, every process is told, by a subject that is not stored, for some seconds; a process that was
+// away looks when its connection is back. Who has not heard reads what was true a moment ago, and
+// what it decides by that is refused by compare-and-swap.
+
+const (
+	// replicasTold is how long all processes are told before there are more copies, and
+	// replicasTell how often.
+	replicasTold = 2 * time.Second
+	replicasTell = 200 * time.Millisecond
+)
+
+// MaxReplicas is how many copies there may be at most (nats-server 2.15).
+const MaxReplicas = 5
+
+// replication is what a process knows of the copies that there are.
+type replication struct {
+	many atomic.Bool // more than one, of some stream
+	sub  *nats.Subscription
+}
+
+func (r *replication) listen(nc *nats.Conn, subject string) error {
+	sub, err := nc.Subscribe(subject, func(msg *nats.Msg) {
+		if n, err := strconv.Atoi(string(msg.Data)); err == nil && n > 0 {
+			r.many.Store(n > 1)
+		}
+	})
+	if err != nil {
+		return fmt.Errorf("%w: listen for changes of replicas: %w", pelton.ErrUnavailable, err)
+	}
+	r.sub = sub
+	return nil
+}
+
+func (r *replication) close() { _ = r.sub.Unsubscribe() } // fails only where the connection is gone
+
+// lookForReplicas finds out how many copies there are, after the connection was lost. Arrange
+// goes through the streams in their order, so the first has more copies before any other has, and
+// the last as long as any other has.
+func (b *Broker) lookForReplicas(ctx context.Context) {
+	many, all := false, b.streams(1)
+	for _, want := range []string{all[0].Name, all[len(all)-1].Name} {
+		stream, err := b.js.Stream(ctx, want)
+		if err != nil {
+			b.cfg.Logger.Debug("replicas not read, the leaders are asked", "stream", want, "error", err)
+			many = true // the slower reads are always right
+			break
+		}
+		many = many || stream.CachedInfo().Config.Replicas > 1
+	}
+	b.replication.many.Store(many)
+}
+
+// queueLimit is how many queues the installation holds: with more copies, consumers cost more.
+func (b *Broker) queueLimit() int {
+	if b.replication.many.Load() {
+		return min(b.maxQueues, maxQueuesR3)
+	}
+	return b.maxQueues
+}
+
+// Arrangement is where a cluster keeps an installation, and how many copies of it.
+type Arrangement struct {
+	Replicas int // 1 to 5, of which odd numbers make sense; zero leaves it as it is
+	// Tags are those that a server must have to hold a copy; nil leaves it as it is, and an empty
+	// slice is any server.
+	Tags []string
+}
+
+func (a Arrangement) check() error {
+	if a.Replicas < 0 || a.Replicas > MaxReplicas {
+		return fmt.Errorf("%w: %d replicas are not between 1 and %d", pelton.ErrInvalid, a.Replicas, MaxReplicas)
+	}
+	return nil
+}
+
+// apply changes a stream's configuration, and reports whether that made a difference.
+func (a Arrangement) apply(cfg *jetstream.StreamConfig) bool {
+	var is jetstream.Placement
+	if cfg.Placement != nil {
+		is = *cfg.Placement
+	}
+	copies, placed := a.Replicas > 0 && cfg.Replicas != a.Replicas, a.Tags != nil && !equalTags(is.Tags, a.Tags)
+	if copies {
+		cfg.Replicas = a.Replicas
+	}
+	if placed {
+		is.Tags = a.Tags
+		cfg.Placement = &is
+	}
+	return copies || placed
+}
+
+func equalTags(a, b []string) bool {
+	has := make(map[string]bool, len(a))
+	for _, tag := range a {
+		has[tag] = true
+	}
+	for _, tag := range b {
+		if !has[tag] {
+			return false
+		}
+	}
+	return len(a) == len(b)
+}
+
+// Arrange changes the copies and the place of all streams, and reports whether any was
+// different. The cluster copies what there is in the background. Repeating it goes on where it
+// failed. Errors: pelton.ErrInvalid; pelton.ErrConflict for a cluster that has not so many
+// servers, or none with such tags; pelton.ErrUnavailable.
+func (b *Broker) Arrange(ctx context.Context, to Arrangement) (changed bool, err error) {
+	if err := to.check(); err != nil {
+		return false, err
+	}
+	var differ []jetstream.StreamConfig
+	for _, want := range b.streams(1) {
+		stream, err := b.js.Stream(ctx, want.Name)
+		if err != nil {
+			return false, translate("open stream "+want.Name, err)
+		}
+		if cfg := stream.CachedInfo().Config; to.apply(&cfg) {
+			differ = append(differ, cfg)
+		}
+	}
+	if len(differ) == 0 {
+		return false, nil
+	}
+	if to.Replicas > 1 { // also when some stream has them already
+		if err := b.tellReplicas(ctx, to.Replicas, replicasTold); err != nil {
+			return false, err
+		}
+	}
+	for _, cfg := range differ {
+		if _, err := b.js.UpdateStream(ctx, cfg); err != nil {
+			return true, arrangeError(cfg, err)
+		}
+	}
+	if to.Replicas == 0 {
+		return true, nil
+	}
+	return true, b.tellReplicas(ctx, to.Replicas, 0)
+}
+
+// arrangeError tells what a cluster cannot do from what it cannot do now.
+func arrangeError(cfg jetstream.StreamConfig, err error) error {
+	var api *jetstream.APIError
+	if errors.As(err, &api) && (api.ErrorCode == errNoPeers || api.ErrorCode == errReplicasNotSupported) {
+		return fmt.Errorf("%w: the broker cannot keep %d copies of stream %s: %s", pelton.ErrConflict, cfg.Replicas, cfg.Name, api.Description)
+	}
+	return translate("arrange stream "+cfg.Name, err)
+}
+
+// JSClusterNoPeersErrF and JSStreamReplicasNotSupportedErr of the server's errors.json.
+const (
+	errNoPeers              jetstream.ErrorCode = 10005
+	errReplicasNotSupported jetstream.ErrorCode = 10074
+)
+
+// tellReplicas tells every process, at once and then for so long.
+func (b *Broker) tellReplicas(ctx context.Context, n int, during time.Duration) error {
+	for told := time.Duration(0); ; told += replicasTell {
+		if err := b.conn.nc.Publish(b.replicasSignal(), []byte(strconv.Itoa(n))); err != nil {
+			return fmt.Errorf("%w: tell of replicas: %w", pelton.ErrUnavailable, err)
+		}
+		if told >= during {
+			return nil
+		}
+		if err := waitFor(ctx, replicasTell); err != nil {
+			return err
+		}
+	}
+}
