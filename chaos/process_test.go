@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"sync"
 	"syscall"
 	"time"
@@ -80,7 +81,7 @@ const token = "chaos"
 // server is a pelton serve that can be killed and comes back on the same addresses.
 type server struct {
 	s          *suite
-	http, nats string // host:port
+	http, nats string // host:port; of a cluster all of them, with nats:// before the second
 
 	mu     sync.Mutex
 	life   int
@@ -91,6 +92,9 @@ type server struct {
 }
 
 func newServer(s *suite) *server {
+	if s.cluster != nil {
+		return &server{s: s, http: freeAddress(s), nats: s.cluster.addresses()}
+	}
 	return &server{s: s, http: freeAddress(s), nats: freeAddress(s)}
 }
 
@@ -112,9 +116,13 @@ func (v *server) launch() {
 	if data == "" {
 		data = filepath.Join(v.s.dir, "data")
 	}
-	args := append([]string{
-		"serve", "--addr", v.http, "--nats-listen", v.nats, "--nats-token", token, "--data", data, "--lease", v.s.lease.String(),
-	}, v.s.serve...)
+	args := []string{"serve", "--addr", v.http, "--nats-token", token, "--lease", v.s.lease.String()}
+	if v.s.cluster != nil {
+		args = append(args, "--nats", "nats://"+v.nats, "--replicas", strconv.Itoa(v.s.brokers))
+	} else {
+		args = append(args, "--nats-listen", v.nats, "--data", data)
+	}
+	args = append(args, v.s.serve...)
 	v.p = v.s.launch(fmt.Sprintf("server.%d", v.life), env, v.s.bin.pelton, args...)
 }
 

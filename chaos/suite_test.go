@@ -35,6 +35,7 @@ type profile struct {
 	drain       time.Duration  // what the broker may take to work off the rest
 	data        string         // data folder of the server; empty is one in the suite's own
 	serve       []string       // further flags of the server
+	brokers     int            // of a cluster; zero is one in the server
 	limits      map[string]int // of concurrency keys; others have 1
 }
 
@@ -141,6 +142,7 @@ type suite struct {
 	workerPoints *points        // at which workers die
 	serverPoints *points        // at which the server does
 
+	cluster  *cluster // of brokers; nil for one in the server
 	server   *server
 	fleet    []*slot
 	producer *producer
@@ -183,6 +185,9 @@ func newSuite(t *testing.T, p profile, options ...func(*suite)) *suite {
 	t.Logf("seed %d", seed)
 
 	t.Cleanup(s.end)
+	if s.brokers > 0 {
+		s.cluster = newCluster(s, s.brokers)
+	}
 	s.server = newServer(s)
 	s.server.start()
 	s.background.Go(func() { s.server.supervise(s.ctx) })
@@ -212,6 +217,9 @@ func (s *suite) end() {
 		w.kill()
 	}
 	s.server.kill()
+	if s.cluster != nil {
+		s.cluster.kill()
+	}
 }
 
 // actor opens the history of an actor inside this process.

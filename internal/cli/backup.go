@@ -76,6 +76,8 @@ func (a *app) backupCmd() *cobra.Command {
 		where brokerFlags
 		out   outputFlag
 		cfg   admin.BackupConfig
+
+		namespace namespaceFlag
 	)
 	patience := durationValue(time.Minute)
 	cmd := &cobra.Command{
@@ -101,7 +103,7 @@ run after --patience, or a server has the data folder open, 7 no broker there.`,
 			if cfg.StayPaused && !cfg.Pause {
 				return usagef("--stay-paused needs --pause")
 			}
-			cfg.Patience, cfg.Tell = time.Duration(patience), a.tellPart("written")
+			cfg.Namespace, cfg.Patience, cfg.Tell = string(namespace), time.Duration(patience), a.tellPart("written")
 			return a.use(cmd.Context(), &where, func(ctx context.Context, nc *nats.Conn) error {
 				report, err := admin.Backup(ctx, nc, args[0], cfg)
 				if err != nil {
@@ -113,6 +115,7 @@ run after --patience, or a server has the data folder open, 7 no broker there.`,
 	}
 	flags := cmd.Flags()
 	where.register(flags)
+	namespace.register(flags)
 	flags.BoolVar(&cfg.Pause, "pause", false, "pause all queues meanwhile, and wait until nothing runs")
 	flags.BoolVar(&cfg.StayPaused, "stay-paused", false, "leave them paused")
 	flags.Var(&patience, "patience", "how long running tasks may take to end")

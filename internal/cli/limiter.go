@@ -19,9 +19,6 @@ import (
 	"github.com/peltonq/pelton/worker"
 )
 
-// defaultNamespace is that of everything which this command opens.
-const defaultNamespace = "pelton"
-
 // limiterFlags say where rate limits are counted.
 type limiterFlags struct {
 	redis string

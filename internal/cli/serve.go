@@ -29,6 +29,9 @@ type serveFlags struct {
 	limiter  limiterFlags
 	requests apiRateFlags
 	bounds   boundFlags
+
+	namespace namespaceFlag
+	place     placeFlags
 }
 
 // syncValue is --sync.
@@ -79,6 +82,8 @@ SIGINT; a second signal ends it at once.`,
 	flags.StringVar(&f.nats.url, "nats", "", "`URL` of an external broker, instead of the embedded one")
 	flags.StringVar(&f.nats.token, "nats-token", "", "token of the broker; better given as PELTON_NATS_TOKEN")
 	flags.IntVar(&f.shards, "shards", 1, "number of shards (other than 1: not supported yet)")
+	f.namespace.register(flags)
+	f.place.register(flags)
 	f.limiter.register(flags)
 	f.requests.register(flags)
 	f.bounds.register(flags)
@@ -91,6 +96,9 @@ SIGINT; a second signal ends it at once.`,
 func (f *serveFlags) check() error {
 	if f.shards != 1 {
 		return usagef("--shards %d: more than one shard is not supported yet", f.shards)
+	}
+	if err := f.place.check(f.nats.url == ""); err != nil {
+		return err
 	}
 	if slices.Contains(f.allowedHosts, "") {
 		return usagef("--allowed-hosts has an empty name")

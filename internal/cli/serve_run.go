@@ -51,13 +51,14 @@ func (a *app) serve(ctx context.Context, f *serveFlags) (err error) {
 	if s.slots, err = f.slots.config(s.mux, s.log); err != nil {
 		return err
 	}
+	s.slots.Namespace = string(f.namespace)
 	s.metrics = metrics.New(readBuild().Version)
 	if s.limiter, err = f.limiter.open(ctx, s.log, s.metrics); err != nil {
 		return err
 	}
 	defer s.limiter.close()
 	f.limiter.configure(&s.slots, s.limiter)
-	if s.requests, err = f.requests.requests(s.limiter, defaultNamespace); err != nil {
+	if s.requests, err = f.requests.requests(s.limiter, string(f.namespace)); err != nil {
 		return err
 	}
 	if s.requests != nil && f.nats.url != "" && f.limiter.redis == "" {
@@ -137,6 +138,14 @@ func (s *serving) run(ctx context.Context, l *link) error {
 		if err := s.settle(ctx, l, queues); err != nil {
 			return err
 		}
+	}
+	err = l.retry(ctx, 0, func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, arrangeTimeout)
+		defer cancel()
+		return s.flags.place.arrange(ctx, queues, s.log)
+	})
+	if err != nil {
+		return err
 	}
 
 	ready := newReadiness(queues.Probe, s.log, func() { s.announce(ctx) })
@@ -282,17 +291,17 @@ func (s *serving) watchDisk(ctx context.Context, queues *admin.Client) {
 }
 
 func (s *serving) open(ctx context.Context, nc *nats.Conn) (*producer.Client, *admin.Client, *scheduler.Client, error) {
-	lease := s.slots.Lease
-	tasks, err := producer.New(ctx, nc, producer.Config{Lease: lease, Logger: s.log})
+	lease, namespace, place := s.slots.Lease, string(s.flags.namespace), s.flags.place
+	tasks, err := producer.New(ctx, nc, producer.Config{Namespace: namespace, Lease: lease, Replicas: place.replicas, Tags: place.tags, Logger: s.log})
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	queues, err := admin.New(ctx, nc, admin.Config{Lease: lease, Logger: s.log})
+	queues, err := admin.New(ctx, nc, admin.Config{Namespace: namespace, Lease: lease, Replicas: place.replicas, Tags: place.tags, Logger: s.log})
 	if err != nil {
 		tasks.Close()
 		return nil, nil, nil, err
 	}
-	schedules, err := scheduler.New(ctx, nc, scheduler.Config{Lease: lease, Logger: s.log})
+	schedules, err := scheduler.New(ctx, nc, scheduler.Config{Namespace: namespace, Lease: lease, Replicas: place.replicas, Tags: place.tags, Logger: s.log})
 	if err != nil {
 		tasks.Close()
 		queues.Close()

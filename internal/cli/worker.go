@@ -47,6 +47,7 @@ func (a *app) workerRunCmd() *cobra.Command {
 		limiter  limiterFlags
 
 		metricsAddr string
+		namespace   namespaceFlag
 	)
 	cmd := &cobra.Command{
 		Use:   "run --nats URL (--demo | --exec KIND=CMD)...",
@@ -77,6 +78,7 @@ Exit codes: 0 stopped in order, 1 tasks outlived the grace, 7 no broker within 3
 			if err != nil {
 				return err
 			}
+			cfg.Namespace = string(namespace)
 			return runLinkedWorker(cmd.Context(), log, nats, limiter, mux, cfg, metricsAddr)
 		},
 	}
@@ -84,6 +86,7 @@ Exit codes: 0 stopped in order, 1 tasks outlived the grace, 7 no broker within 3
 	flags.StringVar(&nats.url, "nats", "", "`URL` of the broker; several are separated by commas")
 	flags.StringVar(&nats.token, "nats-token", "", "token of the broker; better given as PELTON_NATS_TOKEN")
 	flags.StringVar(&metricsAddr, "metrics-addr", "", "`ADDR` on which /metrics is served for Prometheus; none by default")
+	namespace.register(flags)
 	slots.register(flags)
 	slots.registerBounds(flags)
 	handlers.register(flags)

@@ -164,7 +164,7 @@ func TestTable(t *testing.T) {
 		above = append(above, r.pkg)
 	}
 	for library, want := range map[string][]string{
-		natsServer:                         {"internal/brokertest", "internal/embed", "peltontest"},
+		natsServer:                         {"chaos/node", "internal/brokertest", "internal/embed", "peltontest"},
 		"github.com/danielgtaylor/huma/v2": {"api"},
 		"github.com/spf13/cobra":           {"internal/cli"},
 	} {

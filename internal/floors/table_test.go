@@ -91,6 +91,7 @@ var table = []rule{
 	{pkg: "chaos/proxy"},
 	{pkg: "chaos/powerfs", libraries: []string{"github.com/hanwen/go-fuse/v2"}},
 	{pkg: "chaos/actor", module: []string{".", "worker", "chaos/history"}, libraries: []string{natsClient}},
+	{pkg: "chaos/node", libraries: []string{natsServer}},
 	{pkg: "chaos", module: append([]string{"internal/failpoint", "chaos/history", "chaos/check", "chaos/proxy", "chaos/powerfs"}, outside...)},
 }
 

@@ -1,0 +1,267 @@
+package chaos_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/peltonq/pelton/chaos/history"
+)
+
+// nodeBinary is a broker of a cluster, built once.
+var nodeBinary = sync.OnceValues(func() (string, error) {
+	path := filepath.Join(theFolder, "node")
+	build := exec.Command("go", "build", "-o", path, "github.com/peltonq/pelton/chaos/node")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build chaos/node: %w\n%s", err, out)
+	}
+	return path, nil
+})
+
+// cluster is some brokers that keep copies of everything.
+type cluster struct {
+	s     *suite
+	nodes []*node
+}
+
+// node is one of them, which can be killed and comes back with its data.
+type node struct {
+	name, client, cluster, monitor string
+	life                           int
+	p                              *process
+}
+
+func newCluster(s *suite, size int) *cluster {
+	s.Helper()
+	c := &cluster{s: s}
+	for i := range size {
+		c.nodes = append(c.nodes, &node{name: fmt.Sprintf("n%d", i+1), client: freeAddress(s), cluster: freeAddress(s), monitor: freeAddress(s)})
+	}
+	for _, n := range c.nodes {
+		c.start(n)
+	}
+	for _, n := range c.nodes {
+		c.healthy(n)
+	}
+	return c
+}
+
+func (c *cluster) start(n *node) {
+	c.s.Helper()
+	path, err := nodeBinary()
+	if err != nil {
+		c.s.Fatal(err)
+	}
+	var routes []string
+	for _, other := range c.nodes {
+		routes = append(routes, other.cluster)
+	}
+	n.life++
+	n.p = c.s.launch(fmt.Sprintf("%s.%d", n.name, n.life), nil, path, "-name", n.name, "-dir", filepath.Join(c.s.dir, n.name), "-token", token,
+		"-client", n.client, "-cluster", n.cluster, "-monitor", n.monitor, "-routes", strings.Join(routes, ","))
+}
+
+// healthy waits until a broker has all that it should have.
+func (c *cluster) healthy(n *node) {
+	c.s.Helper()
+	c.s.eventually(n.name+" is healthy", 2*time.Minute, func() bool {
+		if n.p.ended() {
+			c.s.Fatalf("%s ended with %d by itself, see %s", n.name, n.p.code, n.p.log)
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		status, _, err := call(ctx, http.MethodGet, "http://"+n.monitor+"/healthz", "")
+		return err == nil && status == http.StatusOK
+	})
+}
+
+// addresses are those of all brokers, as the end of a URL that begins with nats://.
+func (c *cluster) addresses() string {
+	var all []string
+	for _, n := range c.nodes {
+		all = append(all, n.client)
+	}
+	return strings.Join(all, ",nats://")
+}
+
+func (c *cluster) kill() {
+	for _, n := range c.nodes {
+		c.end(n, syscall.SIGKILL)
+	}
+}
+
+func (c *cluster) end(n *node, sig syscall.Signal) {
+	if err := n.p.signal(sig); err != nil {
+		c.s.Error(err)
+	}
+	<-n.p.done
+}
+
+// leader is the broker that leads a stream now.
+func (c *cluster) leader(stream string) (leader *node) {
+	c.s.Helper()
+	nc, err := nats.Connect("nats://"+c.addresses(), nats.Token(token))
+	if err != nil {
+		c.s.Fatal(err)
+	}
+	defer nc.Close()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		c.s.Fatal(err)
+	}
+	c.s.eventually("stream "+stream+" has a leader", 30*time.Second, func() bool {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		info, err := js.Stream(ctx, stream)
+		if err != nil {
+			return false
+		}
+		for _, n := range c.nodes {
+			if n.name == info.CachedInfo().Cluster.Leader {
+				leader = n
+				return true
+			}
+		}
+		return false
+	})
+	return leader
+}
+
+// away ends a broker, starts it again after a while, and waits until it has everything.
+func (c *cluster) away(n *node, sig syscall.Signal, d time.Duration) {
+	c.s.Helper()
+	c.end(n, sig)
+	c.s.pause(d)
+	c.start(n)
+	c.healthy(n)
+}
+
+// answers waits until a task is accepted, and says how long that took.
+func (s *suite) answers(within time.Duration) time.Duration {
+	s.Helper()
+	began := time.Now()
+	s.eventually("tasks are accepted", within, func() bool {
+		_, ok := s.producer.enqueue(order{kind: "chaos.quick"})
+		return ok
+	})
+	return time.Since(began)
+}
+
+func clusterProfile() profile {
+	p := theProfile()
+	p.brokers, p.lease = 3, 3*time.Second
+	return p
+}
+
+// pace is between two tasks: 500 a second in the long form, for as long as brokers go and come.
+func (p profile) pace() (tasks int, tick time.Duration) {
+	if p.long {
+		return 3 * p.tasks, 2 * time.Millisecond
+	}
+	return p.tasks, 20 * time.Millisecond
+}
+
+// The leader of the tasks, and then that of the records, is killed while tasks are accepted and run: none
+// is lost, and tasks are accepted again within ten seconds.
+func TestClusterLeaders(t *testing.T) {
+	t.Parallel()
+	p := clusterProfile()
+	s := newSuite(t, p)
+	tasks, tick := p.pace()
+	s.while(tasks, tick, func() {
+		for _, stream := range []string{"pelton_TASKS_0", "KV_pelton_STATE_0"} {
+			s.pause(time.Second)
+			leader := s.cluster.leader(stream)
+			s.fault(history.FaultBegin, "broker-kill", history.Everyone)
+			s.cluster.end(leader, syscall.SIGKILL)
+			took := s.answers(20 * time.Second)
+			t.Logf("%s, which led %s: tasks are accepted %s after its death", leader.name, stream, took)
+			if took > 10*time.Second {
+				t.Errorf("no task was accepted for %s after the leader of %s died", took, stream)
+			}
+			s.cluster.start(leader)
+			s.cluster.healthy(leader)
+			s.pause(p.lease) // who hands out again what others have does so by then
+			s.fault(history.FaultEnd, "broker-kill", history.Everyone)
+		}
+	})
+	s.healed()
+	report := s.judge()
+	t.Logf("%d tasks ran twice", report.Counts.Duplicates)
+}
+
+// Each broker in turn is restarted in good order: no task is lost.
+func TestClusterRestarts(t *testing.T) {
+	t.Parallel()
+	p := clusterProfile()
+	s := newSuite(t, p)
+	tasks, tick := p.pace()
+	s.while(tasks, tick, func() {
+		for _, n := range s.cluster.nodes {
+			s.pause(500 * time.Millisecond)
+			s.fault(history.FaultBegin, "broker-restart", history.Everyone)
+			s.cluster.away(n, syscall.SIGTERM, 0)
+			s.pause(p.lease)
+			s.fault(history.FaultEnd, "broker-restart", history.Everyone)
+		}
+	})
+	s.healed()
+	report := s.judge()
+	t.Logf("%d tasks ran twice", report.Counts.Duplicates)
+}
+
+// Two of three brokers die. What is left has no say: it accepts nothing and says so by 503, and when
+// the others are back everything goes on, which a write to each stream shows.
+func TestClusterWithoutMajority(t *testing.T) {
+	t.Parallel()
+	p := clusterProfile()
+	s := newSuite(t, p)
+	tasks, tick := p.pace()
+	s.while(tasks/3, tick, func() {
+		s.pause(time.Second)
+		s.fault(history.FaultBegin, "brokers-kill", history.Everyone)
+		dead := s.cluster.nodes[:2]
+		for _, n := range dead {
+			s.cluster.end(n, syscall.SIGKILL)
+		}
+		s.eventually("the server is not ready", 30*time.Second, func() bool {
+			ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+			defer cancel()
+			status, _, err := call(ctx, http.MethodGet, "http://"+s.server.http+"/readyz", "")
+			return err == nil && status == http.StatusServiceUnavailable
+		})
+		for range 3 {
+			ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+			status, answer, err := call(ctx, http.MethodPost, s.producer.url("/tasks"), `{"kind":"chaos.quick"}`)
+			cancel()
+			var problem struct{ Type string }
+			if err != nil || status != http.StatusServiceUnavailable || json.Unmarshal(answer, &problem) != nil || problem.Type == "" {
+				t.Errorf("a task without a majority of brokers: %d %s %v, want 503", status, answer, err)
+			}
+		}
+		for _, n := range dead {
+			s.cluster.start(n)
+		}
+		for _, n := range s.cluster.nodes {
+			s.cluster.healthy(n)
+		}
+		s.server.ready() // a write reached every stream
+		s.pause(p.lease)
+		s.fault(history.FaultEnd, "brokers-kill", history.Everyone)
+	})
+	s.healed()
+	s.judge()
+}
