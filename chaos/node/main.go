@@ -69,7 +69,7 @@ func run() error {
 		return fmt.Errorf("make server: %w", err)
 	}
 	ns.ConfigureLogger()
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM) 
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM) //nolint:forbidigo // a main starts it
 	defer stop()
 	ns.Start()
 	<-ctx.Done()
