@@ -3,6 +3,7 @@ package worker_test
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"strconv"
 	"sync/atomic"
 	"syscall"
@@ -18,17 +19,30 @@ import (
 
 // BenchmarkDrain works off tasks that are there, with handlers that do nothing: server,
 // connection over TCP and worker in one process.
-func BenchmarkDrain(b *testing.B) { drain(b, func(int) string { return "" }) }
+func BenchmarkDrain(b *testing.B) { drain(b, nil, func(int, *pelton.Spec) {}) }
 
 // BenchmarkDrainRate does so with a rate of the queue that never binds.
 func BenchmarkDrainRate(b *testing.B) {
-	drain(b, func(int) string { return "" }, `{"rate":{"limit":1000000,"per":"1s","burst":1000000}}`)
+	drain(b, nil, func(int, *pelton.Spec) {}, `{"rate":{"limit":1000000,"per":"1s","burst":1000000}}`)
 }
 
 // BenchmarkDrainKeys does so with a thousand concurrency keys in turn.
-func BenchmarkDrainKeys(b *testing.B) { drain(b, func(i int) string { return strconv.Itoa(i % 1000) }) }
+func BenchmarkDrainKeys(b *testing.B) {
+	drain(b, nil, func(i int, spec *pelton.Spec) { spec.ConcurrencyKey = strconv.Itoa(i % 1000) })
+}
 
-func drain(b *testing.B, key func(i int) string, settings ...string) {
+// BenchmarkDrainQueues does so with a hundred queues in turn.
+func BenchmarkDrainQueues(b *testing.B) {
+	queues := make([]string, 100)
+	for i := range queues {
+		queues[i] = fmt.Sprintf("q%02d", i)
+	}
+	drain(b, queues, func(i int, spec *pelton.Spec) { spec.Queue = queues[i%len(queues)] })
+}
+
+// drain works off b.N tasks that what has made what they are. No queues are the default one, which
+// gets the settings.
+func drain(b *testing.B, queues []string, what func(i int, spec *pelton.Spec), settings ...string) {
 	b.Helper()
 	srv := brokertest.StartServer(b, brokertest.Listening)
 	nc := brokertest.Dial(b, srv)
@@ -51,7 +65,8 @@ func drain(b *testing.B, key func(i int) string, settings ...string) {
 	for left := b.N; left > 0; left -= pelton.MaxBatch {
 		specs := make([]pelton.Spec, min(left, pelton.MaxBatch))
 		for i := range specs {
-			specs[i] = pelton.Spec{Kind: "noop", Payload: payload, ConcurrencyKey: key(left + i)}
+			specs[i] = pelton.Spec{Kind: "noop", Payload: payload}
+			what(left+i, &specs[i])
 		}
 		if _, err := client.EnqueueMany(b.Context(), specs); err != nil {
 			b.Fatal(err)
@@ -66,7 +81,7 @@ func drain(b *testing.B, key func(i int) string, settings ...string) {
 		}
 		return nil, nil
 	}))
-	w, err := worker.New(brokertest.Dial(b, srv), mux, worker.Config{Concurrency: 64})
+	w, err := worker.New(brokertest.Dial(b, srv), mux, worker.Config{Concurrency: 64, Queues: queues})
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -60,8 +60,10 @@ type dispatcher struct {
 	turn    *lane  // that the next free slot is for, when it was asked
 	waiting []kept // that may start and find no slot; bounded by what may be held
 	meter   meter
-	stock   stock       // what was prefetched
+	stock   stock // what was prefetched
+	ranking ranking
 	views   []laneView  // room for look
+	seen    []*lane     // that the views are of
 	read    []laneEvent // room for the next look into the inbox
 
 	inbox   *inbox // of pullers
@@ -112,6 +114,7 @@ func (d *dispatcher) slow(p pace) {
 		if l.retryAt = p.until; l.state == laneEmpty {
 			l.state = laneUnknown
 		}
+		d.place(l)
 	}
 }
 
@@ -138,8 +141,9 @@ func (d *dispatcher) restart() {
 
 // add takes a new lane in. It counts as just offered: nobody has passed it over.
 func (d *dispatcher) add(l *lane) {
-	l.offered = d.now()
+	l.offered, l.number = d.now(), len(d.lanes)
 	d.lanes = append(d.lanes, l)
+	d.place(l)
 }
 
 // fill gives free slots to what waits, and asks for tasks as long as there is room
@@ -171,6 +175,7 @@ func (d *dispatcher) fill() {
 			l.hold = d.stock.of[l.rank] + batch
 		}
 		d.probing = l
+		d.place(l)
 	}
 	if d.probing == nil {
 		d.knock()
@@ -186,31 +191,48 @@ func (d *dispatcher) next(now time.Time) (l *lane, batch int) {
 	if next < 0 {
 		return nil, 0
 	}
-	return d.lanes[next], batch
+	return d.seen[next], batch
 }
 
 // knock leaves a waiting request with every empty lane that has room, or will have
 // soon. Without, what is known of an empty lane goes stale.
 func (d *dispatcher) knock() {
-	for _, l := range d.lanes {
+	for _, l := range d.emptied() {
 		if l.state != laneEmpty {
 			continue
 		}
 		if d.bounds.room(d.running, l.rank) == 0 && !d.soon(l) {
 			l.state = laneUnknown
+			d.place(l)
 			continue
 		}
 		if err := l.puller.Pull(1, knockWait); err != nil {
 			d.refused(l, err)
 			continue
 		}
-		l.state, l.want, l.hold, l.deadline = laneKnocking, 1, 0, d.now().Add(knockWait+knockSlack)
+		l.want, l.hold = 1, 0
+		d.knocking(l, d.now())
 	}
+}
+
+// knocking notes that a request waits with the lane from now on.
+func (d *dispatcher) knocking(l *lane, now time.Time) {
+	l.state, l.deadline = laneKnocking, now.Add(knockWait+knockSlack)
+	if d.ranking.knocks.IsZero() {
+		d.ranking.knocks = l.deadline
+	}
+	d.place(l)
 }
 
 func (d *dispatcher) refused(l *lane, err error) {
 	d.log.Debug("lane cannot be asked", "queue", l.Queue, "priority", string(l.Priority), "error", err)
+	d.rest(l)
+}
+
+// rest puts a lane off of which no request is open any more.
+func (d *dispatcher) rest(l *lane) {
 	l.state, l.want, l.hold, l.retryAt = laneUnknown, 0, 0, d.now().Add(laneBackoff)
+	d.place(l)
 }
 
 func (d *dispatcher) on(e laneEvent) {
@@ -237,6 +259,7 @@ func (d *dispatcher) ended(l *lane, end broker.PullEnd) {
 		d.refused(l, end.Err)
 	case l.state == laneProbing, l.state == laneKnocking:
 		l.state, l.offered = laneEmpty, d.now()
+		d.place(l)
 	case l.state == laneUnknown, l.state == laneEmpty: // of a request that was complete
 	}
 }
@@ -254,6 +277,7 @@ func (d *dispatcher) count(l *lane) {
 		if d.probing == l {
 			d.probing = nil
 		}
+		d.place(l)
 	}
 }
 
@@ -273,6 +297,7 @@ func (d *dispatcher) take(l *lane, delivery *broker.Delivery) {
 		d.giveBack(l, delivery)
 	case len(l.stock) == 0 && d.bounds.room(d.held(), l.rank) > 0:
 		l.offered = now
+		d.place(l)
 		d.begin(k)
 	case d.mayWait(l, delivery):
 		d.put(k)
@@ -295,6 +320,7 @@ func (d *dispatcher) change(c laneChange) {
 	}
 	d.returnStock(l)
 	l.state, l.want, l.hold, l.retryAt, l.offered = laneUnknown, 0, 0, time.Time{}, d.now()
+	d.place(l)
 }
 
 // reset gives up all open requests: the connection was lost, and most likely they
@@ -308,30 +334,46 @@ func (d *dispatcher) reset() {
 			d.reopen(l)
 		}
 		l.state, l.want, l.hold, l.retryAt = laneUnknown, 0, 0, time.Time{}
+		d.place(l)
 		for _, k := range l.stock {
 			k.delivery.Fresh = false
 		}
 	}
 }
 
-// overdue gives up requests that were not answered in time.
+// overdue gives up requests that were not answered in time. Knocks are looked at when the
+// first of them may be overdue.
 func (d *dispatcher) overdue() {
 	now := d.now()
-	for _, l := range d.lanes {
-		open := l.state == laneProbing || l.state == laneKnocking
-		if !open || l.deadline.After(now) {
-			continue
-		}
-		if l.state == laneProbing && l.rules.bounded {
+	if l := d.probing; l != nil && !l.deadline.After(now) {
+		if l.rules.bounded {
 			d.probing = nil
-			l.state, l.deadline = laneKnocking, now.Add(knockWait+knockSlack)
-			continue
+			d.knocking(l, now)
+		} else {
+			d.unanswered(l)
 		}
-		d.log.Warn("request of a lane was not answered", "queue", l.Queue, "priority", string(l.Priority))
-		if d.probing == l {
-			d.probing = nil
-		}
-		d.reopen(l)
-		l.state, l.want, l.hold, l.retryAt = laneUnknown, 0, 0, now.Add(laneBackoff)
 	}
+	if d.ranking.knocks.IsZero() || d.ranking.knocks.After(now) {
+		return
+	}
+	d.ranking.knocks = time.Time{}
+	for _, l := range d.lanes {
+		switch {
+		case l.state != laneKnocking:
+		case !l.deadline.After(now):
+			d.unanswered(l)
+		case d.ranking.knocks.IsZero() || l.deadline.Before(d.ranking.knocks):
+			d.ranking.knocks = l.deadline
+		}
+	}
+}
+
+// unanswered gives up the open request of a lane.
+func (d *dispatcher) unanswered(l *lane) {
+	d.log.Warn("request of a lane was not answered", "queue", l.Queue, "priority", string(l.Priority))
+	if d.probing == l {
+		d.probing = nil
+	}
+	d.reopen(l)
+	d.rest(l)
 }

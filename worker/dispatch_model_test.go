@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"errors"
 	"slices"
 	"testing"
 	"time"
@@ -9,6 +10,41 @@ import (
 
 	"github.com/peltonq/pelton/internal/broker"
 )
+
+// expectSameChoice compares the choice among the lanes that the ranking gives to that among all
+// lanes, and what is looked at for its time with what has one.
+func expectSameChoice(t *rapid.T, x *bench) {
+	t.Helper()
+	x.look(x.clock)
+	all := make([]laneView, len(x.lanes))
+	for i, l := range x.lanes {
+		allowed := prefetch(x.meter.throughput, x.bounds, x.running, l.rank)
+		all[i] = l.view(x.clock, allowed, x.stock.missing(l.rank, allowed))
+		if l.state == laneKnocking && (x.ranking.knocks.IsZero() || x.ranking.knocks.After(l.deadline)) {
+			t.Fatalf("knocks are looked at from %v, %s is overdue from %v", x.ranking.knocks, l.Priority, l.deadline)
+		}
+		if (l.state == laneProbing) != (x.probing == l) {
+			t.Fatalf("state %d of %s, which is asked: %t", l.state, l.Priority, x.probing == l)
+		}
+		if l.state == laneUnknown && l.retryAt.After(x.clock) && !l.rules.paused && len(l.stock) == 0 && (x.ranking.wakes.IsZero() || x.ranking.wakes.After(l.retryAt)) {
+			t.Fatalf("%s rests until %v and is woken at %v", l.Priority, l.retryAt, x.ranking.wakes)
+		}
+	}
+	chosen := func(views []laneView, i int) int {
+		if i < 0 {
+			return i
+		}
+		return views[i].number
+	}
+	wantLane, wantBatch := nextLane(all, x.bounds, x.held(), x.clock, x.maxWait)
+	lane, batch := nextLane(x.views, x.bounds, x.held(), x.clock, x.maxWait)
+	if chosen(x.views, lane) != chosen(all, wantLane) || batch != wantBatch {
+		t.Fatalf("%d is asked for %d, of all lanes it would be %d for %d", chosen(x.views, lane), batch, wantLane, wantBatch)
+	}
+	if got, want := chosen(x.views, nextStart(x.views, x.bounds, x.held(), x.clock, x.maxWait)), nextStart(all, x.bounds, x.held(), x.clock, x.maxWait); got != want {
+		t.Fatalf("%d gets the next slot, of all lanes it would be %d", got, want)
+	}
+}
 
 // TestDispatchModel does what can happen, in any order: nobody gets more slots than
 // they may, tasks of a lane start in the order of their arrival, and every delivery
@@ -22,7 +58,7 @@ func TestDispatchModel(t *testing.T) {
 			b.limit[rank] = rapid.IntRange(1, total).Draw(t, "limit")
 		}
 		b.reserve[critical] = min(rapid.IntRange(0, 1).Draw(t, "reserve"), total-1)
-		x := newBench(b, low, high, low, critical)
+		x := newBench(b, low, high, low, critical, low)
 		done := map[uint64]bool{}
 		last := map[*lane]uint64{}
 		x.start = func(h kept) {
@@ -75,8 +111,18 @@ func TestDispatchModel(t *testing.T) {
 				}})
 			},
 			"reset": func(*rapid.T) { x.reset() },
-			"": func(t *rapid.T) {
+			"slow": func(t *rapid.T) {
+				x.slow(pace{anyLane(t).Queue, x.clock.Add(time.Duration(rapid.IntRange(0, 500).Draw(t, "ms")) * time.Millisecond)})
+			},
+			"refuse": func(t *rapid.T) {
+				x.refuses = errors.New("refused")
 				x.fill()
+				x.refuses = nil
+			},
+			"": func(t *rapid.T) {
+				expectSameChoice(t, x)
+				x.fill()
+				expectSameChoice(t, x)
 				waits, held := stock{typical: x.stock.typical}, 0
 				for _, l := range x.lanes {
 					waits.of[l.rank] += len(l.stock)

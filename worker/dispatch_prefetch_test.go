@@ -157,6 +157,7 @@ func TestDispatchPromiseEnds(t *testing.T) {
 	x.deliver(1, 1, 2, 3)
 	x.end(1, nil)
 	x.lanes[0].state = laneUnknown
+	x.place(x.lanes[0])
 	x.log = nil
 	x.next(low)
 	x.expect(t, "knock 0:high 1")
@@ -177,6 +178,7 @@ func TestDispatchStarvedLaneGoesBeforeWhatWaits(t *testing.T) {
 	x.next(high)
 	x.expect(t, "start 0:high 2") // low is not asked: high ones leave it nothing
 	x.lanes[1].offered = x.clock.Add(-x.maxWait - 1)
+	x.place(x.lanes[1])
 	x.next(high)
 	x.expect(t, "probe 1:low 1") // the slot waits for it
 	x.serve()
@@ -189,6 +191,7 @@ func TestDispatchStarvedLaneGoesBeforeWhatWaits(t *testing.T) {
 
 	// Nothing there: the slot goes on at once.
 	x.lanes[1].offered = x.clock.Add(-x.maxWait - 1)
+	x.place(x.lanes[1])
 	x.next(high)
 	x.expect(t, "probe 1:low 1")
 	x.end(1, nil)
@@ -198,6 +201,7 @@ func TestDispatchStarvedLaneGoesBeforeWhatWaits(t *testing.T) {
 	// One of it waits here.
 	x.put(kept{lane: x.lanes[1], delivery: &broker.Delivery{Seq: 101}, since: x.clock})
 	x.lanes[1].offered = x.clock.Add(-x.maxWait - 1)
+	x.place(x.lanes[1])
 	x.next(high)
 	x.expect(t, "start 1:low 101")
 	x.next(low)

@@ -42,6 +42,8 @@ type lane struct {
 	rules      laneRules
 	stock      []kept // what waits for a slot, in the order of its arrival
 	hold       int    // how many of its priority may wait, by what the open request asked for
+	number     int    // in which it came: among lanes that are equal, the first is first
+	place      place  // in the ranking
 }
 
 // laneRules are what a queue's settings mean for asking one of its lanes.

@@ -10,25 +10,26 @@ import (
 // happens.
 func (d *dispatcher) nextLook() time.Duration {
 	now := d.now()
+	d.wake(now) // else what is over would be looked at again at once
 	at := now.Add(knockWait)
 	if len(d.waiting) > 0 { // the first has waited longest
 		at = d.waiting[0].since.Add(staleAfter)
 	}
-	for _, l := range d.lanes {
-		if (l.state == laneProbing || l.state == laneKnocking) && l.deadline.Before(at) {
-			at = l.deadline
+	if d.probing != nil && d.probing.deadline.Before(at) {
+		at = d.probing.deadline
+	}
+	for _, t := range []time.Time{d.ranking.knocks, d.ranking.wakes} {
+		if !t.IsZero() && t.Before(at) {
+			at = t
 		}
-		if l.retryAt.After(now) && l.retryAt.Before(at) {
-			at = l.retryAt
+	}
+	for _, l := range d.ranking.stocked {
+		since := l.stock[0].since
+		if stale := since.Add(d.patience(l)); stale.Before(at) {
+			at = stale
 		}
-		if len(l.stock) > 0 {
-			since := l.stock[0].since
-			if stale := since.Add(d.patience(l)); stale.Before(at) {
-				at = stale
-			}
-			if slower := since.Add(waitsAhead); slower.After(now) && slower.Before(at) { // if it is by then
-				at = slower
-			}
+		if slower := since.Add(waitsAhead); slower.After(now) && slower.Before(at) { // if it is by then
+			at = slower
 		}
 	}
 	return max(at.Sub(now), time.Millisecond)

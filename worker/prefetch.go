@@ -2,6 +2,7 @@ package worker
 
 import (
 	"math"
+	"slices"
 	"time"
 
 	"github.com/peltonq/pelton/internal/broker"
@@ -164,6 +165,10 @@ func (d *dispatcher) soon(l *lane) bool {
 func (d *dispatcher) put(k kept) {
 	k.lane.stock = append(k.lane.stock, k)
 	d.stock.add(k.lane.rank, size(k.delivery))
+	if len(k.lane.stock) == 1 {
+		d.ranking.stocked = append(d.ranking.stocked, k.lane)
+		d.place(k.lane)
+	}
 }
 
 // pop takes the longest waiting delivery of a lane.
@@ -172,6 +177,8 @@ func (d *dispatcher) pop(l *lane) kept {
 	l.stock[0] = kept{}
 	if l.stock = l.stock[1:]; len(l.stock) == 0 {
 		l.stock = nil
+		d.ranking.stocked = slices.DeleteFunc(d.ranking.stocked, func(other *lane) bool { return other == l })
+		d.place(l)
 	}
 	d.stock.remove(l.rank, size(k.delivery))
 	return k
@@ -206,10 +213,7 @@ func (d *dispatcher) expire() {
 		return
 	}
 	now := d.now()
-	for _, l := range d.lanes {
-		if len(l.stock) == 0 {
-			continue
-		}
+	for _, l := range slices.Clone(d.ranking.stocked) {
 		patience := d.patience(l)
 		if now.Sub(l.stock[0].since) < patience {
 			continue
@@ -217,6 +221,7 @@ func (d *dispatcher) expire() {
 		if l.state == laneKnocking {
 			d.reopen(l)
 			l.state, l.want = laneUnknown, 0
+			d.place(l)
 		}
 		for len(l.stock) > 0 && now.Sub(l.stock[0].since) >= patience {
 			d.giveBack(l, d.pop(l).delivery)
@@ -248,13 +253,13 @@ func (d *dispatcher) serve() {
 		if next < 0 {
 			return
 		}
-		l := d.lanes[next]
+		l := d.seen[next]
 		if len(l.stock) == 0 {
 			d.turn = l
 			continue
 		}
 		l.offered = now
-		d.begin(d.pop(l))
+		d.begin(d.pop(l)) // which places it, once nothing of it waits
 		views[next].waits, views[next].offered = len(l.stock) > 0, now
 	}
 }
@@ -281,22 +286,4 @@ func (d *dispatcher) held() [ranks]int {
 		held[d.turn.rank]++
 	}
 	return held
-}
-
-// look is what the choice of lanes has to know of them. It is good until the next.
-func (d *dispatcher) look(now time.Time) []laneView {
-	var allowed, ahead [ranks]int
-	for rank := range allowed {
-		allowed[rank] = prefetch(d.meter.throughput, d.bounds, d.running, rank)
-		ahead[rank] = d.stock.missing(rank, allowed[rank])
-	}
-	d.views = d.views[:0]
-	for _, l := range d.lanes {
-		v := laneView{rank: l.rank, askable: l.askable(now), waits: len(l.stock) > 0, direct: true, offered: l.offered}
-		if l.prefetched() {
-			v.direct, v.ahead = allowed[l.rank] == 0, ahead[l.rank]
-		}
-		d.views = append(d.views, v)
-	}
-	return d.views
 }

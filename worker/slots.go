@@ -28,6 +28,7 @@ func (b bounds) room(running [ranks]int, rank int) int {
 // laneView is what the choice of the next lane needs to know of one.
 type laneView struct {
 	rank    int
+	number  int       // by which lanes are told apart that are equal in all else
 	askable bool      // it may have a task, and no request is open
 	waits   bool      // a task of it waits here for a slot
 	direct  bool      // no task of it may wait here: it is asked when there is a slot
@@ -38,7 +39,12 @@ type laneView struct {
 // before reports whether a lane comes before another: by priority, among equals
 // the one that had a slot longest ago.
 func (l laneView) before(other laneView) bool {
-	return l.rank < other.rank || l.rank == other.rank && l.offered.Before(other.offered)
+	return l.rank < other.rank || l.rank == other.rank && l.longer(other)
+}
+
+// longer reports whether a lane had its last slot longer ago than another.
+func (l laneView) longer(other laneView) bool {
+	return l.offered.Before(other.offered) || l.offered.Equal(other.offered) && l.number < other.number
 }
 
 // nextLane decides which lane is asked next, and for how many tasks at most:
@@ -53,7 +59,7 @@ func nextLane(lanes []laneView, b bounds, running [ranks]int, now time.Time, max
 		if !l.askable || room+l.ahead == 0 {
 			continue
 		}
-		if room > 0 && now.Sub(l.offered) > maxWait && (starved < 0 || l.offered.Before(lanes[starved].offered)) {
+		if room > 0 && now.Sub(l.offered) > maxWait && (starved < 0 || l.longer(lanes[starved])) {
 			starved = i
 		}
 		if best < 0 || l.before(lanes[best]) {
@@ -82,7 +88,7 @@ func nextStart(lanes []laneView, b bounds, running [ranks]int, now time.Time, ma
 			continue
 		}
 		waits = waits || l.waits
-		if now.Sub(l.offered) > maxWait && (starved < 0 || l.offered.Before(lanes[starved].offered)) {
+		if now.Sub(l.offered) > maxWait && (starved < 0 || l.longer(lanes[starved])) {
 			starved = i
 		}
 		if (l.waits || l.direct) && (best < 0 || l.before(lanes[best])) {
