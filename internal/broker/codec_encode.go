@@ -98,13 +98,13 @@ func (w *lineWriter) meta(m *Meta) {
 	w.text(`,"queue":`, m.Queue)
 	w.text(`,"priority":`, string(m.Priority))
 	w.countUnlessZero(`,"epoch":`, uint64(m.Epoch))
-	w.integer(`,"max_attempts":`, int64(m.MaxAttempts))
-	w.integer(`,"timeout":`, int64(m.Timeout))
-	w.integer(`,"retention":`, int64(m.Retention))
+	w.integerUnlessZero(`,"max_attempts":`, int64(m.MaxAttempts))
+	w.integerUnlessZero(`,"timeout":`, int64(m.Timeout))
+	w.integerUnlessZero(`,"retention":`, int64(m.Retention))
 	if m.Backoff != (pelton.Backoff{}) {
 		w.rare(`,"backoff":`, m.Backoff)
 	}
-	w.time(`,"created_at":`, m.CreatedAt)
+	w.timeUnlessZero(`,"created_at":`, m.CreatedAt)
 	w.timeUnlessZero(`,"expires_at":`, m.ExpiresAt)
 	w.textUnlessEmpty(`,"rate_key":`, m.RateKey)
 	if len(m.Labels) > 0 {
@@ -119,19 +119,19 @@ func (w *lineWriter) meta(m *Meta) {
 // record writes the fields that recordMeta has besides those of Meta, in their order.
 func (w *lineWriter) record(m *recordMeta) {
 	w.text(`,"state":`, string(m.State))
-	w.integerUnlessZero(`,"payload_len":`, m.PayloadLen)
-	w.integerUnlessZero(`,"result_len":`, m.ResultLen)
+	w.integerUnlessZero(`,"payload_len":`, int64(m.PayloadLen))
+	w.integerUnlessZero(`,"result_len":`, int64(m.ResultLen))
 	w.timeUnlessZero(`,"run_at":`, m.RunAt)
 	w.timeUnlessZero(`,"started_at":`, m.StartedAt)
 	w.timeUnlessZero(`,"finished_at":`, m.FinishedAt)
-	w.integerUnlessZero(`,"attempt":`, m.Attempt)
-	w.integerUnlessZero(`,"ended":`, m.Ended)
-	w.integerUnlessZero(`,"crashes":`, m.Crashes)
+	w.integerUnlessZero(`,"attempt":`, int64(m.Attempt))
+	w.integerUnlessZero(`,"ended":`, int64(m.Ended))
+	w.integerUnlessZero(`,"crashes":`, int64(m.Crashes))
 	w.textUnlessEmpty(`,"owner":`, m.Owner)
 	w.countUnlessZero(`,"carrier":`, m.Carrier)
 	w.ifTrue(`,"released":true`, m.Released)
 	w.ifTrue(`,"letter_dropped":true`, m.Dropped)
-	w.integerUnlessZero(`,"deferrals":`, m.Deferrals)
+	w.integerUnlessZero(`,"deferrals":`, int64(m.Deferrals))
 	w.timeUnlessZero(`,"deferred_at":`, m.DeferredAt)
 	if m.Limited != nil {
 		w.rare(`,"limited":`, m.Limited)
@@ -160,9 +160,9 @@ func (w *lineWriter) integer(key string, n int64) {
 	w.out = strconv.AppendInt(append(w.out, key...), n, 10)
 }
 
-func (w *lineWriter) integerUnlessZero(key string, n int) {
+func (w *lineWriter) integerUnlessZero(key string, n int64) {
 	if n != 0 {
-		w.integer(key, int64(n))
+		w.integer(key, n)
 	}
 }
 

@@ -169,9 +169,11 @@ func TestPlainHead(t *testing.T) {
 	t.Parallel()
 	r := keyed("k")
 	for name, change := range map[string]func(*Record){
-		"new":      func(*Record) {},
-		"requeued": func(r *Record) { r.Epoch = 7 },
-		"high":     func(r *Record) { r.Priority = pelton.High },
+		"new":                           func(*Record) {},
+		"requeued":                      func(r *Record) { r.Epoch = 7 },
+		"high":                          func(r *Record) { r.Priority = pelton.High },
+		"no key, nothing else of note":  func(r *Record) { r.ConcurrencyKey = "" },
+		"no key, put into a line later": func(r *Record) { r.ConcurrencyKey, r.Epoch = "", 3 },
 	} {
 		r := *r
 		change(&r)

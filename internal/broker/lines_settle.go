@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strconv"
 	"time"
 
 	"github.com/peltonq/pelton"
@@ -186,35 +185,38 @@ func decodePlace(data []byte) (*placeHead, error) {
 // plainHead reads what this version writes, in the order in which it does: see
 // Meta. Everything else is for the JSON decoder.
 func plainHead(data []byte) (head placeHead, ok bool) {
-	field := func(name, end string) (value string, ok bool) {
-		rest, found := bytes.CutPrefix(data, []byte(name))
-		at := bytes.Index(rest, []byte(end))
-		if !found || at < 0 {
-			return "", false
+	line, _, ok := bytes.Cut(data, []byte{'\n'})
+	c := cursor{line: line}
+	if !ok {
+		return head, false
+	}
+	for more := c.open('{', '}'); more; more = c.more('}') {
+		switch string(c.key()) {
+		case "v":
+			c.once(0)
+			head.Version = c.integer()
+		case "id":
+			c.once(1)
+			c.id(&head.ID)
+		case "kind":
+			c.once(2)
+			c.bytes()
+		case "queue":
+			c.once(3)
+			head.Queue = c.queue()
+		case "priority":
+			c.once(4)
+			head.Priority = oneOf(c.bytes(), pelton.Priorities())
+			c.foreign = c.foreign || c.seen != 1<<5-1
+		case "epoch":
+			c.once(5)
+			head.Epoch = c.count32()
+		default: // what is of interest came before it
+			return head, !c.foreign && c.seen&(1<<4) != 0
 		}
-		data = rest[at:]
-		return string(rest[:at]), true
 	}
-	id, okID := field(plainStart, `","kind":"`)
-	_, okKind := field(`","kind":"`, `","queue":"`)
-	queue, okQueue := field(`","queue":"`, `","priority":"`)
-	priority, okPriority := field(`","priority":"`, `",`)
-	parsed, err := pelton.ParseID(id)
-	if !okID || !okKind || !okQueue || !okPriority || err != nil {
-		return placeHead{}, false
-	}
-	head = placeHead{Version: version, ID: parsed, Queue: queue, Priority: pelton.Priority(priority)}
-	if epoch, later := field(`","epoch":`, `,`); later {
-		n, err := strconv.ParseUint(epoch, 10, 32)
-		if err != nil {
-			return placeHead{}, false
-		}
-		head.Epoch = uint32(n)
-	}
-	return head, true
+	return head, c.done() && c.seen&(1<<4) != 0
 }
-
-var plainStart = fmt.Sprintf(`{"v":%d,"id":"`, version) //nolint:gochecknoglobals // a constant
 
 // placeOf reads a place. trusted takes it for one that waits without a look at the
 // record, unless its task has a turn.

@@ -39,7 +39,8 @@ var (
 )
 
 // Meta is what a task is from its first write to its last, but for the epoch. It
-// is the first line of an envelope and part of a record's.
+// is the first line of an envelope and part of a record's. What can be told without is not in the
+// line: see lean.
 type Meta struct {
 	Version     int               `json:"v"`
 	ID          pelton.ID         `json:"id"`
@@ -47,11 +48,11 @@ type Meta struct {
 	Queue       string            `json:"queue"`
 	Priority    pelton.Priority   `json:"priority"`
 	Epoch       uint32            `json:"epoch,omitempty"` // +1 at every republish
-	MaxAttempts int               `json:"max_attempts"`
-	Timeout     time.Duration     `json:"timeout"`   // nanoseconds
-	Retention   time.Duration     `json:"retention"` // nanoseconds
+	MaxAttempts int               `json:"max_attempts,omitempty"`
+	Timeout     time.Duration     `json:"timeout,omitempty"`   // nanoseconds
+	Retention   time.Duration     `json:"retention,omitempty"` // nanoseconds
 	Backoff     pelton.Backoff    `json:"backoff,omitzero"`
-	CreatedAt   time.Time         `json:"created_at"`
+	CreatedAt   time.Time         `json:"created_at,omitzero"`
 	ExpiresAt   time.Time         `json:"expires_at,omitzero"`
 	RateKey     string            `json:"rate_key,omitempty"`
 	Labels      map[string]string `json:"labels,omitempty"`
@@ -59,6 +60,35 @@ type Meta struct {
 	ConcurrencyKey string `json:"concurrency_key,omitempty"`
 	// Schedule says which tick of which schedule the task is of.
 	Schedule *pelton.TaskSchedule `json:"schedule,omitempty"`
+}
+
+// lean is m without what fill gives back, and earlier versions can do without: the time of creation of a
+// located task, which is its id's. They would take a task without the others for one
+// of no attempts, time, or retention.
+func (m *Meta) lean() Meta {
+	short := *m
+	if !m.ID.Minted() && m.CreatedAt.Equal(m.ID.Time()) {
+		short.CreatedAt = time.Time{}
+	}
+	return short
+}
+
+// fill sets what is absent, which none of these can be in a task. From this version on the defaults
+// may be: when none before it has to be worked with any more, they can be left out, which is a sixth
+// of a plain task's message.
+func (m *Meta) fill() {
+	if m.MaxAttempts == 0 {
+		m.MaxAttempts = pelton.DefaultMaxAttempts
+	}
+	if m.Timeout == 0 {
+		m.Timeout = pelton.DefaultTimeout
+	}
+	if m.Retention == 0 {
+		m.Retention = pelton.DefaultRetention
+	}
+	if m.CreatedAt.IsZero() {
+		m.CreatedAt = m.ID.Time()
+	}
 }
 
 // Envelope is a task on the wire: one line of metadata, then the payload.
@@ -236,10 +266,11 @@ func truncate(s string, n int) string {
 
 func encodeEnvelope(e *Envelope) ([]byte, error) {
 	e.Version = version
-	if line, ok := metaLine(&e.Meta, len(e.Payload)); ok {
+	m := e.lean()
+	if line, ok := metaLine(&m, len(e.Payload)); ok {
 		return append(line, e.Payload...), nil
 	}
-	return join(e.Meta, len(e.Payload), e.Payload)
+	return join(m, len(e.Payload), e.Payload)
 }
 
 func decodeEnvelope(data []byte) (*Envelope, error) {
@@ -254,6 +285,7 @@ func decodeEnvelope(data []byte) (*Envelope, error) {
 	if err := checkMeta(&e.Meta); err != nil {
 		return nil, err
 	}
+	e.fill()
 	if len(payload) > 0 {
 		e.Payload = payload
 	}
@@ -288,7 +320,7 @@ func (r *Record) line() recordMeta {
 		progress = &clipped
 	}
 	return recordMeta{
-		Meta: r.Meta, State: r.State, PayloadLen: len(r.Payload), ResultLen: len(r.Result),
+		Meta: r.lean(), State: r.State, PayloadLen: len(r.Payload), ResultLen: len(r.Result),
 		RunAt: r.RunAt, StartedAt: r.StartedAt, FinishedAt: r.FinishedAt,
 		Attempt: r.Attempt, Ended: r.Ended, Crashes: r.Crashes, Owner: r.Owner, Carrier: r.Carrier, Released: r.Released, Dropped: r.LetterDropped,
 		Deferrals: r.Deferrals, DeferredAt: r.DeferredAt, Limited: r.Limited, Progress: progress, Errors: r.Errors,
@@ -309,6 +341,7 @@ func decodeRecord(data []byte, revision uint64) (*Record, error) {
 	if err := checkMeta(&m.Meta); err != nil {
 		return nil, err
 	}
+	m.fill()
 	if !m.State.Valid() {
 		return nil, fmt.Errorf("%w: unknown state %q", ErrMalformed, m.State)
 	}

@@ -27,9 +27,13 @@ var (
 		m := Meta{
 			Version: version, ID: pelton.NewID(timeGen.Draw(t, "id"), rapid.Byte().Draw(t, "shard")),
 			Kind: kindGen.Draw(t, "kind"), Queue: queueGen.Draw(t, "queue"), Priority: priorityGen.Draw(t, "priority"),
-			Epoch: rapid.Uint32().Draw(t, "epoch"), MaxAttempts: rapid.Int().Draw(t, "max attempts"),
-			Timeout: time.Duration(rapid.Int64().Draw(t, "timeout")), Retention: time.Duration(rapid.Int64().Draw(t, "retention")),
+			Epoch: rapid.Uint32().Draw(t, "epoch"), MaxAttempts: orUsual(rapid.Int(), pelton.DefaultMaxAttempts).Draw(t, "max attempts"),
+			Timeout:   time.Duration(orUsual(rapid.Int64(), int64(pelton.DefaultTimeout)).Draw(t, "timeout")),
+			Retention: time.Duration(orUsual(rapid.Int64(), int64(pelton.DefaultRetention)).Draw(t, "retention")),
 			CreatedAt: timeGen.Draw(t, "created"),
+		}
+		if rapid.Bool().Draw(t, "at once") {
+			m.CreatedAt = m.ID.Time()
 		}
 		if rapid.Bool().Draw(t, "expires") {
 			m.ExpiresAt = timeGen.Draw(t, "expires at")
@@ -46,6 +50,11 @@ var (
 		}
 	})
 )
+
+// orUsual is a value of gen that is not zero, or the one that is left out.
+func orUsual[T comparable](gen *rapid.Generator[T], usual T) *rapid.Generator[T] {
+	return rapid.OneOf(gen.Filter(func(v T) bool { return v != *new(T) }), rapid.Just(usual))
+}
 
 // body is nil where it is empty, as decoding leaves it.
 func body(t *rapid.T, what string) []byte {
