@@ -20,6 +20,8 @@ const (
 	// headStart is how long a lane with max_running is waited for before lower ones
 	// are asked: whether it has a task that may start, the broker does not say.
 	headStart = 5 * time.Millisecond
+	// mostStanding is how many tasks a knock is for at most.
+	mostStanding = 8
 	// laneBackoff follows a request that could not be made or was refused.
 	laneBackoff = 250 * time.Millisecond
 )
@@ -30,8 +32,9 @@ const (
 //
 // It asks for what it can start, and for what it can start soon: see prefetch. It
 // sends a request for what is ready, lane after lane from the highest priority down.
-// Lanes that had nothing get a request that waits (a knock), one task each, so that
-// an idle worker is told at once, and a busy one of what is to go first. What comes
+// Lanes that had nothing get a request that waits (a knock), so that
+// an idle worker is told at once, and a busy one of what is to go first: for one task, or for
+// some if tasks may wait here. What comes
 // when there is no slot waits for one, and goes before what waits of lower priorities.
 // If there is none soon it is given back, which the broker hands on at once.
 //
@@ -206,13 +209,20 @@ func (d *dispatcher) knock() {
 			d.place(l)
 			continue
 		}
-		if err := l.puller.Pull(1, knockWait); err != nil {
+		batch := d.standing(l)
+		if err := l.puller.Stand(batch, knockWait); err != nil {
 			d.refused(l, err)
 			continue
 		}
-		l.want, l.hold = 1, 0
+		l.want, l.hold = batch, 0
 		d.knocking(l, d.now())
 	}
+}
+
+// standing is how many tasks a knock is for: one, or, where more may wait for a slot, some, so that
+// a busy worker has those that come while it would ask again.
+func (d *dispatcher) standing(l *lane) int {
+	return min(max(1, d.allowed(l)-d.stock.of[l.rank]), mostStanding)
 }
 
 // knocking notes that a request waits with the lane from now on.
@@ -302,6 +312,11 @@ func (d *dispatcher) take(l *lane, delivery *broker.Delivery) {
 	case d.mayWait(l, delivery):
 		d.put(k)
 	default:
+		if l.state == laneKnocking { // or it would come straight back
+			d.reopen(l)
+			l.state, l.want = laneUnknown, 0
+			d.place(l)
+		}
 		d.giveBack(l, delivery)
 	}
 }

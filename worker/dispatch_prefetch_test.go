@@ -39,21 +39,26 @@ func TestDispatchPrefetches(t *testing.T) {
 	x.deliver(0, 8)
 	x.end(0, nil) // there is no more
 	x.fill()      // but it wants to know when there is, although all slots are taken
-	x.expect(t, "start 0:low 6", "knock 0:low 1")
+	x.expect(t, "start 0:low 6", "knock 0:low 3")
 	x.deliver(0, 9)
 	x.next(low)
 	x.next(low)
 	x.next(low)
-	x.expect(t, "start 0:low 7", "probe 0:low 3", "start 0:low 8", "start 0:low 9")
+	x.expect(t, "start 0:low 7", "start 0:low 8", "start 0:low 9") // the knock is for two more
+	x.deliver(0, 10, 11)
+	x.fill()
+	x.expect(t, "probe 0:low 3")
 
 	x.flow(low, 90)
 	x.meter.runs[low] = 2 // for 22 ms each
-	x.deliver(0, 10)
+	x.deliver(0, 12)
 	x.end(0, nil)
 	x.fill()
 	x.expect(t) // what was asked for is kept, but nothing more, not even by a knock
-	x.next(low)
-	x.expect(t, "start 0:low 10")
+	for seq := range 3 {
+		x.next(low)
+		x.expect(t, fmt.Sprintf("start 0:low %d", 10+seq))
+	}
 	x.next(low)
 	x.expect(t, "probe 0:low 1")
 }
@@ -69,19 +74,41 @@ func TestDispatchPrefetchesInOrderOfPriority(t *testing.T) {
 	x.fill()
 	x.deliver(0, 1, 2, 3, 4, 5, 6, 7, 8)
 	x.fill()
-	x.expect(t, "probe 1:critical 8", "probe 0:low 8", "start 0:low 1", "start 0:low 2", "knock 1:critical 1")
-	x.deliver(1, 100)
+	x.expect(t, "probe 1:critical 8", "probe 0:low 8", "start 0:low 1", "start 0:low 2", "knock 1:critical 6") // all there is room for
+	x.deliver(1, 100, 101, 102)
 	x.fill()
-	x.expect(t, "probe 1:critical 5") // all there is room for
-	x.deliver(1, 101, 102)
+	x.expect(t) // it is open for three more
 	x.end(1, nil)
 	x.fill()
-	x.expect(t, "knock 1:critical 1")
+	x.expect(t, "knock 1:critical 3")
 	for _, next := range []string{"1:critical 100", "1:critical 101", "1:critical 102", "0:low 3"} {
 		x.running[critical], x.running[low] = 0, 1
 		x.serve()
 		x.expect(t, "start "+next)
 	}
+}
+
+// A knock for several that comes at a bad time is taken back, or what is given back would
+// come straight back by it.
+func TestDispatchTakesBackAKnockForSeveral(t *testing.T) {
+	t.Parallel()
+	x := newBench(slots(1), low)
+	x.flow(low, 1000)
+	x.fill()
+	x.end(0, nil)
+	x.fill()
+	x.deliver(0, 1)
+	x.fill()
+	x.expect(t, "probe 0:low 21", fmt.Sprintf("knock 0:low %d", mostStanding), "start 0:low 1")
+	x.deliver(0, 2) // it may wait
+	x.fill()
+	x.expect(t)
+	x.flow(low, 0)
+	x.deliver(0, 3)
+	x.fill()
+	x.expect(t, "reopen 0:low", "nak 0:low 3")
+	x.next(low)
+	x.expect(t, "start 0:low 2")
 }
 
 // What waits has no room: it does not keep a slot from others.
@@ -121,7 +148,7 @@ func TestDispatchPrefetchesNothingOfABoundedLane(t *testing.T) {
 		x.expect(t, "probe 1:low 8", "start 1:low 1", "start 1:low 2")
 		x.end(1, nil)
 		x.fill() // answered or not, the knock tells of a task
-		x.expect(t, "knock 0:high 1", "knock 1:low 1")
+		x.expect(t, "knock 0:high 1", "knock 1:low 4")
 		x.deliver(0, 100)
 		x.fill()
 		x.expect(t, "nak 0:high 100")
@@ -164,7 +191,7 @@ func TestDispatchPromiseEnds(t *testing.T) {
 	x.clock = x.clock.Add(headStart)
 	x.overdue()
 	x.fill()
-	x.expect(t, "start 1:low 2", "knock 1:low 1")
+	x.expect(t, "start 1:low 2", "knock 1:low 5")
 }
 
 func TestDispatchStarvedLaneGoesBeforeWhatWaits(t *testing.T) {
@@ -217,7 +244,7 @@ func TestDispatchGivesBackWhatWaitedTooLong(t *testing.T) {
 		x.deliver(0, 1, 2, 3)
 		x.end(0, nil)
 		x.fill()
-		x.expect(t, "probe 0:low 7", "start 0:low 1", "knock 0:low 1")
+		x.expect(t, "probe 0:low 7", "start 0:low 1", "knock 0:low 4")
 		return x
 	}
 	x := prefetched()
@@ -231,7 +258,7 @@ func TestDispatchGivesBackWhatWaitedTooLong(t *testing.T) {
 	}
 	x.clock = x.clock.Add(1)
 	x.expire()
-	x.expect(t, "nak 0:low 2", "nak 0:low 3")
+	x.expect(t, "reopen 0:low", "nak 0:low 2", "nak 0:low 3")
 	if got := x.nextLook(); got != staleAfter/2 {
 		t.Errorf("next look in %s, want %s", got, staleAfter/2)
 	}
@@ -397,5 +424,6 @@ func TestDispatchRunMeasuresAndGivesBack(t *testing.T) {
 
 type pullFunc func(batch int)
 
-func (f pullFunc) Pull(batch int, _ time.Duration) error { f(batch); return nil }
-func (f pullFunc) Close(context.Context)                 {}
+func (f pullFunc) Pull(batch int, _ time.Duration) error  { f(batch); return nil }
+func (f pullFunc) Stand(batch int, _ time.Duration) error { f(batch); return nil }
+func (f pullFunc) Close(context.Context)                  {}

@@ -43,6 +43,14 @@ func (p *fakePuller) Pull(batch int, wait time.Duration) error {
 	return nil
 }
 
+func (p *fakePuller) Stand(batch int, _ time.Duration) error {
+	if p.bench.refuses != nil {
+		return p.bench.refuses
+	}
+	p.bench.note("knock %s %d", p.name, batch)
+	return nil
+}
+
 func (p *fakePuller) Close(context.Context) {
 	if p.onStop != nil {
 		p.onStop()

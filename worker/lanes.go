@@ -65,7 +65,10 @@ type laneChange struct {
 
 // puller asks a lane for deliveries: *broker.Puller, or a test's.
 type puller interface {
+	// Pull asks for what is there, and if that is nothing, waits for the first.
 	Pull(batch int, wait time.Duration) error
+	// Stand asks for those that come, until there were batch of them.
+	Stand(batch int, wait time.Duration) error
 	Close(ctx context.Context)
 }
 

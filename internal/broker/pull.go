@@ -99,11 +99,19 @@ func (p *Puller) Pull(batch int, wait time.Duration) error {
 	// no_wait with expires is a one-shot: wait for the first, take what is there,
 	// end (nats-server 2.15, consumer.go, processNextMsgRequest). For one delivery a
 	// plain request does that too, and is not refused because others wait already.
+	return p.request(batch, wait == 0 || batch > 1, wait)
+}
+
+// Stand asks for the next batch deliveries, each as it comes, until wait is over, which alone
+// is announced to end. If several workers do so, they get them in turns.
+func (p *Puller) Stand(batch int, wait time.Duration) error { return p.request(batch, false, wait) }
+
+func (p *Puller) request(batch int, noWait bool, wait time.Duration) error {
 	body, err := json.Marshal(struct {
 		Batch   int           `json:"batch"`
 		NoWait  bool          `json:"no_wait"`
 		Expires time.Duration `json:"expires,omitempty"`
-	}{batch, wait == 0 || batch > 1, wait})
+	}{batch, noWait, wait})
 	if err != nil {
 		return fmt.Errorf("encode pull: %w", err)
 	}

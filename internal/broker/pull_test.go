@@ -63,6 +63,37 @@ func TestPullSemantics(t *testing.T) {
 	}
 }
 
+// A standing request brings tasks as they come, one after the other, and no end when it is
+// complete.
+func TestStandingPull(t *testing.T) {
+	t.Parallel()
+	b := open(t, brokertest.Start(t), broker.Config{})
+	if err := b.EnsureLane(t.Context(), "q", pelton.Low); err != nil {
+		t.Fatal(err)
+	}
+	l := openLane(t, b, "q", pelton.Low)
+	for range 2 { // the second while nothing is open
+		if err := l.Stand(2, 30*time.Second); err != nil {
+			t.Fatal(err)
+		}
+		for range 2 {
+			if err := b.Enqueue(t.Context(), newRecord("q", pelton.Low)); err != nil {
+				t.Fatal(err)
+			}
+			receive(t, l.deliveries, "delivery of a standing pull")
+		}
+	}
+	if err := l.Stand(2, 200*time.Millisecond); err != nil {
+		t.Fatal(err)
+	}
+	if e := receive(t, l.ends, "end of a standing pull"); e.Err != nil {
+		t.Errorf("end = %v", e.Err)
+	}
+	if n := len(l.deliveries) + len(l.ends); n != 0 {
+		t.Errorf("%d answers too many", n)
+	}
+}
+
 func TestNakComesBackAtOnce(t *testing.T) {
 	t.Parallel()
 	b := open(t, brokertest.Start(t), broker.Config{})
