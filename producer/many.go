@@ -3,6 +3,7 @@ package producer
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 
 	"github.com/peltonq/pelton"
@@ -32,10 +33,15 @@ func (c *Client) EnqueueMany(ctx context.Context, specs []pelton.Spec) ([]pelton
 		}}}
 	}
 	items := make([]pelton.Enqueued, len(specs))
+	from := 0
+	if !slices.ContainsFunc(specs, special) {
+		from = c.enqueuePlain(ctx, specs, items)
+	}
 	// Items of a sort that follow each other go together; between the sorts all waits.
 	plain := plainRun{c: c, items: items}
 	keyed := keyedRun{c: c, items: items, last: map[string]chan struct{}{}, atOnce: make(chan struct{}, keyedAtOnce)}
-	for i, spec := range specs {
+	for i := from; i < len(specs); i++ {
+		spec := specs[i]
 		if spec.IdempotencyKey != "" || spec.Unique != nil {
 			plain.flush(ctx)
 			keyed.start(ctx, i, spec)
@@ -56,6 +62,60 @@ func (c *Client) EnqueueMany(ctx context.Context, specs []pelton.Spec) ([]pelton
 	plain.flush(ctx)
 	keyed.wait()
 	return items, nil
+}
+
+// special reports whether a spec is surely of a task that needs a record.
+func special(spec pelton.Spec) bool {
+	return spec.Delay != 0 || !spec.RunAt.IsZero() || spec.Unique != nil || spec.IdempotencyKey != "" || spec.ConcurrencyKey != ""
+}
+
+// enqueuePlain enqueues plain tasks, each of which is on its way while the next one is checked. It
+// ends at the first that turns out to need a record, because of what its queue's settings say,
+// and returns how many it has dealt with.
+func (c *Client) enqueuePlain(ctx context.Context, specs []pelton.Spec, items []pelton.Enqueued) (n int) {
+	batch, err := c.b.NewPlainBatch(ctx, len(specs))
+	if err != nil {
+		return 0 // each will be told
+	}
+	var (
+		record broker.Record // of one after the other
+		lands  []func()      // see queues.admit
+	)
+	for ; n < len(specs); n++ {
+		now := c.now()
+		spec := specs[n]
+		c.queues.fill(&spec)
+		if spec, err = spec.Normalized(now); err != nil {
+			items[n].Err = err
+			continue
+		}
+		record.Begin(pelton.NewID(now, 0), &spec, now)
+		land, err := c.queues.admit(ctx, &record)
+		if err != nil {
+			items[n].Err = err
+			continue
+		}
+		plain, err := batch.Add(n, &record)
+		if !plain {
+			land()
+			break
+		}
+		if lands = append(lands, land); err != nil {
+			items[n].Err = err
+			continue
+		}
+		items[n].Task = record.Task(now)
+	}
+	batch.Land(func(i int, seq uint64, err error) {
+		task := items[i].Task
+		if task.ID = task.ID.At(seq); err != nil {
+			items[i] = pelton.Enqueued{Err: fmt.Errorf("enqueue task %s: %w", task.ID.Seed(), err)}
+		}
+	})
+	for _, land := range lands {
+		land()
+	}
+	return n
 }
 
 // keyedRun enqueues items with unique or idempotency keys, several at a time.

@@ -1,6 +1,7 @@
 package producer_test
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"strings"
@@ -8,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/nats-io/nats.go"
 
 	"github.com/peltonq/pelton"
@@ -186,6 +188,54 @@ func TestBatchesKeepTheOrderOfKeys(t *testing.T) {
 	for i, task := range order[keys:] {
 		if before := order[i]; places[task.ID] < places[before.ID] {
 			t.Errorf("item %d stands before item %d of its key", i+keys, i)
+		}
+	}
+}
+
+// Items that turn out to need a record only by the settings of their queue go as they do without
+// batches, and so do those behind them; what is wrong with one is its own.
+func TestBatchOfPlainTasksMeetsOthers(t *testing.T) {
+	t.Parallel()
+	nc := brokertest.Start(t)
+	client := open(t, nc)
+	set(t, operator(t, nc), "short", `{"retention":"1m"}`)
+	eventually(t, "the setting is known", func() bool {
+		return enqueue(t, client, "a", pelton.WithQueue("short")).Retention == time.Minute
+	})
+	specs := batchOf(12, func(i int, spec *pelton.Spec) {
+		switch i {
+		case 3:
+			spec.Kind = ""
+		case 7, 8:
+			spec.Queue = "short"
+		}
+	})
+	items, err := client.EnqueueMany(t.Context(), specs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := map[pelton.ID]bool{}
+	for i, item := range items {
+		if i == 3 {
+			if !errors.Is(item.Err, pelton.ErrInvalid) || item.Task != nil {
+				t.Errorf("item without a kind: %+v", item)
+			}
+			continue
+		}
+		if item.Err != nil {
+			t.Fatalf("item %d: %v", i, item.Err)
+		}
+		task := item.Task
+		if recorded := i == 7 || i == 8; task.ID.Minted() != recorded || recorded != (task.Revision > 0) || seen[task.ID] {
+			t.Errorf("item %d: %+v", i, task)
+		}
+		seen[task.ID] = true
+		got, err := client.Get(t.Context(), task.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(task, got); diff != "" {
+			t.Errorf("item %d as it was answered, and as it is read (-answered +read):\n%s", i, diff)
 		}
 	}
 }

@@ -35,7 +35,14 @@ func (b *Broker) recordWrite(r *Record) (write, error) {
 
 // NewRecord is the first record of a new task; spec is normalized as of now.
 func NewRecord(id pelton.ID, spec pelton.Spec, now time.Time) *Record {
-	r := &Record{
+	r := new(Record)
+	r.Begin(id, &spec, now)
+	return r
+}
+
+// Begin makes r the first record of a new task, whatever it was before.
+func (r *Record) Begin(id pelton.ID, spec *pelton.Spec, now time.Time) {
+	*r = Record{
 		Meta: Meta{
 			ID: id, Kind: spec.Kind, Queue: spec.Queue, Priority: spec.Priority,
 			MaxAttempts: spec.MaxAttempts, Timeout: spec.Timeout, Retention: spec.Retention, Backoff: spec.Backoff,
@@ -48,7 +55,6 @@ func NewRecord(id pelton.ID, spec pelton.Spec, now time.Time) *Record {
 		r.State, r.RunAt = pelton.Scheduled, spec.RunAt
 	}
 	r.EnterLine()
-	return r
 }
 
 // CreateRecord stores the record of a new task and sets its Revision.
