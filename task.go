@@ -2,6 +2,7 @@ package pelton
 
 import (
 	"encoding/json"
+	"slices"
 	"time"
 )
 
@@ -139,6 +140,26 @@ type taskJSON struct {
 // for byte. encoding/json would compact and escape them, which is why servers
 // call this and not json.Marshal.
 func (t *Task) AppendJSON(dst []byte) ([]byte, error) {
+	dst = slices.Grow(dst, usualTaskJSON+len(t.Payload)+len(t.Result))
+	meta, ok := t.appendUsual(dst)
+	if !ok {
+		var err error
+		if meta, err = t.appendMeta(dst); err != nil {
+			return dst, err
+		}
+	}
+	dst = meta
+	if len(t.Payload) > 0 {
+		dst = append(append(dst, `,"payload":`...), t.Payload...)
+	}
+	if len(t.Result) > 0 {
+		dst = append(append(dst, `,"result":`...), t.Result...)
+	}
+	return append(dst, '}'), nil
+}
+
+// appendMeta appends all but payload and result, without the closing brace.
+func (t *Task) appendMeta(dst []byte) ([]byte, error) {
 	form := taskJSON{
 		ID: t.ID, Kind: t.Kind, Queue: t.Queue, Priority: t.Priority, State: t.State,
 		Attempt: t.Attempt, MaxAttempts: t.MaxAttempts, Crashes: t.Crashes, Revision: t.Revision,
@@ -156,14 +177,7 @@ func (t *Task) AppendJSON(dst []byte) ([]byte, error) {
 	if err != nil {
 		return dst, err
 	}
-	dst = append(dst, meta[:len(meta)-1]...) // without the closing brace
-	if len(t.Payload) > 0 {
-		dst = append(append(dst, `,"payload":`...), t.Payload...)
-	}
-	if len(t.Result) > 0 {
-		dst = append(append(dst, `,"result":`...), t.Result...)
-	}
-	return append(dst, '}'), nil
+	return append(dst, meta[:len(meta)-1]...), nil
 }
 
 // MarshalJSON is AppendJSON. Beware that json.Marshal compacts what it returns.

@@ -38,9 +38,10 @@ func (s *server) guard(next http.Handler) http.Handler {
 // begun: half of one must not look like a whole. It also sets the headers that
 // every answer has.
 func (s *server) catch(next http.Handler) http.Handler {
+	noSniff, noStore := []string{"nosniff"}, []string{"no-store"} // shared: nobody changes a value in place
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("X-Content-Type-Options", "nosniff")
-		w.Header().Set("Cache-Control", "no-store") // unless the answer says otherwise
+		w.Header()["X-Content-Type-Options"] = noSniff
+		w.Header()["Cache-Control"] = noStore // unless the answer says otherwise
 		tracked := &responseTracker{ResponseWriter: w}
 		defer func() {
 			if v := recover(); v != nil {
@@ -145,6 +146,10 @@ func requireToken(token string, next http.Handler) http.Handler {
 // strictQuery refuses a query of which net/url would silently drop a part.
 func strictQuery(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.RawQuery == "" {
+			next.ServeHTTP(w, r)
+			return
+		}
 		if _, err := url.ParseQuery(r.URL.RawQuery); err != nil {
 			fieldProblem(kindInvalid, fieldError{"query", clip(err.Error(), 100)}).ServeHTTP(w, r)
 			return

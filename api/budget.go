@@ -192,16 +192,13 @@ const (
 // no memory, because Tasks gives all of them the same payload and result.
 func (c *claim) readHeld(ctx context.Context, task *pelton.Task) error {
 	n := readWeight * weigh(task)
+	if c.fits(n) { // as nearly always: nothing else is to be made for it
+		return nil
+	}
 	tick := time.NewTicker(roomLook)
 	defer tick.Stop()
 	for end := time.Now().Add(roomWait); time.Now().Before(end); {
-		c.mu.Lock()
-		fits := n <= c.bytes || c.s.Memory.try(n-c.bytes, c.s.Memory.most)
-		if fits {
-			c.bytes, c.needs = max(c.bytes, n), max(c.needs, n)
-		}
-		c.mu.Unlock()
-		if fits {
+		if c.fits(n) {
 			return nil
 		}
 		select {
@@ -211,6 +208,17 @@ func (c *claim) readHeld(ctx context.Context, task *pelton.Task) error {
 		}
 	}
 	return c.read(task)
+}
+
+// fits makes the claim one of n bytes, if there is room for that now.
+func (c *claim) fits(n int64) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if n > c.bytes && !c.s.Memory.try(n-c.bytes, c.s.Memory.most) {
+		return false
+	}
+	c.bytes, c.needs = max(c.bytes, n), max(c.needs, n)
+	return true
 }
 
 // hold is for an answer that is held, with n bytes that are not given back before.

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"bytes"
 	"fmt"
 	"strconv"
 	"time"
@@ -61,15 +62,25 @@ func (p *fieldReader) text(field string, value jsontext.Value) string {
 		p.fail(field, "must be a string, not %s", describe(value))
 		return ""
 	}
-	text, err := jsontext.AppendUnquote(nil, value)
+	text, err := unquoted(value)
 	switch {
 	case err != nil:
 		p.fail(field, "has half a surrogate pair, which is no character")
 		return ""
-	case len(text) == 0:
+	case text == "":
 		p.fail(field, "must not be empty: leave it out instead")
 	}
-	return string(text)
+	return text
+}
+
+// unquoted is what a string of a body says that checkJSON has passed. The error is half a surrogate
+// pair.
+func unquoted(value jsontext.Value) (string, error) {
+	if last := len(value) - 1; bytes.IndexByte(value, '\\') < 0 && last > 0 {
+		return string(value[1:last]), nil
+	}
+	text, err := jsontext.AppendUnquote(nil, value)
+	return string(text), err //nolint:wrapcheck // there is but one
 }
 
 func (p *fieldReader) duration(field string, value jsontext.Value) time.Duration {

@@ -161,12 +161,12 @@ func (p *taskParser) labels(field string, value jsontext.Value) map[string]strin
 			p.fail(field+"."+name, "must be a string, not %s", describe(value))
 			return
 		}
-		text, err := jsontext.AppendUnquote(nil, value)
+		text, err := unquoted(value)
 		if err != nil {
 			p.fail(field+"."+name, "has half a surrogate pair, which is no character")
 			return
 		}
-		labels[name] = string(text)
+		labels[name] = text
 	})
 	if err != nil {
 		p.fail(field, "%s", err)

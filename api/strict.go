@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 	"unicode/utf8"
 
 	"github.com/go-json-experiment/json/jsontext"
@@ -33,7 +34,8 @@ func checkJSON(body []byte) error {
 	if crowded(body) {
 		return newProblem(kindTooLarge, "an object of the body, with those around it, has more than %d names", maxNames)
 	}
-	dec := newDecoder(body, false)
+	dec, done := newDecoder(body, false)
+	defer done()
 	if _, err := dec.ReadValue(); err != nil {
 		return syntaxError(body, err)
 	}
@@ -49,10 +51,36 @@ func checkJSON(body []byte) error {
 }
 
 // newDecoder reads body in place. Values that passed checkJSON are checked, and
-// are read with checked set.
-func newDecoder(body []byte, checked bool) *jsontext.Decoder {
-	return jsontext.NewDecoder(bytes.NewBuffer(body), jsontext.AllowInvalidUTF8(true), jsontext.AllowDuplicateNames(checked))
+// are read with checked set. done gives the decoder back, after which it must not be used.
+func newDecoder(body []byte, checked bool) (dec *jsontext.Decoder, done func()) {
+	options := []jsontext.Options{jsontext.AllowInvalidUTF8(true), jsontext.AllowDuplicateNames(checked)}
+	if len(body) > pooledBody {
+		return jsontext.NewDecoder(bytes.NewBuffer(body), options...), func() {}
+	}
+	r, _ := decoders.Get().(*reader)
+	if r == nil {
+		r = &reader{text: new(bytes.Buffer)}
+		r.dec = jsontext.NewDecoder(r.text)
+		r.done = func() { decoders.Put(r) }
+	}
+	*r.text = *bytes.NewBuffer(body)
+	r.dec.Reset(r.text, options...)
+	return r.dec, r.done
 }
+
+// pooledBody is the largest text whose decoder is kept for the next, together with the text: what
+// it remembers grows with the names that it has seen.
+const pooledBody = 8 << 10 // bytes
+
+// reader is a decoder with what it reads from.
+type reader struct {
+	dec  *jsontext.Decoder
+	text *bytes.Buffer
+	done func()
+}
+
+// decoders are those that nobody uses.
+var decoders sync.Pool //nolint:gochecknoglobals // memory, no state
 
 func syntaxError(body []byte, err error) error {
 	var syntax *jsontext.SyntacticError
@@ -161,7 +189,8 @@ func crowded(body []byte) bool {
 // eachMember calls f with every member of an object that checkJSON has passed.
 // value is a part of object, not a copy.
 func eachMember(object jsontext.Value, f func(name string, value jsontext.Value)) error {
-	dec := newDecoder(object, true)
+	dec, done := newDecoder(object, true)
+	defer done()
 	if _, err := dec.ReadToken(); err != nil {
 		return fmt.Errorf("read the start of an object: %w", err)
 	}
@@ -183,7 +212,8 @@ func eachMember(object jsontext.Value, f func(name string, value jsontext.Value)
 // eachElement calls f with every element of an array that checkJSON has passed,
 // until f returns false. value is a part of array, not a copy.
 func eachElement(array jsontext.Value, f func(i int, value jsontext.Value) bool) error {
-	dec := newDecoder(array, true)
+	dec, done := newDecoder(array, true)
+	defer done()
 	if _, err := dec.ReadToken(); err != nil {
 		return fmt.Errorf("read the start of an array: %w", err)
 	}
