@@ -77,7 +77,9 @@ func (r *run) settled(how Outcome, err error, at time.Time) {
 		r.log().Warn("outcome not recorded, the task will run again", "error", err)
 		how = OutcomeLost
 	}
-	r.w.cfg.Observer.Ended(r.record.Task(at), how, at.Sub(r.record.StartedAt))
+	if r.w.cfg.Observer != (nobody{}) { // for whom no task has to be made
+		r.w.cfg.Observer.Ended(r.record.Task(at), how, at.Sub(r.record.StartedAt))
+	}
 	r.leave()
 }
 

@@ -187,6 +187,9 @@ func (s *lockSession) close() (wait func()) {
 		left = append(left, h)
 	}
 	s.mu.Unlock()
+	if len(left) == 0 {
+		return func() {}
+	}
 	var releasing sync.WaitGroup
 	for _, h := range left {
 		releasing.Go(func() { _ = h.Unlock() }) // the granter has said what went wrong

@@ -68,11 +68,13 @@ type run struct {
 // log is made when there is something to say.
 func (r *run) log() *slog.Logger { return r.w.logOf(r.lane, r.env) }
 
+var errGoexit = errors.New("handler ended its goroutine with runtime.Goexit")
+
 // call runs the handler on this goroutine and calls then exactly once, whether it
 // returns, panics, or ends the goroutine.
 func call(ctx context.Context, h Handler, task *pelton.Task, then func(result)) {
 	// What stands if the handler neither returns nor panics.
-	res := result{err: errors.New("handler ended its goroutine with runtime.Goexit"), reason: pelton.ReasonGoexit}
+	res := result{err: errGoexit, reason: pelton.ReasonGoexit}
 	defer func() {
 		if p := recover(); p != nil {
 			res = result{err: fmt.Errorf("panic: %v", p), reason: pelton.ReasonPanic, stack: string(debug.Stack())}

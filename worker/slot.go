@@ -5,15 +5,16 @@ import "sync/atomic"
 // slot is one of the worker's slots while a delivery holds it.
 type slot struct {
 	w    *Worker
-	free func() // tells the dispatcher; never blocks
+	free chan<- int // tells the dispatcher; it never blocks
+	rank int        // of the lane
 	over atomic.Bool
 	leak atomic.Bool // its handler was given up
 }
 
-// take begins to hold a slot: w waits for its end when it drains.
-func (w *Worker) takeSlot(free func()) *slot {
+// takeSlot begins to hold a slot: w waits for its end when it drains.
+func (w *Worker) takeSlot(rank int, free chan<- int) *slot {
 	w.tasks.Add(1)
-	return &slot{w: w, free: free}
+	return &slot{w: w, rank: rank, free: free}
 }
 
 // work handles a delivery, and then others as they come, until the worker stops: a new
@@ -51,7 +52,7 @@ func (s *slot) end() {
 		delete(s.w.leaks, s)
 		s.w.mu.Unlock()
 	}
-	s.free()
+	s.free <- s.rank
 	s.w.tasks.Done()
 }
 

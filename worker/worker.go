@@ -157,7 +157,7 @@ func (w *Worker) dispatch(ctx context.Context) {
 		online: w.nc.IsConnected, inbox: newInbox(), resumed: make(chan kept), paced: make(chan pace), freed: make(chan int, slots.total), stopped: make(chan struct{}),
 	}
 	d.start = func(h kept) { //nolint:contextcheck // tasks outlive ctx by the grace
-		h.slot = w.takeSlot(func() { d.freed <- h.lane.rank })
+		h.slot = w.takeSlot(h.lane.rank, d.freed)
 		select {
 		case w.ready <- h: // somebody has just finished one
 		default:

@@ -77,7 +77,18 @@ func (n names) scheduledIn(shard uint8, queue string) string {
 func (n names) taskProbe(shard uint8) string { return fmt.Sprintf("%s.t.%d.probe", n.ns, shard) }
 
 func (n names) record(id pelton.ID) string {
-	return "$KV." + n.ns + "_STATE_" + strconv.Itoa(int(id.Shard())) + "." + id.String() // one string
+	var room [128]byte
+	return withID(append(append(append(room[:0], "$KV."...), n.ns...), "_STATE_"...), id, true)
+}
+
+// withID is the prefix, with the id's shard if that is to be in it, and the id: one string, without
+// one for the id.
+func withID(prefix []byte, id pelton.ID, shard bool) string {
+	if shard {
+		prefix = append(strconv.AppendUint(prefix, uint64(id.Shard()), 10), '.')
+	}
+	prefix, _ = id.AppendText(prefix) // never fails
+	return string(prefix)
 }
 
 func (n names) deadLetter(queue string, id pelton.ID) string {
@@ -154,7 +165,10 @@ func (n names) cancelSignals() string            { return n.ns + ".c.*" }
 func (n names) workerSignal(id string) string    { return n.ns + ".w." + id }
 func (n names) diskSignal() string               { return n.ns + ".disk" }
 func (n names) replicasSignal() string           { return n.ns + ".replicas" }
-func (n names) event(id pelton.ID) string        { return n.ns + ".e." + id.String() }
+func (n names) event(id pelton.ID) string {
+	var room [128]byte
+	return withID(append(append(room[:0], n.ns...), ".e."...), id, false)
+}
 
 func laneConsumer(queue string, p pelton.Priority) string { return "r_" + queue + "_" + string(p) }
 func scheduledConsumer(queue string) string               { return "s_" + queue }
