@@ -1,0 +1,91 @@
+package e2e_test
+
+import (
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// Everything that the tutorial says to type and to write works, in its order, and
+// prints what it says.
+func TestTutorial(t *testing.T) {
+	t.Parallel()
+	if raceEnabled {
+		t.Skip("it builds binaries of its own, without the race detector")
+	}
+	dir := t.TempDir()
+	copyTree(t, "..", filepath.Join(dir, "pelton"))
+	all := document(t, "../docs/tutorial.md")
+	r := newReader(t, dir, "7420", "4222")
+	if err := r.read(t.Context(), all); err != nil {
+		t.Fatal("docs/tutorial.md: ", err)
+	}
+	report(t, r, all, 1)
+}
+
+// document reads the steps of a Markdown file.
+func document(t *testing.T, path string) []step {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, err := steps(string(text))
+	if err != nil {
+		t.Fatalf("%s: %v", path, err)
+	}
+	return all
+}
+
+// report lists the blocks that were not run, of which there may be so many.
+func report(t *testing.T, r *reader, all []step, most int) {
+	t.Helper()
+	for _, s := range r.skipped {
+		t.Logf("line %d is not run: %s", s.line, s.arg)
+	}
+	ran := 0
+	for _, s := range all {
+		if s.verb != "skip" {
+			ran++
+		}
+	}
+	t.Logf("%d steps were done; %s", ran, strings.Join(r.slow, ", "))
+	if len(r.skipped) > most {
+		t.Errorf("%d blocks are not run, at most %d may be", len(r.skipped), most)
+	}
+}
+
+// copyTree is what git would clone, without the programs that were built.
+func copyTree(t *testing.T, from, to string) {
+	t.Helper()
+	err := filepath.WalkDir(from, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		name, err := filepath.Rel(from, path)
+		switch {
+		case err != nil:
+			return err
+		case entry.IsDir() && (name == ".git" || name == "bin" || strings.HasPrefix(name, "pelton-data")):
+			return filepath.SkipDir
+		case entry.IsDir():
+			return os.MkdirAll(filepath.Join(to, name), 0o755)
+		case !entry.Type().IsRegular():
+			return nil // .git of a worktree is a file, and is not needed either
+		}
+		content, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		info, err := entry.Info()
+		if err != nil {
+			return err
+		}
+		return os.WriteFile(filepath.Join(to, name), content, info.Mode().Perm())
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
