@@ -25,6 +25,17 @@ func TestTutorial(t *testing.T) {
 	report(t, r, all, 1)
 }
 
+// The code of the page on workers is that of examples/, whose tests run.
+func TestWorkerPage(t *testing.T) {
+	t.Parallel()
+	all := document(t, "../docs/write-and-test-a-worker.md")
+	r := newReader(t, t.TempDir())
+	if err := r.read(t.Context(), all); err != nil {
+		t.Fatal("docs/write-and-test-a-worker.md: ", err)
+	}
+	report(t, r, all, 0)
+}
+
 // document reads the steps of a Markdown file.
 func document(t *testing.T, path string) []step {
 	t.Helper()
