@@ -25,15 +25,33 @@ func TestTutorial(t *testing.T) {
 	report(t, r, all, 1)
 }
 
+// The Python client works, with the standard library alone, and so do handlers in
+// Python.
+func TestOtherLanguages(t *testing.T) {
+	t.Parallel()
+	readPage(t, "../docs/use-from-other-languages.md", 0)
+}
+
+// readPage does what a page says, whose reader has installed pelton.
+func readPage(t *testing.T, path string, mostSkipped int) {
+	t.Helper()
+	pelton, err := binary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := document(t, path)
+	r := newReader(t, t.TempDir(), "7420", "4222")
+	r.env = append(r.env, "PATH="+filepath.Dir(pelton)+string(os.PathListSeparator)+os.Getenv("PATH"))
+	if err := r.read(t.Context(), all); err != nil {
+		t.Fatalf("%s: %v", path, err)
+	}
+	report(t, r, all, mostSkipped)
+}
+
 // The code of the page on workers is that of examples/, whose tests run.
 func TestWorkerPage(t *testing.T) {
 	t.Parallel()
-	all := document(t, "../docs/write-and-test-a-worker.md")
-	r := newReader(t, t.TempDir())
-	if err := r.read(t.Context(), all); err != nil {
-		t.Fatal("docs/write-and-test-a-worker.md: ", err)
-	}
-	report(t, r, all, 0)
+	readPage(t, "../docs/write-and-test-a-worker.md", 0)
 }
 
 // document reads the steps of a Markdown file.
