@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"go.yaml.in/yaml/v3"
 )
 
 // Everything that the tutorial says to type and to write works, in its order, and
@@ -30,6 +32,27 @@ func TestTutorial(t *testing.T) {
 func TestOtherLanguages(t *testing.T) {
 	t.Parallel()
 	readPage(t, "../docs/use-from-other-languages.md", 0)
+}
+
+// The commands of the page on deployment work, and its units are ones that systemd
+// takes, where there is one to ask. TestNginx is for the rest.
+func TestDeployPage(t *testing.T) {
+	t.Parallel()
+	readPage(t, "../docs/deploy.md", 1)
+	for _, s := range document(t, "../docs/deploy.md") {
+		var probes struct {
+			Containers []struct{ ReadinessProbe, LivenessProbe map[string]any }
+		}
+		if s.lang == "yaml" && (yaml.Unmarshal([]byte(s.text), &probes) != nil || len(probes.Containers) != 1) {
+			t.Errorf("line %d is no YAML with a container:\n%s", s.line, s.text)
+		}
+	}
+}
+
+// Versions can be replaced under load as the page says: here by themselves.
+func TestUpgradePage(t *testing.T) {
+	t.Parallel()
+	readPage(t, "../docs/upgrade.md", 0)
 }
 
 // readPage does what a page says, whose reader has installed pelton.
