@@ -55,6 +55,14 @@ func TestUpgradePage(t *testing.T) {
 	readPage(t, "../docs/upgrade.md", 0)
 }
 
+// Go code of the pages on migration is that of bench/migration, whose tests run;
+// Python code is run here.
+func TestMigrationPages(t *testing.T) {
+	t.Parallel()
+	readPage(t, "../docs/migrate-from-asynq.md", 0)
+	readPage(t, "../docs/migrate-from-celery.md", 1)
+}
+
 // readPage does what a page says, whose reader has installed pelton.
 func readPage(t *testing.T, path string, mostSkipped int) {
 	t.Helper()
