@@ -49,7 +49,7 @@ func newReader(t *testing.T, dir string, ports ...string) *reader {
 		t.Fatal(err)
 	}
 	var there, back []string
-	env := append(os.Environ(), "NO_COLOR=1", "GOFLAGS=-trimpath") // what was compiled for one reader serves the next
+	env := append(os.Environ(), "NO_COLOR=1", "GOFLAGS="+os.Getenv("GOFLAGS")+" -trimpath") // what was compiled for one reader serves the next
 	for i, port := range ports {
 		address := freeAddress(t)
 		_, free, _ := strings.Cut(address, ":")
