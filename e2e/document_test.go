@@ -17,8 +17,8 @@ import (
 )
 
 const (
-	commandTime = 2 * time.Minute  // of one block: some of them build programs
-	screenTime  = 30 * time.Second // until a terminal shows what it should
+	commandTime = 2 * time.Minute // of one block: some of them build programs
+	screenTime  = 2 * time.Minute // until a terminal shows what it should: some build, too
 )
 
 // reader does what a document says, in a folder of its own. The ports that the
