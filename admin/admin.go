@@ -40,7 +40,7 @@ type Client struct {
 
 // New opens the installation on nc. Its errors are those of producer.New.
 func New(ctx context.Context, nc *nats.Conn, cfg Config) (*Client, error) {
-	b, err := broker.Open(ctx, nc, broker.Config{Namespace: cfg.Namespace, Lease: cfg.Lease, Replicas: cfg.Replicas, Tags: cfg.Tags, Logger: cfg.Logger})
+	b, err := broker.Open(ctx, nc, broker.Config{Namespace: cfg.Namespace, Lease: cfg.Lease, Replicas: cfg.Replicas, Tags: cfg.Tags, Access: true, Logger: cfg.Logger})
 	if err != nil {
 		return nil, fmt.Errorf("open admin: %w", err)
 	}

@@ -1,8 +1,6 @@
 package api
 
 import (
-	"crypto/sha256"
-	"crypto/subtle"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -24,12 +22,9 @@ func (s *server) guard(next http.Handler) http.Handler {
 	if s.Requests != nil {
 		next = s.limitRequests(next)
 	}
-	if s.Token != "" {
-		next = requireToken(s.Token, next)
-	}
-	next = crossOrigin.Handler(next)
+	next = crossOrigin.Handler(s.authenticate(next))
 	if s.CheckHost {
-		next = requireHost(s.AllowedHosts, next)
+		next = s.requireHost(next)
 	}
 	return s.catch(next)
 }
@@ -85,16 +80,17 @@ func (t *responseTracker) Write(p []byte) (int, error) {
 // Unwrap is for http.ResponseController.
 func (t *responseTracker) Unwrap() http.ResponseWriter { return t.ResponseWriter }
 
-// requireHost answers only requests for loopback or one of allowed.
-func requireHost(allowed []string, next http.Handler) http.Handler {
-	names := make(map[string]bool, len(allowed))
-	for _, name := range allowed {
+// requireHost answers, while the API is open, only requests for loopback or one of
+// AllowedHosts.
+func (s *server) requireHost(next http.Handler) http.Handler {
+	names := make(map[string]bool, len(s.AllowedHosts))
+	for _, name := range s.AllowedHosts {
 		names[strings.ToLower(name)] = true
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		host := strings.ToLower(r.Host)
 		name := hostname(host)
-		if isLoopback(name) || names[name] || names[host] {
+		if s.closed() || isLoopback(name) || names[name] || names[host] {
 			next.ServeHTTP(w, r)
 			return
 		}
@@ -115,32 +111,6 @@ func hostname(host string) string {
 func isLoopback(name string) bool {
 	addr, err := netip.ParseAddr(name)
 	return name == "localhost" || err == nil && addr.IsLoopback()
-}
-
-// requireToken lets calls with the bearer token through, and those which probes
-// make. Hashes are compared so that neither content nor length shows in the time
-// that it takes.
-func requireToken(token string, next http.Handler) http.Handler {
-	want := sha256.Sum256([]byte(token))
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path == pathHealth || r.URL.Path == pathReady {
-			next.ServeHTTP(w, r)
-			return
-		}
-		scheme, given, found := strings.Cut(r.Header.Get("Authorization"), " ")
-		if !found || !strings.EqualFold(scheme, "Bearer") {
-			newProblem(kindUnauthorized, "a token is needed: Authorization: Bearer TOKEN").
-				withHeader("WWW-Authenticate", `Bearer realm="pelton"`).ServeHTTP(w, r)
-			return
-		}
-		got := sha256.Sum256([]byte(strings.TrimSpace(given)))
-		if subtle.ConstantTimeCompare(want[:], got[:]) != 1 {
-			newProblem(kindUnauthorized, "the token is not valid").
-				withHeader("WWW-Authenticate", `Bearer realm="pelton", error="invalid_token"`).ServeHTTP(w, r)
-			return
-		}
-		next.ServeHTTP(w, r)
-	})
 }
 
 // strictQuery refuses a query of which net/url would silently drop a part.

@@ -106,9 +106,15 @@ type Config struct {
 	// Ready is nil while the server can accept tasks, else the error that
 	// GET /readyz shows. It must answer from memory. A nil Ready is always ready.
 	Ready func() error
-	// Token is the bearer token that every call but /healthz and /readyz needs.
-	// Empty means no authentication.
+	// Token is a bearer token that may do everything. Every call but /healthz and
+	// /readyz needs it or one of Keyring; while there is neither, the API is open.
 	Token string
+	// Keyring are the tokens that can be made and revoked. Nil is none, and calls on
+	// them are not supported.
+	Keyring Keyring
+	// Closed asks for a token even while there is none, of an API that others can reach:
+	// revoking the last one must not open it.
+	Closed bool
 	// Requests bounds what each caller may send. Nil is no bound.
 	Requests *RequestLimit
 	// Memory bounds what requests hold of memory: their bodies, the tasks that they
@@ -139,6 +145,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.Ready == nil {
 		c.Ready = func() error { return nil }
+	}
+	if c.Keyring == nil {
+		c.Keyring = noKeyring{}
 	}
 	if c.Memory == nil {
 		c.Memory = NewBudget(DefaultMemory)
@@ -181,6 +190,7 @@ func New(cfg Config) (http.Handler, error) {
 
 	mux := http.NewServeMux()
 	document := humago.New(mux, s.humaConfig())
+	document.UseMiddleware(permit)
 	s.registerTasks(document)
 	s.registerDelayed(document)
 	s.registerEvents(document)
@@ -191,9 +201,10 @@ func New(cfg Config) (http.Handler, error) {
 	s.registerLimits(document)
 	s.registerWorkers(document)
 	s.registerSchedules(document)
+	s.registerTokens(document)
 	s.registerMeta(document)
 	s.registerMetrics(document)
-	if s.spec, err = finishDocument(document.OpenAPI()); err != nil {
+	if s.spec, err = finishDocument(document.OpenAPI(), s.asks()); err != nil {
 		return nil, fmt.Errorf("api: write the OpenAPI document: %w", err)
 	}
 	registerFallback(mux, document.OpenAPI())

@@ -122,11 +122,14 @@ func (s *server) enqueueItems(ctx context.Context, items []batchItem) ([]pelton.
 	specs := make([]pelton.Spec, 0, len(items))
 	places := make([]int, 0, len(items))
 	for i, item := range items {
+		if item.err == nil {
+			item.err = mayEnqueue(ctx, item.spec)
+		}
 		if item.err != nil {
 			results[i].Err = item.err
 			continue
 		}
-		specs, places = append(specs, s.underKey(item.spec, item.spec.IdempotencyKey)), append(places, i)
+		specs, places = append(specs, underKey(ctx, item.spec, item.spec.IdempotencyKey)), append(places, i)
 	}
 	if len(specs) == 0 {
 		return results, nil
@@ -142,6 +145,9 @@ func (s *server) enqueueItems(ctx context.Context, items []batchItem) ([]pelton.
 		return nil, fmt.Errorf("enqueue %d tasks: got %d answers", len(specs), len(enqueued))
 	}
 	for i, result := range enqueued {
+		if result.Err == nil && result.Existing { // which was enqueued by somebody else
+			result.Err = mayQueue(ctx, result.Task.Queue)
+		}
 		results[places[i]] = result
 	}
 	return results, nil

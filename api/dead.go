@@ -52,6 +52,9 @@ func (s *server) listDead(ctx context.Context, in *deadListInput) (*answer, erro
 	if err := claimOf(ctx).page(in.Limit, deadPageBytes); err != nil {
 		return nil, err
 	}
+	if err := mayFilter(ctx, &in.Queue); err != nil {
+		return nil, err
+	}
 	page, err := s.Dead.DeadLetters(ctx, pelton.DeadQuery{
 		DeadFilter: pelton.DeadFilter{Queue: in.Queue, Kind: in.Kind, Error: in.Error},
 		Cursor:     in.Cursor, Limit: in.Limit,
@@ -123,6 +126,9 @@ func (s *server) deleteDead(ctx context.Context, in *deadInput) (*answer, error)
 	if err != nil {
 		return nil, err
 	}
+	if err := s.mayTask(ctx, id, s.Dead.DeadLetter); err != nil {
+		return nil, err
+	}
 	ctx, cancel := detached(ctx, callTimeout)
 	defer cancel()
 	if err := s.Dead.DeleteDeadLetter(ctx, id); err != nil {
@@ -188,6 +194,9 @@ func bulkWith(ctx context.Context, in *bulkInput, bulk func(context.Context, pel
 		return nil, in.err
 	}
 	q, dryRun, err := parseDeadQuery(in.body)
+	if err == nil {
+		err = mayFilter(ctx, &q.Queue)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -1,8 +1,7 @@
 package api
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
+	"context"
 	"errors"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -43,9 +42,9 @@ func noIdempotencyKey(ctx huma.Context) error {
 }
 
 // underKey is a spec with an idempotency key in the caller's scope, if it has one.
-func (s *server) underKey(spec pelton.Spec, key string) pelton.Spec {
+func underKey(ctx context.Context, spec pelton.Spec, key string) pelton.Spec {
 	if key != "" {
-		spec.IdempotencyKey, spec.IdempotencyScope = key, s.idempotencyScope()
+		spec.IdempotencyKey, spec.IdempotencyScope = key, idempotencyScope(ctx)
 	}
 	return spec
 }
@@ -53,12 +52,11 @@ func (s *server) underKey(spec pelton.Spec, key string) pelton.Spec {
 // idempotencyScope keeps the keys of the API apart from those of Go programs, and
 // those of one token from another's. The token itself must not be found in the
 // broker.
-func (s *server) idempotencyScope() string {
-	if s.Token == "" {
-		return "http"
+func idempotencyScope(ctx context.Context) string {
+	if c := callerOf(ctx); c.key != "" {
+		return "http:" + c.key
 	}
-	hash := sha256.Sum256([]byte(s.Token))
-	return "http:" + hex.EncodeToString(hash[:16])
+	return "http"
 }
 
 // atHeader names the header in an error of the idempotency key, which is no field

@@ -69,6 +69,9 @@ func (s *server) list(ctx context.Context, in *listInput) (*answer, error) {
 	if err := claimOf(ctx).page(in.Limit, deadPageBytes); err != nil {
 		return nil, err
 	}
+	if err := mayFilter(ctx, &in.Queue); err != nil {
+		return nil, err
+	}
 	page, err := s.Lists.Tasks(ctx, pelton.TaskQuery{
 		State: pelton.State(in.State), Queue: in.Queue, Kind: in.Kind, Priority: pelton.Priority(in.Priority),
 		Cursor: in.Cursor, Limit: in.Limit,

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"io"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -62,9 +63,12 @@ func (s *server) humaConfig() huma.Config {
 		},
 		Components: &huma.Components{Schemas: registry},
 	}
-	if s.Token != "" {
+	if s.asks() {
 		doc.Components.SecuritySchemes = map[string]*huma.SecurityScheme{"bearer": {Type: "http", Scheme: "bearer"}}
 		doc.Security = []map[string][]string{{"bearer": {}}}
+		if s.Token == "" && !s.Closed {
+			doc.Security = append(doc.Security, map[string][]string{}) // open while there is no token
+		}
 	}
 	format := huma.Format{Marshal: marshal, Unmarshal: json.Unmarshal}
 	return huma.Config{
@@ -185,8 +189,8 @@ func (s *server) responses(parts ...any) map[string]*huma.Response {
 	if s.CheckHost {
 		kinds = append(kinds, kindMisdirected)
 	}
-	if s.Token != "" {
-		kinds = append(kinds, kindUnauthorized)
+	if s.asks() {
+		kinds = append(kinds, kindUnauthorized, kindForbidden)
 	}
 	if s.Requests != nil {
 		kinds = append(kinds, kindRateLimited)
@@ -210,6 +214,8 @@ func (s *server) responses(parts ...any) map[string]*huma.Response {
 		byStatus[code] = append(byStatus[code], k)
 	}
 	for code, kinds := range byStatus {
+		slices.Sort(kinds)
+		kinds = slices.Compact(kinds)
 		out[strconv.Itoa(code)] = problemResponse(kinds...)
 	}
 	return out
@@ -219,6 +225,7 @@ func (s *server) responses(parts ...any) map[string]*huma.Response {
 func (s *server) openResponses(parts ...any) map[string]*huma.Response {
 	out := s.responses(parts...)
 	delete(out, strconv.Itoa(http.StatusUnauthorized))
+	delete(out, strconv.Itoa(http.StatusForbidden))
 	delete(out, strconv.Itoa(http.StatusTooManyRequests))
 	return out
 }
@@ -260,7 +267,7 @@ func responseHeaders(names []string) map[string]*huma.Header {
 
 // finishDocument adds the request bodies, which huma must not know of while it
 // registers (it would read and validate them), and writes the document.
-func finishDocument(doc *huma.OpenAPI) ([]byte, error) {
+func finishDocument(doc *huma.OpenAPI, asks bool) ([]byte, error) {
 	body := func(schema string, example any) *huma.RequestBody {
 		return &huma.RequestBody{Required: true, Content: map[string]*huma.MediaType{
 			jsonMediaType: {Schema: ref(schema), Example: example},
@@ -282,6 +289,11 @@ func finishDocument(doc *huma.OpenAPI) ([]byte, error) {
 
 	conflict := doc.Paths[pathTasks].Post.Responses[strconv.Itoa(http.StatusConflict)]
 	conflict.Content[problemMediaType].Examples[string(kindConflict)] = &huma.Example{Value: exampleHeld()}
+
+	documentTokens(doc)
+	if asks {
+		documentAccess(doc)
+	}
 
 	// huma registers its own error type with every operation; no answer has it.
 	delete(doc.Components.Schemas.Map(), "ErrorModel")

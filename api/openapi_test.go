@@ -68,15 +68,15 @@ func TestDocumentListsEveryRoute(t *testing.T) {
 	}
 	slices.Sort(got)
 	want := []string{
-		"DELETE /dead/{id}", "DELETE /limits/{name}", "DELETE /locks/{name}", "DELETE /schedules/{name}",
+		"DELETE /dead/{id}", "DELETE /limits/{name}", "DELETE /locks/{name}", "DELETE /schedules/{name}", "DELETE /tokens/{id}",
 		"GET /dead", "GET /dead/{id}", "GET /healthz", "GET /limits", "GET /locks", "GET /openapi.json", "GET /queues", "GET /queues/{queue}", "GET /readyz",
 		"GET /schedules", "GET /schedules/{name}",
-		"GET /tasks", "GET /tasks/{id}", "GET /tasks/{id}/events", "GET /tasks/{id}/why", "GET /workers",
+		"GET /tasks", "GET /tasks/{id}", "GET /tasks/{id}/events", "GET /tasks/{id}/why", "GET /tokens", "GET /workers",
 		"PATCH /queues/{queue}",
 		"POST /dead/purge", "POST /dead/retry", "POST /dead/{id}/retry",
 		"POST /queues/{queue}/pause", "POST /queues/{queue}/purge", "POST /queues/{queue}/resume",
 		"POST /schedules/apply", "POST /schedules/{name}/backfill", "POST /schedules/{name}/pause", "POST /schedules/{name}/resume", "POST /schedules/{name}/run",
-		"POST /tasks", "POST /tasks/batch", "POST /tasks/{id}/cancel", "POST /tasks/{id}/retry", "POST /tasks/{id}/run",
+		"POST /tasks", "POST /tasks/batch", "POST /tasks/{id}/cancel", "POST /tasks/{id}/retry", "POST /tasks/{id}/run", "POST /tokens",
 		"PUT /limits/{name}", "PUT /schedules/{name}",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {

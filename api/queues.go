@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/go-json-experiment/json/jsontext"
@@ -24,6 +25,7 @@ func (s *server) listQueues(ctx context.Context, _ *struct{}) (*answer, error) {
 	if err != nil {
 		return nil, err
 	}
+	queues = slices.DeleteFunc(queues, func(q pelton.Queue) bool { return mayQueue(ctx, q.Name) != nil })
 	if queues == nil {
 		queues = []pelton.Queue{} // [] and not null
 	}
@@ -36,7 +38,7 @@ type queueInput struct {
 }
 
 func (s *server) getQueue(ctx context.Context, in *queueInput) (*answer, error) {
-	if err := checkQueue(in.Queue); err != nil {
+	if err := checkQueue(ctx, in.Queue); err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
@@ -48,11 +50,11 @@ func (s *server) getQueue(ctx context.Context, in *queueInput) (*answer, error) 
 	return encodeAnswer(queue)
 }
 
-func checkQueue(name string) error {
+func checkQueue(ctx context.Context, name string) error {
 	if err := pelton.ValidateQueue(name); err != nil {
 		return fieldProblem(kindInvalid, fieldError{"path.queue", plain(err.Error())})
 	}
-	return nil
+	return mayQueue(ctx, name)
 }
 
 // patchInput is the request of PATCH /queues/{queue}.
@@ -72,7 +74,7 @@ func (in *patchInput) Resolve(ctx huma.Context) []error {
 // patchQueue is detached, as every change is: half of one must not be left because
 // the caller has gone.
 func (s *server) patchQueue(ctx context.Context, in *patchInput) (*answer, error) {
-	if err := checkQueue(in.Queue); err != nil {
+	if err := checkQueue(ctx, in.Queue); err != nil {
 		return nil, err
 	}
 	if in.err != nil {
@@ -123,7 +125,7 @@ func (s *server) resumeQueue(ctx context.Context, in *queueVerbInput) (*answer, 
 }
 
 func queueVerb(ctx context.Context, in *queueVerbInput, do func(context.Context, string, pelton.Priority) (*pelton.Queue, error)) (*answer, error) {
-	if err := checkQueue(in.Queue); err != nil {
+	if err := checkQueue(ctx, in.Queue); err != nil {
 		return nil, err
 	}
 	if in.err != nil {
@@ -156,7 +158,7 @@ func (in *purgeInput) Resolve(ctx huma.Context) []error {
 // purgeQueue is not detached: when the caller has gone, nobody learns how far it
 // came, so it stops. Each task is dealt with as a whole, or found by the next purge.
 func (s *server) purgeQueue(ctx context.Context, in *purgeInput) (*answer, error) {
-	if err := checkQueue(in.Queue); err != nil {
+	if err := checkQueue(ctx, in.Queue); err != nil {
 		return nil, err
 	}
 	if in.err != nil {

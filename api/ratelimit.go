@@ -2,15 +2,12 @@ package api
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
 	"math"
 	"net"
 	"net/http"
 	"net/netip"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/peltonq/pelton"
@@ -51,7 +48,7 @@ func (s *server) limitRequests(next http.Handler) http.Handler {
 			next.ServeHTTP(w, r)
 			return
 		}
-		quota := s.Requests.Take(r.Context(), s.caller(r))
+		quota := s.Requests.Take(r.Context(), countedAs(r))
 		header := w.Header()
 		header.Set("RateLimit-Policy", policy)
 		header.Set("RateLimit", fmt.Sprintf("%s;r=%d;t=%d", policyName, max(quota.Remaining, 0), wholeSeconds(quota.ResetAfter)))
@@ -67,14 +64,12 @@ func (s *server) limitRequests(next http.Handler) http.Handler {
 // wholeSeconds rounds up, so that nobody comes too early.
 func wholeSeconds(d time.Duration) int { return int(math.Ceil(max(0, d).Seconds())) }
 
-// caller is whose requests are counted together: those with the token, which does
+// countedAs is whose requests are counted together: those with the token, which does
 // not leave the process, or those from an address. One customer often has a whole
 // /64 of IPv6.
-func (s *server) caller(r *http.Request) string {
-	if s.Token != "" {
-		_, token, _ := strings.Cut(r.Header.Get("Authorization"), " ") // requireToken has let it through
-		sum := sha256.Sum256([]byte(strings.TrimSpace(token)))
-		return "token:" + hex.EncodeToString(sum[:8])
+func countedAs(r *http.Request) string {
+	if c := callerOf(r.Context()); c.key != "" {
+		return "token:" + c.key[:min(len(c.key), 16)]
 	}
 	host, _, err := net.SplitHostPort(r.RemoteAddr)
 	if err != nil {

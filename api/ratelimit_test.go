@@ -74,7 +74,6 @@ func TestRequestsAreLimited(t *testing.T) {
 
 func TestCallersWithoutTokens(t *testing.T) {
 	t.Parallel()
-	s := &server{}
 	for remote, want := range map[string]string{
 		"192.0.2.7:1234":                 "ip:192.0.2.7",
 		"[::ffff:192.0.2.7]:1":           "ip:192.0.2.7",
@@ -83,7 +82,7 @@ func TestCallersWithoutTokens(t *testing.T) {
 		"@":                              "ip:@",
 		"[2001:db8:1:2:ffff:4:5:6]:8080": "ip:2001:db8:1:2::/64",
 	} {
-		if got := s.caller(&http.Request{RemoteAddr: remote}); got != want {
+		if got := countedAs(&http.Request{RemoteAddr: remote}); got != want {
 			t.Errorf("%s is %s, want %s", remote, got, want)
 		}
 	}

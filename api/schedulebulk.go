@@ -47,6 +47,9 @@ func (s *server) backfillSchedule(ctx context.Context, in *backfillInput) (*answ
 	}
 	ctx, cancel := context.WithTimeout(ctx, bulkTimeout)
 	defer cancel()
+	if _, err := s.maySchedule(ctx, in.Name); err != nil {
+		return nil, err
+	}
 	result, err := s.Schedules.Backfill(ctx, in.Name, ask)
 	if err != nil && (result == nil || len(result.Ticks) == 0) {
 		return nil, unlessKnown(err)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -91,6 +92,7 @@ func (s *server) listSchedules(ctx context.Context, in *scheduleListInput) (*ans
 	if err != nil {
 		return nil, atQuery(err)
 	}
+	page.Items = slices.DeleteFunc(page.Items, func(s *pelton.Schedule) bool { return mayQueue(ctx, s.Task.Queue) != nil })
 	size := int64(0)
 	for _, schedule := range page.Items {
 		size += weigh(&pelton.Task{Payload: schedule.Task.Payload, Labels: schedule.Task.Labels})
@@ -130,6 +132,9 @@ func (s *server) getSchedule(ctx context.Context, in *scheduleInput) (*answer, e
 		return nil, err
 	}
 	schedule, err := s.Schedules.Get(ctx, in.Name)
+	if err == nil {
+		err = mayQueue(ctx, schedule.Task.Queue)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -193,6 +198,9 @@ func (s *server) putSchedule(ctx context.Context, in *putScheduleInput) (*answer
 	}
 	ctx, cancel := detached(ctx, scheduleTimeout)
 	defer cancel()
+	if err := s.mayPut(ctx, &want); err != nil {
+		return nil, err
+	}
 	if in.DryRun {
 		return s.previewSchedule(ctx, want, in)
 	}
@@ -305,6 +313,12 @@ func (s *server) deleteSchedule(ctx context.Context, in *deleteScheduleInput) (*
 	if !in.pre.any {
 		revisions = in.pre.revisions
 	}
+	switch looked, err := s.maySchedule(ctx, in.Name); {
+	case err != nil:
+		return nil, err
+	case looked != nil && len(revisions) == 0:
+		revisions = []uint64{looked.Revision}
+	}
 	err := s.Schedules.Delete(ctx, in.Name, revisions...)
 	switch {
 	case errors.Is(err, pelton.ErrConflict):
@@ -316,14 +330,14 @@ func (s *server) deleteSchedule(ctx context.Context, in *deleteScheduleInput) (*
 }
 
 func (s *server) pauseSchedule(ctx context.Context, in *scheduleInput) (*answer, error) {
-	return scheduleVerb(ctx, in.Name, s.Schedules.Pause)
+	return s.scheduleVerb(ctx, in.Name, s.Schedules.Pause)
 }
 
 func (s *server) resumeSchedule(ctx context.Context, in *scheduleInput) (*answer, error) {
-	return scheduleVerb(ctx, in.Name, s.Schedules.Resume)
+	return s.scheduleVerb(ctx, in.Name, s.Schedules.Resume)
 }
 
-func scheduleVerb(ctx context.Context, name string, do func(context.Context, string) (*pelton.Schedule, error)) (*answer, error) {
+func (s *server) scheduleVerb(ctx context.Context, name string, do func(context.Context, string) (*pelton.Schedule, error)) (*answer, error) {
 	if err := checkScheduleName(name); err != nil {
 		return nil, err
 	}
@@ -332,6 +346,9 @@ func scheduleVerb(ctx context.Context, name string, do func(context.Context, str
 	}
 	ctx, cancel := detached(ctx, scheduleTimeout)
 	defer cancel()
+	if _, err := s.maySchedule(ctx, name); err != nil {
+		return nil, err
+	}
 	schedule, err := do(ctx, name)
 	if err != nil {
 		return nil, unlessKnown(err)
@@ -366,6 +383,9 @@ func (s *server) runSchedule(ctx context.Context, in *runScheduleInput) (*answer
 	}
 	ctx, cancel := detached(ctx, scheduleTimeout)
 	defer cancel()
+	if _, err := s.maySchedule(ctx, in.Name); err != nil {
+		return nil, err
+	}
 	task, err := s.Schedules.RunNow(ctx, in.Name)
 	if err != nil {
 		return nil, unlessKnown(err)

@@ -37,6 +37,10 @@ func schemas() map[string]*huma.Schema {
 		"LimitList":     object(properties{"items": array(ref("Limit"), "All limits.")}, "items"),
 		"RateLimit":     rateLimitSchema(),
 		"Why":           whySchema(),
+		"Token":         tokenSchema(),
+		"NewToken":      newTokenSchema(),
+		"TokenRequest":  tokenRequestSchema(),
+		"TokenList":     object(properties{"items": array(ref("Token"), "All tokens.")}, "items"),
 
 		"Schedule":        scheduleSchema(),
 		"ScheduleList":    object(properties{"items": array(ref("Schedule"), "Sorted by name."), "next_cursor": text("Leads to the next page; absent on the last one.")}, "items"),

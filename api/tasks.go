@@ -75,7 +75,13 @@ func (s *server) enqueue(ctx context.Context, in *enqueueInput) (*answer, error)
 			return nil, err
 		}
 	}
-	accepted, err := s.enqueueOne(ctx, s.underKey(spec, in.Key))
+	if err := mayEnqueue(ctx, spec); err != nil {
+		return nil, err
+	}
+	accepted, err := s.enqueueOne(ctx, underKey(ctx, spec, in.Key))
+	if err == nil && accepted.Existing { // which was enqueued by somebody else
+		err = mayQueue(ctx, accepted.Task.Queue)
+	}
 	if err != nil {
 		return nil, atHeader(err)
 	}
@@ -175,6 +181,9 @@ func (s *server) readOne(ctx context.Context, id pelton.ID, get func(context.Con
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	task, err := get(ctx, id)
+	if err == nil {
+		err = mayQueue(ctx, task.Queue)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -186,8 +195,12 @@ func (s *server) readOne(ctx context.Context, id pelton.ID, get func(context.Con
 // task that cannot be read is left to the change, which will say so.
 func (s *server) makeRoom(ctx context.Context, id pelton.ID, get func(context.Context, pelton.ID) (*pelton.Task, error)) error {
 	var refused *problem
-	if _, err := s.readOne(ctx, id, get); errors.As(err, &refused) {
+	_, err := s.readOne(ctx, id, get)
+	if errors.As(err, &refused) {
 		return refused
+	}
+	if bound(ctx) {
+		return err // nobody knows whether it is of the token's queues
 	}
 	return nil
 }

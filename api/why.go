@@ -25,6 +25,9 @@ func (s *server) why(ctx context.Context, in *whyInput) (*answer, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := s.mayTask(ctx, id, s.Tasks.Get); err != nil {
+		return nil, err
+	}
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	why, err := s.Why.Why(ctx, id)

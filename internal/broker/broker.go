@@ -35,6 +35,9 @@ type Config struct {
 	// Tags that the servers must have which hold what this process creates. None are
 	// any servers.
 	Tags []string
+	// Access opens what tokens and the audit log are kept in, too. Without it, calls
+	// on those are pelton.ErrUnavailable.
+	Access bool
 	// Logger gets what an operator may want to know. Nil discards.
 	Logger *slog.Logger
 }
@@ -132,7 +135,11 @@ func Open(ctx context.Context, nc *nats.Conn, cfg Config) (*Broker, error) {
 		return nil, err
 	}
 	var made []string
-	for _, want := range b.streams(cfg.Replicas) {
+	streams := b.streams(cfg.Replicas)
+	if cfg.Access {
+		streams = append(streams, b.accessStreams(cfg.Replicas)...)
+	}
+	for _, want := range streams {
 		if len(cfg.Tags) > 0 {
 			want.Placement = &jetstream.Placement{Tags: cfg.Tags}
 		}

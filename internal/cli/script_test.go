@@ -53,6 +53,10 @@ func TestMain(m *testing.M) {
 //		sets VARIABLE to a field of the JSON object in stdout
 //	freeport VARIABLE
 //		finds a port
+//	secret VARIABLE FILE
+//		sets VARIABLE to the one line of a file
+//	comesto CODE program [arg...]
+//		is exits, until it does
 func TestScript(t *testing.T) {
 	t.Parallel()
 	testscript.Run(t, testscript.Params{
@@ -68,6 +72,7 @@ func TestScript(t *testing.T) {
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"serve": cmdServe, "stop": cmdStop, "exits": cmdExits, "eventually": cmdEventually,
 			"get": cmdGet, "field": cmdField, "freeport": cmdFreePort,
+			"secret": cmdSecret, "comesto": cmdComesTo,
 		},
 	})
 }

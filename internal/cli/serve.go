@@ -54,7 +54,8 @@ func (a *app) serveCmd() *cobra.Command {
 with --nats it is one stateless replica among many. With --demo or --exec it runs
 a worker too.
 
-Without a token it listens on loopback only. It stops in order on SIGTERM and
+Without a token, of --token or made with "pelton token create", it listens on
+loopback only. It stops in order on SIGTERM and
 SIGINT; a second signal ends it at once.`,
 		Example: `  pelton serve --demo
   pelton serve --exec report.build='python3 report.py'
@@ -73,7 +74,7 @@ SIGINT; a second signal ends it at once.`,
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&f.addr, "addr", "127.0.0.1:7420", "`HOST:PORT` of the HTTP API; port 0 lets the system choose")
-	flags.StringVar(&f.token, "token", "", "bearer token that the API asks for; better given as PELTON_TOKEN")
+	flags.StringVar(&f.token, "token", "", "bearer token that may do everything; better given as PELTON_TOKEN")
 	flags.StringSliceVar(&f.allowedHosts, "allowed-hosts", nil, "more names by which an API without token may be called")
 	flags.BoolVar(&f.insecure, "insecure", false, "open addresses other than loopback without a token")
 	flags.StringVar(&f.data, "data", "./pelton-data", "`folder` of the embedded broker's data")
@@ -106,27 +107,31 @@ func (f *serveFlags) check() error {
 	if f.nats.url != "" && f.natsListen != "" {
 		return usagef("--nats and --nats-listen exclude each other: the second opens the embedded broker, which the first replaces")
 	}
-	if err := f.checkOpen("--addr", f.addr, "--token", f.token); err != nil {
+	if err := f.checkOpen("--addr", f.addr, "--token", f.token, f.mayHaveTokens()); err != nil {
 		return err
 	}
 	if f.natsListen == "" {
 		return nil
 	}
-	return f.checkOpen("--nats-listen", f.natsListen, "--nats-token", f.nats.token)
+	return f.checkOpen("--nats-listen", f.natsListen, "--nats-token", f.nats.token, false)
 }
 
 // checkOpen lets an address be opened that is loopback, or asks for a token, or
-// was asked for explicitly.
-func (f *serveFlags) checkOpen(flag, addr, tokenFlag, token string) error {
+// was asked for explicitly; or for which that is seen later.
+func (f *serveFlags) checkOpen(flag, addr, tokenFlag, token string, later bool) error {
 	host, _, err := net.SplitHostPort(addr)
 	if err != nil {
 		return usagef("%s %q is not HOST:PORT: %w", flag, clip(addr, 100), err)
 	}
-	if token == "" && !isLoopback(host) && !f.insecure {
-		return usagef("%s %s is open to other machines and there is no token: set %s, or give %s, or --insecure if everyone there may do everything",
-			flag, addr, envName(tokenFlag[2:]), tokenFlag)
+	if token == "" && !isLoopback(host) && !f.insecure && !later {
+		return f.refuseOpen(flag, addr, tokenFlag)
 	}
 	return nil
+}
+
+func (f *serveFlags) refuseOpen(flag, addr, tokenFlag string) error {
+	return usagef("%s %s is open to other machines and there is no token: set %s, or give %s, or --insecure if everyone there may do everything",
+		flag, addr, envName(tokenFlag[2:]), tokenFlag)
 }
 
 // checkHost reports whether the API shall look at the Host of requests: a page in

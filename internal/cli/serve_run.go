@@ -148,6 +148,11 @@ func (s *serving) run(ctx context.Context, l *link) error {
 		return err
 	}
 
+	keys, err := s.openKeyring(ctx, l, queues)
+	if err != nil {
+		return err
+	}
+
 	ready := newReadiness(queues.Probe, s.log, func() { s.announce(ctx) })
 	m := s.metrics
 	m.WatchQueues(ctx, queues)
@@ -155,7 +160,7 @@ func (s *serving) run(ctx context.Context, l *link) error {
 	s.slots.Observer = m
 	handler, err := api.New(api.Config{
 		Tasks: countedTasks{tasks, m}, Lists: queues, Why: queues, Metrics: m.Handler(), Queues: queues, Dead: queues, Locks: queues, Limits: queues, Workers: queues, Schedules: schedules, Requests: s.requests, Memory: memory, Held: held, Ready: s.ready(ready),
-		Token: s.flags.token, CheckHost: s.flags.checkHost(), AllowedHosts: s.flags.allowedHosts,
+		Token: s.flags.token, Keyring: keys, Closed: s.flags.exposed(), CheckHost: s.flags.checkHost(), AllowedHosts: s.flags.allowedHosts,
 		Version: readBuild().Version, Logger: s.log,
 	})
 	if err != nil {
@@ -173,6 +178,10 @@ func (s *serving) run(ctx context.Context, l *link) error {
 		return nil
 	})
 	parts.Go(func() error { return schedules.Run(running) })
+	parts.Go(func() error {
+		keys.Run(running)
+		return nil
+	})
 	if s.embed != nil {
 		parts.Go(func() error { return s.noteRestarts(running, l, queues) })
 		parts.Go(func() error {
