@@ -5,14 +5,22 @@ import (
 	"os/exec"
 	"strconv"
 	"strings"
+	"testing"
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/peltonq/pelton/internal/certs/certstest"
 )
 
 // cmdSecret sets a variable to what a file says, without its end of line.
 func cmdSecret(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Setenv(args[0], strings.TrimSpace(ts.ReadFile(args[1])))
+}
+
+// cmdSecure makes PELTON_URL one of TLS.
+func cmdSecure(ts *testscript.TestScript, _ bool, _ []string) {
+	ts.Setenv("PELTON_URL", strings.Replace(ts.Getenv("PELTON_URL"), "http:", "https:", 1))
 }
 
 // cmdComesTo runs a program until it has an exit code.
@@ -29,6 +37,17 @@ func cmdComesTo(ts *testscript.TestScript, _ bool, args []string) {
 		}
 		if time.Now().After(end) {
 			ts.Fatalf("%s: %v, want exit code %d", strings.Join(args[1:], " "), err, want)
+		}
+	}
+}
+
+// cmdCerts issues certificates and their keys, NAME.pem and NAME-key.pem, of an authority
+// AUTHORITY.pem that it makes first: certs AUTHORITY NAME...
+func cmdCerts(t *testing.T) func(*testscript.TestScript, bool, []string) {
+	return func(ts *testscript.TestScript, _ bool, args []string) {
+		ca := certstest.New(t, ts.MkAbs("."), args[0])
+		for _, name := range args[1:] {
+			ca.Issue(t, ts.MkAbs(name+".pem"), ts.MkAbs(name+"-key.pem"), name)
 		}
 	}
 }

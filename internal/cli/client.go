@@ -36,11 +36,13 @@ var errUnreachable = errors.New("cannot reach the server")
 type clientFlags struct {
 	url   string
 	token string
+	tls   clientTLSFlags
 }
 
 func (f *clientFlags) register(flags *pflag.FlagSet) {
 	flags.StringVar(&f.url, "url", defaultURL, "where the API is")
 	flags.StringVar(&f.token, "token", "", "bearer token of the API; better given as PELTON_TOKEN, which no process list shows")
+	f.tls.register(flags)
 }
 
 // client calls the HTTP API.
@@ -56,6 +58,10 @@ func (a *app) client(f clientFlags) (*client, error) {
 	if err != nil || base.Host == "" || (base.Scheme != "http" && base.Scheme != "https") {
 		return nil, usagef("--url %q (PELTON_URL) is not a URL such as %s", clip(f.url, 200), defaultURL)
 	}
+	secure, err := f.tls.config()
+	if err != nil {
+		return nil, err
+	}
 	base.RawQuery, base.Fragment = "", ""
 	return &client{
 		base:  base,
@@ -66,6 +72,7 @@ func (a *app) client(f clientFlags) (*client, error) {
 				Proxy:               http.ProxyFromEnvironment,
 				DialContext:         (&net.Dialer{Timeout: dialTimeout}).DialContext,
 				TLSHandshakeTimeout: dialTimeout,
+				TLSClientConfig:     secure,
 				ForceAttemptHTTP2:   true,
 			},
 			// A redirected POST would lose its body; the user shall know the right URL.

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"crypto/tls"
 	"net"
 	"net/http"
 	"sync"
@@ -77,6 +78,9 @@ type spareKey struct{}
 
 // markSpare is http.Server.ConnContext.
 func markSpare(ctx context.Context, conn net.Conn) context.Context {
+	if secure, ok := conn.(*tls.Conn); ok {
+		conn = secure.NetConn()
+	}
 	if counted, ok := conn.(*countedConn); ok && counted.spare {
 		return context.WithValue(ctx, spareKey{}, true)
 	}

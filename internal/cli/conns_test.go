@@ -51,7 +51,7 @@ func ask(t *testing.T, conn net.Conn, path string) asked {
 func TestConnectionsAreBounded(t *testing.T) {
 	t.Parallel()
 	const most = 8
-	w, err := startWeb(t.Context(), "127.0.0.1:0", most, slog.New(slog.DiscardHandler))
+	w, err := startWeb(t.Context(), "127.0.0.1:0", most, nil, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

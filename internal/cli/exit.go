@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net/http"
@@ -135,8 +136,13 @@ func (p *problemError) exitCode() int {
 
 // hint is what to do about an error, where that is known.
 func hint(err error) string {
-	var problem *problemError
+	var (
+		problem *problemError
+		unknown x509.UnknownAuthorityError
+	)
 	switch {
+	case errors.As(err, &unknown):
+		return "--tls-ca or PELTON_TLS_CA names a file with the authority of the server's certificate."
 	case errors.Is(err, errUnreachable):
 		return `Is "pelton serve" running there? --url or PELTON_URL says where the API is.`
 	case errors.As(err, &problem) && problem.Status == http.StatusUnauthorized:

@@ -65,15 +65,20 @@ func newLink(log *slog.Logger, connect func(...nats.Option) (*nats.Conn, error))
 
 // dialLink connects to an external broker. A URL that cannot be one is a usage
 // error; a broker that is down is none.
-func dialLink(log *slog.Logger, url, token string) (*link, error) {
+func dialLink(log *slog.Logger, f natsFlags) (*link, error) {
+	secure, err := f.tls.options()
+	if err != nil {
+		return nil, err
+	}
 	l, err := newLink(log, func(opts ...nats.Option) (*nats.Conn, error) {
-		if token != "" {
-			opts = append(opts, nats.Token(token))
+		opts = append(opts, secure...)
+		if f.token != "" {
+			opts = append(opts, nats.Token(f.token))
 		}
-		return nats.Connect(url, opts...)
+		return nats.Connect(f.url, opts...)
 	})
 	if err != nil {
-		return nil, usagef("--nats %s (PELTON_NATS): %w", redactURLs(url), err)
+		return nil, usagef("--nats %s (PELTON_NATS): %w", redactURLs(f.url), err)
 	}
 	return l, nil
 }

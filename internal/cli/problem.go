@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"mime"
@@ -60,6 +61,8 @@ func readProblem(resp *http.Response, body []byte) error {
 	p := &problemError{Status: resp.StatusCode, Title: resp.Status}
 	if location := resp.Header.Get("Location"); location != "" && resp.StatusCode < 400 {
 		p.Detail = "the server redirects to " + location + ": give that as --url"
+	} else if bytes.Contains(body, []byte("HTTP request to an HTTPS server")) {
+		p.Detail = "the server speaks TLS: use https:// in --url"
 	} else {
 		p.Detail = "this does not look like Pelton's API; check --url (PELTON_URL)"
 	}

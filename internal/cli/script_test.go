@@ -55,6 +55,10 @@ func TestMain(m *testing.M) {
 //		finds a port
 //	secret VARIABLE FILE
 //		sets VARIABLE to the one line of a file
+//	certs AUTHORITY NAME...
+//		makes an authority, and certificates of it
+//	secure
+//		makes PELTON_URL an https:// one
 //	comesto CODE program [arg...]
 //		is exits, until it does
 func TestScript(t *testing.T) {
@@ -72,7 +76,7 @@ func TestScript(t *testing.T) {
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"serve": cmdServe, "stop": cmdStop, "exits": cmdExits, "eventually": cmdEventually,
 			"get": cmdGet, "field": cmdField, "freeport": cmdFreePort,
-			"secret": cmdSecret, "comesto": cmdComesTo,
+			"secret": cmdSecret, "comesto": cmdComesTo, "certs": cmdCerts(t), "secure": cmdSecure,
 		},
 	})
 }

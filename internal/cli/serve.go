@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"fmt"
 	"net"
 	"net/netip"
 	"slices"
@@ -28,6 +27,7 @@ type serveFlags struct {
 	slots    concurrencyFlags
 	limiter  limiterFlags
 	requests apiRateFlags
+	tls      apiTLSFlags
 	bounds   boundFlags
 
 	namespace namespaceFlag
@@ -82,6 +82,8 @@ SIGINT; a second signal ends it at once.`,
 	flags.StringVar(&f.natsListen, "nats-listen", "", "`HOST:PORT` on which other processes reach the embedded broker")
 	flags.StringVar(&f.nats.url, "nats", "", "`URL` of an external broker, instead of the embedded one")
 	flags.StringVar(&f.nats.token, "nats-token", "", "token of the broker; better given as PELTON_NATS_TOKEN")
+	f.nats.tls.register(flags, true)
+	f.tls.register(flags)
 	flags.IntVar(&f.shards, "shards", 1, "number of shards (other than 1: not supported yet)")
 	f.namespace.register(flags)
 	f.place.register(flags)
@@ -103,6 +105,9 @@ func (f *serveFlags) check() error {
 	}
 	if slices.Contains(f.allowedHosts, "") {
 		return usagef("--allowed-hosts has an empty name")
+	}
+	if f.nats.url == "" && f.natsListen == "" && f.nats.tls.given() {
+		return usagef("--nats-tls-cert, --nats-tls-key and --nats-tls-ca are for --nats-listen or --nats")
 	}
 	if f.nats.url != "" && f.natsListen != "" {
 		return usagef("--nats and --nats-listen exclude each other: the second opens the embedded broker, which the first replaces")
@@ -149,13 +154,13 @@ func isLoopback(host string) bool {
 }
 
 // apiURL is where the API is reached from this machine when it listens on addr.
-func apiURL(addr string) string {
+func apiURL(scheme, addr string) string {
 	host, port, err := net.SplitHostPort(addr)
 	if err != nil {
-		return fmt.Sprintf("http://%s", addr)
+		return scheme + "://" + addr
 	}
 	if ip, err := netip.ParseAddr(host); err == nil && ip.IsUnspecified() {
 		host = "127.0.0.1"
 	}
-	return "http://" + net.JoinHostPort(host, port)
+	return scheme + "://" + net.JoinHostPort(host, port)
 }

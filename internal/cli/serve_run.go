@@ -65,7 +65,11 @@ func (a *app) serve(ctx context.Context, f *serveFlags) (err error) {
 		s.log.WarnContext(ctx, "requests are not counted together: each replica of this server lets its callers send its share of --api-rate, "+
 			"n replicas with share 1 n times as much; give --redis to share it", slog.Float64("share", f.limiter.share))
 	}
-	if s.web, err = startWeb(ctx, f.addr, f.bounds.connections, s.log); err != nil {
+	secure, err := f.tls.config(s.log)
+	if err != nil {
+		return err
+	}
+	if s.web, err = startWeb(ctx, f.addr, f.bounds.connections, secure, s.log); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.web.stop(ctx)) }()
@@ -85,7 +89,7 @@ func (a *app) serve(ctx context.Context, f *serveFlags) (err error) {
 // external serves from a broker elsewhere.
 func (s *serving) external(ctx context.Context) error {
 	s.brokerURL = redactURLs(s.flags.nats.url)
-	l, err := dialLink(s.log, s.flags.nats.url, s.flags.nats.token)
+	l, err := dialLink(s.log, s.flags.nats)
 	if err != nil {
 		return err
 	}
@@ -95,8 +99,12 @@ func (s *serving) external(ctx context.Context) error {
 
 // embedded serves from a broker in this process.
 func (s *serving) embedded(ctx context.Context) (err error) {
+	secure, err := s.flags.nats.tls.server(s.log)
+	if err != nil {
+		return err
+	}
 	broker, err := embed.Start(ctx, embed.Config{
-		Dir: s.flags.data, Listen: s.flags.natsListen, Token: s.flags.nats.token, Sync: s.flags.sync.Sync, Logger: s.log,
+		Dir: s.flags.data, Listen: s.flags.natsListen, TLS: secure, Token: s.flags.nats.token, Sync: s.flags.sync.Sync, Logger: s.log,
 	})
 	if err != nil {
 		return err
@@ -332,6 +340,6 @@ func (s *serving) announce(ctx context.Context) {
 		s.welcome(data)
 		return
 	}
-	s.log.InfoContext(ctx, "ready", slog.String("addr", s.web.addr), slog.String("url", apiURL(s.web.addr)),
+	s.log.InfoContext(ctx, "ready", slog.String("addr", s.web.addr), slog.String("url", apiURL(s.flags.tls.scheme(), s.web.addr)),
 		slog.String("data", data), slog.String("nats", s.brokerURL), slog.Bool("worker", s.mux != nil))
 }

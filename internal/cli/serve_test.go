@@ -69,7 +69,7 @@ func TestAPIURL(t *testing.T) {
 		"0.0.0.0:1":      "http://127.0.0.1:1",
 		"[::1]:7420":     "http://[::1]:7420",
 	} {
-		if got := apiURL(addr); got != want {
+		if got := apiURL("http", addr); got != want {
 			t.Errorf("%s: %s, want %s", addr, got, want)
 		}
 	}
@@ -171,7 +171,7 @@ func TestWorkerWithoutBroker(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := dialLink(log, "nats://127.0.0.1:1", "")
+	l, err := dialLink(log, natsFlags{url: "nats://127.0.0.1:1"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -195,7 +195,7 @@ func TestBrokerRefusesToken(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = broker.Shutdown(context.Background()) })
 	log := slog.New(slog.DiscardHandler)
-	l, err := dialLink(log, broker.ClientURL(), "wrong")
+	l, err := dialLink(log, natsFlags{url: broker.ClientURL(), token: "wrong"})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,12 +1,16 @@
 package cli
 
 import (
+	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
+	"log"
 	"log/slog"
 	"net"
 	"net/http"
+	"strings"
 	"time"
 )
 
@@ -27,13 +31,15 @@ type web struct {
 	conns  *connections
 	addr   string // with the port that the system chose
 	server *http.Server
+	secure bool               // it speaks TLS
 	cut    context.CancelFunc // lets held answers go
 	done   chan struct{}
 	err    error // set before done is closed
 }
 
-// startWeb listens and serves at most that many connections. Stop it with stop.
-func startWeb(ctx context.Context, addr string, most int, log *slog.Logger) (*web, error) {
+// startWeb listens and serves at most that many connections, with TLS if there is a
+// configuration. Stop it with stop.
+func startWeb(ctx context.Context, addr string, most int, secure *tls.Config, logger *slog.Logger) (*web, error) {
 	conns := newConnections(most)
 	ln, err := new(net.ListenConfig).Listen(ctx, "tcp", addr)
 	if err != nil {
@@ -41,7 +47,7 @@ func startWeb(ctx context.Context, addr string, most int, log *slog.Logger) (*we
 	}
 	// Requests under way when ctx ends are finished; stop decides about them.
 	requests, cut := context.WithCancel(context.WithoutCancel(ctx))
-	w := &web{conns: conns, addr: ln.Addr().String(), cut: cut, done: make(chan struct{})}
+	w := &web{conns: conns, addr: ln.Addr().String(), secure: secure != nil, cut: cut, done: make(chan struct{})}
 	// No ReadTimeout: net/http would cut a held GET with it. The API bounds the
 	// reading of bodies by itself.
 	w.server = &http.Server{
@@ -51,16 +57,38 @@ func startWeb(ctx context.Context, addr string, most int, log *slog.Logger) (*we
 		WriteTimeout:      writeTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderSize,
-		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
+		ErrorLog:          serverLog(logger),
 		BaseContext:       func(net.Listener) context.Context { return requests },
+		TLSConfig:         secure,
 	}
 	go func() {
 		defer close(w.done)
-		if err := w.server.Serve(conns.listen(ln)); !errors.Is(err, http.ErrServerClosed) {
+		serve := w.server.Serve
+		if w.secure {
+			serve = func(ln net.Listener) error { return w.server.ServeTLS(ln, "", "") }
+		}
+		if err := serve(conns.listen(ln)); !errors.Is(err, http.ErrServerClosed) {
 			w.err = fmt.Errorf("serve HTTP: %w", err)
 		}
 	}()
 	return w, nil
+}
+
+// serverLog is for what http.Server has to say. What any stranger can make it say by not
+// speaking TLS is for Debug.
+func serverLog(to *slog.Logger) *log.Logger { return log.New(serverLines{to}, "", 0) }
+
+type serverLines struct{ log *slog.Logger }
+
+// Write takes one line.
+func (l serverLines) Write(line []byte) (int, error) {
+	level := slog.LevelWarn
+	if bytes.HasPrefix(line, []byte("http: TLS handshake error")) {
+		level = slog.LevelDebug
+	}
+	ctx := context.Background() //nolint:forbidigo // the server's log calls carry no context
+	l.log.Log(ctx, level, "http server", slog.String("detail", strings.TrimSpace(string(line))))
+	return len(line), nil
 }
 
 // stop takes no more requests, answers those under way, held ones at once, and

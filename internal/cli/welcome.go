@@ -17,7 +17,7 @@ func isTerminal(w io.Writer) bool {
 
 // welcome tells a person where everything is and what to type next.
 func (s *serving) welcome(data string) {
-	url := apiURL(s.web.addr)
+	url := apiURL(s.flags.tls.scheme(), s.web.addr)
 	lines := [][2]string{{"API", url}}
 	if data != "" {
 		lines = append(lines, [2]string{"Data", fmt.Sprintf("%s (to disk: %s)", data, s.flags.sync)})

@@ -37,6 +37,7 @@ func (a *app) workerCmd() *cobra.Command {
 type natsFlags struct {
 	url   string
 	token string
+	tls   natsTLSFlags
 }
 
 func (a *app) workerRunCmd() *cobra.Command {
@@ -85,6 +86,7 @@ Exit codes: 0 stopped in order, 1 tasks outlived the grace, 7 no broker within 3
 	flags := cmd.Flags()
 	flags.StringVar(&nats.url, "nats", "", "`URL` of the broker; several are separated by commas")
 	flags.StringVar(&nats.token, "nats-token", "", "token of the broker; better given as PELTON_NATS_TOKEN")
+	nats.tls.register(flags, false)
 	flags.StringVar(&metricsAddr, "metrics-addr", "", "`ADDR` on which /metrics is served for Prometheus; none by default")
 	namespace.register(flags)
 	slots.register(flags)
@@ -106,7 +108,7 @@ func runLinkedWorker(ctx context.Context, log *slog.Logger, flags natsFlags, lim
 	defer limiter.close()
 	limits.configure(&cfg, limiter)
 	if metricsAddr != "" {
-		web, err := startWeb(ctx, metricsAddr, metricsConnections, log)
+		web, err := startWeb(ctx, metricsAddr, metricsConnections, nil, log)
 		if err != nil {
 			return err
 		}
@@ -116,7 +118,7 @@ func runLinkedWorker(ctx context.Context, log *slog.Logger, flags natsFlags, lim
 		web.gate.open(routes)
 		log.InfoContext(ctx, "serving metrics", slog.String("addr", web.addr))
 	}
-	l, err := dialLink(log, flags.url, flags.token)
+	l, err := dialLink(log, flags)
 	if err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package embed
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -37,6 +38,9 @@ type Config struct {
 	// lets the system choose, and ClientURL tells. Empty means no port at all.
 	// Whether an address may be opened without a Token is the caller's decision.
 	Listen string
+	// TLS is spoken on Listen, by all who come there; at least TLS 1.2. Nil is none.
+	// Connections inside the process do without.
+	TLS *tls.Config
 	// Token is asked of every client, in-process ones included (Connect sends it
 	// by itself). Empty means that no client is asked.
 	Token string

@@ -23,6 +23,9 @@ import (
 // stored has been read by then, so that is a matter of milliseconds.
 const readyTimeout = 10 * time.Second
 
+// tlsTimeout bounds a handshake with a client.
+const tlsTimeout = 5 * time.Second
+
 // ErrClosed is a Connect to a server that was shut down.
 var ErrClosed = errors.New("embedded broker is shut down")
 
@@ -137,6 +140,7 @@ func serverOptions(cfg Config) (*server.Options, error) {
 			return nil, err
 		}
 		opts.Host, opts.Port = addr.host, addr.port
+		opts.TLSConfig, opts.TLSTimeout = cfg.TLS, tlsTimeout.Seconds()
 	}
 	if cfg.Token != "" {
 		opts.CustomClientAuthentication = tokenCheck(sha256.Sum256([]byte(cfg.Token)))

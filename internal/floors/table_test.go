@@ -26,6 +26,10 @@ var table = []rule{
 	// Places at which the fault suite may end a process.
 	{pkg: "internal/failpoint"},
 
+	// Certificates that change while a server runs.
+	{pkg: "internal/certs/certstest"},
+	{pkg: "internal/certs"},
+
 	// The broker, and the only packages that link its server.
 	{pkg: "internal/embed", libraries: []string{natsServer, natsClient, "github.com/gofrs/flock"}},
 	{pkg: "internal/brokertest", module: []string{"internal/embed"}, libraries: []string{natsServer, natsClient}},
@@ -68,7 +72,7 @@ var table = []rule{
 		pkg: "internal/cli",
 		module: []string{
 			".", "internal/embed", "internal/broker", "producer", "worker", "scheduler", "admin",
-			"api", "api/dashboard", "internal/limit", "redislimit", "internal/command", "internal/demo", "internal/metrics",
+			"api", "api/dashboard", "internal/limit", "redislimit", "internal/command", "internal/demo", "internal/metrics", "internal/certs",
 		},
 		libraries: []string{
 			natsClient,
@@ -102,7 +106,7 @@ var (
 
 // What every test may import on top of its package's row.
 var (
-	testPackages  = []string{"internal/embed", "internal/brokertest", "internal/redistest", "peltontest"}
+	testPackages  = []string{"internal/embed", "internal/brokertest", "internal/redistest", "internal/certs/certstest", "peltontest"}
 	testLibraries = []string{
 		natsClient, natsServer,
 		"github.com/google/go-cmp",
