@@ -65,7 +65,7 @@ func TestConnectionsAreBoundedOverTLS(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer resp.Body.Close()
-	if resp.ProtoMajor != 2 || resp.StatusCode != 204 {
+	if resp.ProtoMajor != 2 || resp.StatusCode != http.StatusNoContent {
 		t.Errorf("%s %s", resp.Proto, resp.Status)
 	}
 }
