@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/peltonq/pelton"
+	"github.com/peltonq/pelton/internal/broker"
 )
 
 const (
@@ -28,12 +29,13 @@ type link struct {
 	closed chan struct{} // closed when the connection is over for good
 }
 
-// newLink makes a connection with connect, which gets the options and must not
+// newLink makes a connection of a role with connect, which gets the options and must not
 // wait for a broker that is not there.
-func newLink(log *slog.Logger, connect func(...nats.Option) (*nats.Conn, error)) (*link, error) {
+func newLink(log *slog.Logger, role broker.Role, connect func(...nats.Option) (*nats.Conn, error)) (*link, error) {
 	l := &link{closed: make(chan struct{})}
 	nc, err := connect(
 		nats.Name("pelton"),
+		nats.CustomInboxPrefix(broker.InboxPrefix(defaultNamespace, role)), // which its permissions may name
 		nats.RetryOnFailedConnect(true),
 		nats.MaxReconnects(-1),
 		nats.ReconnectBufSize(-1), // what cannot be sent now is an error now
@@ -65,12 +67,12 @@ func newLink(log *slog.Logger, connect func(...nats.Option) (*nats.Conn, error))
 
 // dialLink connects to an external broker. A URL that cannot be one is a usage
 // error; a broker that is down is none.
-func dialLink(log *slog.Logger, f natsFlags) (*link, error) {
+func dialLink(log *slog.Logger, f natsFlags, role broker.Role) (*link, error) {
 	secure, err := f.tls.options()
 	if err != nil {
 		return nil, err
 	}
-	l, err := newLink(log, func(opts ...nats.Option) (*nats.Conn, error) {
+	l, err := newLink(log, role, func(opts ...nats.Option) (*nats.Conn, error) {
 		opts = append(opts, secure...)
 		if f.token != "" {
 			opts = append(opts, nats.Token(f.token))

@@ -13,6 +13,7 @@ import (
 
 	"github.com/peltonq/pelton/admin"
 	"github.com/peltonq/pelton/api"
+	"github.com/peltonq/pelton/internal/broker"
 	"github.com/peltonq/pelton/internal/embed"
 	"github.com/peltonq/pelton/internal/metrics"
 	"github.com/peltonq/pelton/producer"
@@ -89,7 +90,7 @@ func (a *app) serve(ctx context.Context, f *serveFlags) (err error) {
 // external serves from a broker elsewhere.
 func (s *serving) external(ctx context.Context) error {
 	s.brokerURL = redactURLs(s.flags.nats.url)
-	l, err := dialLink(s.log, s.flags.nats)
+	l, err := dialLink(s.log, s.flags.nats, broker.RoleAdmin)
 	if err != nil {
 		return err
 	}
@@ -103,7 +104,7 @@ func (s *serving) embedded(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	broker, err := embed.Start(ctx, embed.Config{
+	server, err := embed.Start(ctx, embed.Config{
 		Dir: s.flags.data, Listen: s.flags.natsListen, TLS: secure, Token: s.flags.nats.token, Sync: s.flags.sync.Sync, Logger: s.log,
 	})
 	if err != nil {
@@ -112,10 +113,10 @@ func (s *serving) embedded(ctx context.Context) (err error) {
 	defer func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), brokerStop)
 		defer cancel()
-		err = errors.Join(err, broker.Shutdown(ctx))
+		err = errors.Join(err, server.Shutdown(ctx))
 	}()
-	s.brokerURL, s.embed = broker.ClientURL(), broker
-	l, err := newLink(s.log, func(opts ...nats.Option) (*nats.Conn, error) { return broker.Connect(opts...) })
+	s.brokerURL, s.embed = server.ClientURL(), server
+	l, err := newLink(s.log, broker.RoleAdmin, func(opts ...nats.Option) (*nats.Conn, error) { return server.Connect(opts...) })
 	if err != nil {
 		return err
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/peltonq/pelton"
+	"github.com/peltonq/pelton/internal/broker"
 	"github.com/peltonq/pelton/internal/embed"
 	"github.com/peltonq/pelton/internal/metrics"
 	"github.com/peltonq/pelton/worker"
@@ -171,7 +172,7 @@ func TestWorkerWithoutBroker(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := dialLink(log, natsFlags{url: "nats://127.0.0.1:1"})
+	l, err := dialLink(log, natsFlags{url: "nats://127.0.0.1:1"}, broker.RoleWorker)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -189,13 +190,13 @@ func TestWorkerWithoutBroker(t *testing.T) {
 
 func TestBrokerRefusesToken(t *testing.T) {
 	t.Parallel()
-	broker, err := embed.Start(t.Context(), embed.Config{Dir: t.TempDir(), Listen: "127.0.0.1:0", Token: "right"})
+	server, err := embed.Start(t.Context(), embed.Config{Dir: t.TempDir(), Listen: "127.0.0.1:0", Token: "right"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = broker.Shutdown(context.Background()) })
+	t.Cleanup(func() { _ = server.Shutdown(context.Background()) })
 	log := slog.New(slog.DiscardHandler)
-	l, err := dialLink(log, natsFlags{url: broker.ClientURL(), token: "wrong"})
+	l, err := dialLink(log, natsFlags{url: server.ClientURL(), token: "wrong"}, broker.RoleWorker)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/peltonq/pelton"
+	"github.com/peltonq/pelton/internal/broker"
 	"github.com/peltonq/pelton/internal/metrics"
 	"github.com/peltonq/pelton/worker"
 )
@@ -118,7 +119,7 @@ func runLinkedWorker(ctx context.Context, log *slog.Logger, flags natsFlags, lim
 		web.gate.open(routes)
 		log.InfoContext(ctx, "serving metrics", slog.String("addr", web.addr))
 	}
-	l, err := dialLink(log, flags)
+	l, err := dialLink(log, flags, broker.RoleWorker)
 	if err != nil {
 		return err
 	}
