@@ -18,6 +18,9 @@ func (s *server) guard(next http.Handler) http.Handler {
 	crossOrigin := http.NewCrossOriginProtection()
 	crossOrigin.SetDenyHandler(newProblem(kindForbidden, "a page of another origin must not change anything here"))
 
+	if s.Auditing != nil {
+		next = s.audit(next)
+	}
 	next = s.account(strictQuery(next))
 	if s.Requests != nil {
 		next = s.limitRequests(next)

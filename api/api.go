@@ -115,6 +115,10 @@ type Config struct {
 	// Closed asks for a token even while there is none, of an API that others can reach:
 	// revoking the last one must not open it.
 	Closed bool
+	// Audit is the audit log that GET /audit shows. Nil is none.
+	Audit AuditLog
+	// Auditing says what is written to it. Nil is nothing.
+	Auditing *Auditing
 	// Requests bounds what each caller may send. Nil is no bound.
 	Requests *RequestLimit
 	// Memory bounds what requests hold of memory: their bodies, the tasks that they
@@ -190,7 +194,7 @@ func New(cfg Config) (http.Handler, error) {
 
 	mux := http.NewServeMux()
 	document := humago.New(mux, s.humaConfig())
-	document.UseMiddleware(permit)
+	document.UseMiddleware(auditing, permit)
 	s.registerTasks(document)
 	s.registerDelayed(document)
 	s.registerEvents(document)
@@ -202,6 +206,7 @@ func New(cfg Config) (http.Handler, error) {
 	s.registerWorkers(document)
 	s.registerSchedules(document)
 	s.registerTokens(document)
+	s.registerAudit(document)
 	s.registerMeta(document)
 	s.registerMetrics(document)
 	if s.spec, err = finishDocument(document.OpenAPI(), s.asks()); err != nil {

@@ -35,7 +35,7 @@ func TestBoundTokens(t *testing.T) {
 		}
 	}
 	unaware := []string{
-		"/limits", "/locks", "/workers", "/metrics", "/tokens", "POST /schedules/apply",
+		"/limits", "/locks", "/workers", "/metrics", "/tokens", "/audit", "POST /schedules/apply",
 	}
 	for target, body := range everyCall("{id}") {
 		isUnaware := false

@@ -64,6 +64,15 @@ func (s *server) limitRequests(next http.Handler) http.Handler {
 // wholeSeconds rounds up, so that nobody comes too early.
 func wholeSeconds(d time.Duration) int { return int(math.Ceil(max(0, d).Seconds())) }
 
+// hostOf is an address without its port.
+func hostOf(remote string) string {
+	host, _, err := net.SplitHostPort(remote)
+	if err != nil {
+		return remote
+	}
+	return host
+}
+
 // countedAs is whose requests are counted together: those with the token, which does
 // not leave the process, or those from an address. One customer often has a whole
 // /64 of IPv6.
@@ -71,10 +80,7 @@ func countedAs(r *http.Request) string {
 	if c := callerOf(r.Context()); c.key != "" {
 		return "token:" + c.key[:min(len(c.key), 16)]
 	}
-	host, _, err := net.SplitHostPort(r.RemoteAddr)
-	if err != nil {
-		host = r.RemoteAddr
-	}
+	host := hostOf(r.RemoteAddr)
 	addr, err := netip.ParseAddr(host)
 	if err != nil {
 		return "ip:" + clip(host, 64)

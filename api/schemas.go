@@ -37,6 +37,8 @@ func schemas() map[string]*huma.Schema {
 		"LimitList":     object(properties{"items": array(ref("Limit"), "All limits.")}, "items"),
 		"RateLimit":     rateLimitSchema(),
 		"Why":           whySchema(),
+		"AuditEntry":    auditEntrySchema(),
+		"AuditPage":     auditPageSchema(),
 		"Token":         tokenSchema(),
 		"NewToken":      newTokenSchema(),
 		"TokenRequest":  tokenRequestSchema(),

@@ -118,7 +118,7 @@ func everyCall(id string) map[string]string {
 		"POST /schedules/apply":      `{"owner":"o","schedules":[]}`,
 		"GET /limits":                "", "PUT /limits/l": `{"kind":"a","max_running":1}`, "DELETE /limits/l": "",
 		"GET /locks": "", "DELETE /locks/l": "", "GET /workers": "", "GET /metrics": "", "GET /openapi.json": "",
-		"GET /tokens": "", "POST /tokens": `{"name":"n","scopes":["read"]}`, "DELETE /tokens/x": "",
+		"GET /tokens": "", "POST /tokens": `{"name":"n","scopes":["read"]}`, "DELETE /tokens/x": "", "GET /audit": "",
 	}
 }
 
@@ -177,7 +177,7 @@ func TestScopes(t *testing.T) {
 		"GET /limits":           read, "PUT /limits/l": admin, "DELETE /limits/l": admin,
 		"GET /locks": read, "DELETE /locks/l": operate, "GET /workers": read, "GET /metrics": read,
 		"GET /openapi.json": {"none", "enqueue", "read", "operate", "admin", "both"},
-		"GET /tokens":       admin, "POST /tokens": admin, "DELETE /tokens/x": admin,
+		"GET /tokens":       admin, "POST /tokens": admin, "DELETE /tokens/x": admin, "GET /audit": admin,
 	}
 	if diff := cmp.Diff(want, lets); diff != "" {
 		t.Errorf("who is let in (-want +got):\n%s", diff)

@@ -24,6 +24,7 @@ func (n names) tokens() string { return n.ns + "_TOKENS" }
 func (n names) accessStreams(replicas int) []jetstream.StreamConfig {
 	return []jetstream.StreamConfig{
 		bucket(n.tokens(), "Pelton tokens of the HTTP API", replicas, false),
+		n.auditStream(replicas),
 	}
 }
 

@@ -308,7 +308,7 @@ func bucket(name, description string, replicas int, atomic bool) jetstream.Strea
 
 // misfits names every setting of an existing stream that Pelton cannot live
 // with. Settings an operator may change (replicas, placement, descriptions,
-// dead letters' age) are not among them.
+// dead letters' age, the audit log's age and size) are not among them.
 func misfits(want, got jetstream.StreamConfig) []string {
 	var bad []string
 	check := func(setting string, want, got any) {
@@ -321,7 +321,9 @@ func misfits(want, got jetstream.StreamConfig) []string {
 	check("storage", want.Storage, got.Storage)
 	check("max_msgs_per_subject", want.MaxMsgsPerSubject, got.MaxMsgsPerSubject)
 	check("max_msgs", want.MaxMsgs, got.MaxMsgs)
-	check("max_bytes", want.MaxBytes, got.MaxBytes)
+	if want.MaxBytes < 0 {
+		check("max_bytes", want.MaxBytes, got.MaxBytes)
+	}
 	if want.MaxAge == 0 {
 		check("max_age", time.Duration(0), got.MaxAge)
 	}

@@ -4,9 +4,11 @@ import (
 	"context"
 	"net"
 	"os"
+	"sync"
 
 	"github.com/peltonq/pelton"
 	"github.com/peltonq/pelton/admin"
+	"github.com/peltonq/pelton/api"
 )
 
 // exposed reports whether the API is asked to listen where other machines reach it, so
@@ -50,6 +52,30 @@ func (k *keyring) RevokeToken(ctx context.Context, id string) error {
 	}
 	return err
 }
+
+// auditing starts the writing of the audit log, if --audit asks for one. stop ends it when
+// no more requests are answered, and writes what waits.
+func (s *serving) auditing(ctx context.Context, client *admin.Client) (how *api.Auditing, stop func()) {
+	if s.flags.audit.value == auditOff {
+		return nil, func() {}
+	}
+	log := client.NewAuditLog()
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	var writing sync.WaitGroup
+	writing.Go(func() { log.Run(ctx) })
+	host, _ := os.Hostname() // empty where there is none
+	return &api.Auditing{Record: log.Record, Enqueues: s.flags.audit.value == auditAll, Server: host}, func() {
+		cancel()
+		writing.Wait()
+	}
+}
+
+// What --audit can be.
+const (
+	auditOff     = "off"
+	auditOperate = "operate"
+	auditAll     = "all"
+)
 
 // openKeyring reads the tokens. An API that others can reach needs one, of either sort:
 // its gate is still closed.

@@ -28,6 +28,7 @@ type serveFlags struct {
 	limiter  limiterFlags
 	requests apiRateFlags
 	tls      apiTLSFlags
+	audit    enumValue
 	bounds   boundFlags
 
 	namespace namespaceFlag
@@ -84,6 +85,9 @@ SIGINT; a second signal ends it at once.`,
 	flags.StringVar(&f.nats.token, "nats-token", "", "token of the broker; better given as PELTON_NATS_TOKEN")
 	f.nats.tls.register(flags, true)
 	f.tls.register(flags)
+	f.audit = enumValue{value: auditOperate, allowed: []string{auditOff, auditOperate, auditAll}}
+	flags.Var(&f.audit, "audit", "which calls the audit log keeps: off, operate (changes, but for enqueues), all")
+	completeEnum(cmd, "audit", &f.audit)
 	flags.IntVar(&f.shards, "shards", 1, "number of shards (other than 1: not supported yet)")
 	f.namespace.register(flags)
 	f.place.register(flags)

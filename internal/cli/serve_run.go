@@ -162,6 +162,9 @@ func (s *serving) run(ctx context.Context, l *link) error {
 		return err
 	}
 
+	audit, endAudit := s.auditing(ctx, queues)
+	defer endAudit()
+
 	ready := newReadiness(queues.Probe, s.log, func() { s.announce(ctx) })
 	m := s.metrics
 	m.WatchQueues(ctx, queues)
@@ -169,7 +172,7 @@ func (s *serving) run(ctx context.Context, l *link) error {
 	s.slots.Observer = m
 	handler, err := api.New(api.Config{
 		Tasks: countedTasks{tasks, m}, Lists: queues, Why: queues, Metrics: m.Handler(), Queues: queues, Dead: queues, Locks: queues, Limits: queues, Workers: queues, Schedules: schedules, Requests: s.requests, Memory: memory, Held: held, Ready: s.ready(ready),
-		Token: s.flags.token, Keyring: keys, Closed: s.flags.exposed(), CheckHost: s.flags.checkHost(), AllowedHosts: s.flags.allowedHosts,
+		Token: s.flags.token, Keyring: keys, Audit: queues, Auditing: audit, Closed: s.flags.exposed(), CheckHost: s.flags.checkHost(), AllowedHosts: s.flags.allowedHosts,
 		Version: readBuild().Version, Logger: s.log,
 	})
 	if err != nil {
