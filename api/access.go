@@ -4,12 +4,14 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
 	"net/url"
 	"runtime/debug"
 	"strings"
+	"time"
 )
 
 // guard stands before every route: what may come in, and what a panic looks like
@@ -36,10 +38,17 @@ func (s *server) guard(next http.Handler) http.Handler {
 // begun: half of one must not look like a whole. It also sets the headers that
 // every answer has.
 func (s *server) catch(next http.Handler) http.Handler {
-	noSniff, noStore := []string{"nosniff"}, []string{"no-store"} // shared: nobody changes a value in place
+	headers := http.Header{ // unless the answer says otherwise; shared: nobody changes a value in place
+		"X-Content-Type-Options":       {"nosniff"},
+		"Cache-Control":                {"no-store"},
+		"Content-Security-Policy":      {"default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"},
+		"Cross-Origin-Resource-Policy": {"same-origin"},
+		"Referrer-Policy":              {"no-referrer"},
+		"X-Frame-Options":              {"DENY"},
+	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		w.Header()["X-Content-Type-Options"] = noSniff
-		w.Header()["Cache-Control"] = noStore // unless the answer says otherwise
+		maps.Copy(w.Header(), headers)
+		boundBody(w, r)
 		tracked := &responseTracker{ResponseWriter: w}
 		defer func() {
 			if v := recover(); v != nil {
@@ -48,6 +57,15 @@ func (s *server) catch(next http.Handler) http.Handler {
 		}()
 		next.ServeHTTP(tracked, r)
 	})
+}
+
+// boundBody bounds the time for a body that nobody may read: net/http reads what is left of
+// it before it answers, without a bound of its own, and a sender that stops in the middle
+// would keep its connection for ever.
+func boundBody(w http.ResponseWriter, r *http.Request) {
+	if r.ContentLength != 0 {
+		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTimeout)) // as in readBody
+	}
 }
 
 func (s *server) panicked(w *responseTracker, r *http.Request, v any) {

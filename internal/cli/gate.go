@@ -30,6 +30,7 @@ func (g *gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // answerUnavailable is a problem of the API's, outside of it.
 func answerUnavailable(w http.ResponseWriter, detail string) {
 	w.Header().Set("Retry-After", "1")
+	w.Header().Set("Connection", "close") // unread bodies are not waited for
 	answerJSON(w, http.StatusServiceUnavailable, "application/problem+json", problemError{
 		Type: "unavailable", Title: "Unavailable", Status: http.StatusServiceUnavailable, Detail: detail,
 	})

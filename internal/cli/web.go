@@ -74,6 +74,17 @@ func startWeb(ctx context.Context, addr string, most int, secure *tls.Config, lo
 	return w, nil
 }
 
+// boundBodies bounds the time for bodies of requests that have no use for one: net/http
+// reads what is left of a body before it answers, without a bound of its own.
+func boundBodies(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.ContentLength != 0 {
+			_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(headerTimeout)) // a connection can have one
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
 // serverLog is for what http.Server has to say. What any stranger can make it say by not
 // speaking TLS is for Debug.
 func serverLog(to *slog.Logger) *log.Logger { return log.New(serverLines{to}, "", 0) }

@@ -116,7 +116,7 @@ func runLinkedWorker(ctx context.Context, log *slog.Logger, flags natsFlags, lim
 		defer func() { err = errors.Join(err, web.stop(ctx)) }()
 		routes := http.NewServeMux()
 		routes.Handle("GET /metrics", m.Handler())
-		web.gate.open(routes)
+		web.gate.open(boundBodies(routes))
 		log.InfoContext(ctx, "serving metrics", slog.String("addr", web.addr))
 	}
 	l, err := dialLink(log, flags, broker.RoleWorker)
