@@ -55,7 +55,7 @@ type Keyring struct {
 // tokenSource is broker.NextToken.
 type tokenSource func(ctx context.Context, from uint64) (id string, doc *broker.TokenDoc, next uint64, err error)
 
-// key is one token. live ends when it is revoked, has expired, or the keyring ends.
+// key is one token. live ends when it is revoked or has expired.
 type key struct {
 	doc  *broker.TokenDoc
 	live context.Context //nolint:containedctx // it is the token's life, which requests derive theirs from
@@ -84,10 +84,11 @@ func newKeyring(source tokenSource, up <-chan struct{}, log *slog.Logger) *Keyri
 	}
 }
 
-// Run follows the changes until ctx ends, and ends what tokens are good for then.
+// Run follows the changes until ctx ends. What is known then stays known, and is soon too
+// old to let anybody in: an API must not become open while its server stops, and what it
+// answers to those who are in is not cut off.
 func (k *Keyring) Run(ctx context.Context) {
 	defer k.stop()
-	defer k.forgetAll()
 	tick := time.NewTicker(keyringEvery)
 	defer tick.Stop()
 	began := time.Now()
@@ -196,14 +197,6 @@ func (k *Keyring) dropLocked(id string) {
 	if old := k.keys[id]; old != nil {
 		old.end()
 		delete(k.keys, id)
-	}
-}
-
-func (k *Keyring) forgetAll() {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	for id := range k.keys {
-		k.dropLocked(id)
 	}
 }
 

@@ -94,8 +94,12 @@ func keyringTest(t *testing.T, test func(t *testing.T, f *fakeBucket, k *Keyring
 		var running sync.WaitGroup
 		running.Go(func() { k.Run(ctx) })
 		test(t, f, k, up)
+		known := k.Any()
 		cancel()
 		running.Wait()
+		if k.Any() != known {
+			t.Error("at its end it forgot that there are tokens, which would open an API")
+		}
 	})
 }
 
@@ -232,6 +236,29 @@ func TestKeyringExpiry(t *testing.T) {
 		wantKnown(t, k, shown, pelton.ErrNotFound)
 		if live.Err() == nil || !k.Any() {
 			t.Error("what was done for it goes on, or an expired token counts as none")
+		}
+	})
+}
+
+// A server that stops lets those go on who are in, and nobody new when it cannot know any
+// more.
+func TestKeyringAfterItsEnd(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeBucket{}
+		_, shown := f.mint(time.Time{})
+		k := newKeyring(f.next, nil, slog.New(slog.DiscardHandler))
+		if err := k.look(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		k.Run(ctx)
+		live := wantKnown(t, k, shown, nil)
+		pass(keyringFresh + time.Millisecond)
+		wantKnown(t, k, shown, pelton.ErrUnavailable)
+		if live.Err() != nil || !k.Any() {
+			t.Error("what was under way was cut off, or the tokens were forgotten")
 		}
 	})
 }

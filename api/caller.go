@@ -97,6 +97,3 @@ func (s *server) serveAs(next http.Handler, w http.ResponseWriter, r *http.Reque
 func remembered(path string) bool {
 	return path == pathMetrics || path == pathOpenAPI || path == pathDocs
 }
-
-// pathDocs is where people read the document.
-const pathDocs = "/docs"

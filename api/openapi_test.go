@@ -131,6 +131,23 @@ func TestDocumentSaysWhetherATokenIsNeeded(t *testing.T) {
 	if len(doc.Security) != 1 || len(doc.Components.SecuritySchemes) != 1 || bytes.Contains(raw, []byte("s3cret")) {
 		t.Errorf("with a token: security %v", doc.Security)
 	}
+	// Tokens that can be made: the API is open while there is none, unless it is Closed.
+	optional, _ := document(t, serve(t, newFakeTasks(), func(c *Config) { c.Keyring = newFakeKeyring() }))
+	if len(optional.Security) != 2 || len(optional.Security[1]) != 0 {
+		t.Errorf("with a keyring: security %v", optional.Security)
+	}
+	closed, raw := document(t, serve(t, newFakeTasks(), func(c *Config) { c.Keyring, c.Closed = newFakeKeyring(scoped("any", "x")), true }), bearer("any")...)
+	if len(closed.Security) != 1 || !bytes.Contains(raw, []byte("Scope: operate and enqueue.")) || !bytes.Contains(raw, []byte("Not for tokens that are bound to queues.")) {
+		t.Errorf("closed: security %v", closed.Security)
+	}
+	for path, methods := range closed.Paths {
+		for method, op := range methods {
+			open := path == pathHealth || path == pathReady
+			if _, ok := op.Responses["403"]; ok == open {
+				t.Errorf("%s %s: documents 403: %v", method, path, ok)
+			}
+		}
+	}
 	if health := doc.Paths["/healthz"]["get"].Security; health == nil || len(health) != 0 {
 		t.Errorf("/healthz: security %v", health)
 	}

@@ -31,7 +31,7 @@ func accessTo(method, path string) access {
 	switch method + " " + path {
 	case "GET " + pathHealth, "GET " + pathReady:
 		return access{public: true}
-	case "GET " + pathOpenAPI, "GET " + pathDocs:
+	case "GET " + pathOpenAPI, "GET /docs":
 		return access{queues: true} // any token: there is nothing of a queue in it
 	case "GET " + pathMetrics, "GET " + pathLimits, "GET " + pathLocks, "GET " + pathWorkers:
 		return need(pelton.ScopeRead)

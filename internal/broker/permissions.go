@@ -101,7 +101,7 @@ func (g *grants) everybody(role Role) {
 	g.api("CONSUMER.INFO.%s.*", config)
 	g.api("CONSUMER.DELETE.%s.*", config)
 	g.publish("$JS.FC." + config + ".>")
-	g.subscribe(InboxPrefix(g.ns, role)+".>", g.diskSignal())
+	g.subscribe(InboxPrefix(g.ns, role)+".>", g.diskSignal(), g.replicasSignal())
 }
 
 // lanes is making the consumers of a queue that is used for the first time, and reading
@@ -154,12 +154,11 @@ func (g *grants) worker() {
 
 // admin is all of the installation, and none of its streams' ends.
 func (g *grants) admin() {
-	all := append(g.streams(1), g.accessStreams(1)...)
-	for _, s := range all {
+	for _, s := range g.whole(1) {
 		g.read(s.Name)
 		g.publish(s.Subjects...)
 		for _, call := range []string{
-			"STREAM.INFO.%s", "STREAM.CREATE.%s", "STREAM.MSG.DELETE.%s", "STREAM.PURGE.%s", "CONSUMER.CREATE.%s.>", "CONSUMER.INFO.%s.*",
+			"STREAM.INFO.%s", "STREAM.CREATE.%s", "STREAM.UPDATE.%s", "STREAM.MSG.DELETE.%s", "STREAM.PURGE.%s", "CONSUMER.CREATE.%s.>", "CONSUMER.INFO.%s.*",
 			"CONSUMER.LIST.%s", "CONSUMER.NAMES.%s", "CONSUMER.DELETE.%s.*", "CONSUMER.PAUSE.%s.*", "CONSUMER.MSG.NEXT.%s.*",
 		} {
 			g.api(call, s.Name)

@@ -131,8 +131,11 @@ func (b *Broker) Arrange(ctx context.Context, to Arrangement) (changed bool, err
 		return false, err
 	}
 	var differ []jetstream.StreamConfig
-	for _, want := range b.streams(1) {
+	for _, want := range b.whole(1) {
 		stream, err := b.js.Stream(ctx, want.Name)
+		if !b.cfg.Access && errors.Is(err, jetstream.ErrStreamNotFound) {
+			continue // of what nobody has needed so far
+		}
 		if err != nil {
 			return false, translate("open stream "+want.Name, err)
 		}

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -26,6 +27,12 @@ func (n names) accessStreams(replicas int) []jetstream.StreamConfig {
 		bucket(n.tokens(), "Pelton tokens of the HTTP API", replicas, false),
 		n.auditStream(replicas),
 	}
+}
+
+// whole are all streams that an installation can have. Those of access are not at the ends:
+// see lookForReplicas.
+func (n names) whole(replicas int) []jetstream.StreamConfig {
+	return slices.Insert(n.streams(replicas), 1, n.accessStreams(replicas)...)
 }
 
 // TokenDoc is a token as the broker holds it, under its id.

@@ -14,6 +14,7 @@ import (
 
 	"github.com/peltonq/pelton"
 	"github.com/peltonq/pelton/admin"
+	"github.com/peltonq/pelton/internal/broker"
 	"github.com/peltonq/pelton/internal/embed"
 )
 
@@ -30,18 +31,20 @@ type brokerFlags struct {
 func (b *brokerFlags) register(flags *pflag.FlagSet) {
 	flags.StringVar(&b.nats.url, "nats", "", "`URL` of the broker; several are separated by commas")
 	flags.StringVar(&b.nats.token, "nats-token", "", "token of the broker; better given as PELTON_NATS_TOKEN")
+	b.nats.tls.register(flags, false)
 	flags.StringVar(&b.data, "data", "", "data `FOLDER` of a server that is stopped")
 }
 
 // use calls do with a connection to the broker.
 func (a *app) use(ctx context.Context, b *brokerFlags, do func(context.Context, *nats.Conn) error) (err error) {
 	log := a.logger()
+	as := party{broker.DefaultNamespace, broker.RoleAdmin}
 	var l *link
 	switch {
 	case (b.nats.url == "") == (b.data == ""):
 		return usagef("say where the broker is: --nats URL of one that runs (\"pelton serve --nats-listen\" opens one), or --data FOLDER of a server that is stopped")
 	case b.data != "":
-		broker, err := embed.Start(ctx, embed.Config{Dir: b.data, Logger: log})
+		server, err := embed.Start(ctx, embed.Config{Dir: b.data, Logger: log})
 		if errors.Is(err, embed.ErrLocked) {
 			return &codeError{exitConflict, fmt.Errorf("%w: stop it first, or let it open a port with --nats-listen and give that with --nats", err)}
 		}
@@ -51,14 +54,14 @@ func (a *app) use(ctx context.Context, b *brokerFlags, do func(context.Context, 
 		defer func() {
 			ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), brokerStop)
 			defer cancel()
-			err = errors.Join(err, broker.Shutdown(ending))
+			err = errors.Join(err, server.Shutdown(ending))
 		}()
-		l, err = newLink(log, func(opts ...nats.Option) (*nats.Conn, error) { return broker.Connect(opts...) })
+		l, err = newLink(log, as, func(opts ...nats.Option) (*nats.Conn, error) { return server.Connect(opts...) })
 		if err != nil {
 			return err
 		}
 	default:
-		if l, err = dialLink(log, b.nats.url, b.nats.token); err != nil {
+		if l, err = dialLink(log, b.nats, as); err != nil {
 			return err
 		}
 	}

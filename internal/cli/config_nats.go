@@ -11,7 +11,7 @@ import (
 )
 
 func (a *app) natsPermissionsCmd() *cobra.Command {
-	namespace := defaultNamespace
+	var namespace namespaceFlag
 	cmd := &cobra.Command{
 		Use:   "nats-permissions",
 		Short: "Print users with minimal permissions for an external broker",
@@ -30,10 +30,10 @@ pelton-worker. Go programs set nats.CustomInboxPrefix, as the comments say.`,
 		Example: `  pelton config nats-permissions > /etc/nats/pelton-permissions.conf`,
 		Args:    needArgs(0, 0, ""),
 		RunE: func(*cobra.Command, []string) error {
-			return printPermissions(a.stdout, namespace)
+			return printPermissions(a.stdout, string(namespace))
 		},
 	}
-	cmd.Flags().StringVar(&namespace, "namespace", namespace, "prefix of the installation's streams and subjects")
+	namespace.register(cmd.Flags())
 	return cmd
 }
 

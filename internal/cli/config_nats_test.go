@@ -353,13 +353,13 @@ func TestPermissionsRefuse(t *testing.T) {
 	api := func(call string) string { return "$JS.API." + strings.ReplaceAll(call, "NS", g.ns) }
 	of := func(subject string) string { return strings.ReplaceAll(subject, "NS", g.ns) }
 	nobody := []string{
-		api("STREAM.DELETE.NS_TASKS_0"), api("STREAM.DELETE.KV_NS_STATE_0"), api("STREAM.UPDATE.NS_TASKS_0"), api("STREAM.RESTORE.NS_TASKS_0"),
+		api("STREAM.DELETE.NS_TASKS_0"), api("STREAM.DELETE.KV_NS_STATE_0"), api("STREAM.RESTORE.NS_TASKS_0"),
 		api("STREAM.SNAPSHOT.NS_TASKS_0"), api("STREAM.CREATE.OTHER"), api("STREAM.LIST"), api("STREAM.INFO.OTHER"),
 		api("CONSUMER.CREATE.OTHER.x"), api("DIRECT.GET.OTHER"), api("STREAM.PURGE.OTHER"), "$JS.ACK.OTHER.c.1.1.1.1.1", "other.t.0.r.default.high", "$KV.OTHER.k",
 		"_INBOX.x",
 	}
 	client := append([]string{
-		api("STREAM.CREATE.NS_TASKS_0"), api("STREAM.PURGE.KV_NS_STATE_0"), api("STREAM.PURGE.NS_DEAD"), api("STREAM.PURGE.KV_NS_CONFIG"), api("STREAM.MSG.DELETE.KV_NS_CONFIG"),
+		api("STREAM.CREATE.NS_TASKS_0"), api("STREAM.UPDATE.NS_TASKS_0"), api("STREAM.PURGE.KV_NS_STATE_0"), api("STREAM.PURGE.NS_DEAD"), api("STREAM.PURGE.KV_NS_CONFIG"), api("STREAM.MSG.DELETE.KV_NS_CONFIG"),
 		api("CONSUMER.DELETE.NS_TASKS_0.r_default_normal"), api("CONSUMER.CREATE.KV_NS_STATE_0.x.>"), api("CONSUMER.CREATE.NS_DEAD.x.>"), api("CONSUMER.CREATE.NS_TASKS_0.x.NS.t.0.>"),
 		api("CONSUMER.CREATE.KV_NS_TOKENS.x.>"), api("DIRECT.GET.KV_NS_TOKENS"), api("DIRECT.GET.KV_NS_TOKENS.>"), api("STREAM.MSG.GET.KV_NS_TOKENS"), of("$KV.NS_TOKENS.x"),
 		of("$KV.NS_CONFIG.limit.x"), of("$KV.NS_CONFIG.schedule.x"), of("$KV.NS_CONFIG.tick.x"), of("$KV.NS_CONFIG.horizon"), of("NS.y.r"), of("NS.disk"),

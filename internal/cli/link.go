@@ -29,13 +29,27 @@ type link struct {
 	closed chan struct{} // closed when the connection is over for good
 }
 
-// newLink makes a connection of a role with connect, which gets the options and must not
+// party is who connects, and to which installation.
+type party struct {
+	namespace namespaceFlag
+	role      broker.Role
+}
+
+// inboxes are those that the permissions of the role name.
+func (p party) inboxes() nats.Option {
+	if _, err := broker.PermissionsOf(string(p.namespace), p.role); err != nil {
+		return func(*nats.Options) error { return nil } // opening the installation will say what is wrong
+	}
+	return nats.CustomInboxPrefix(broker.InboxPrefix(string(p.namespace), p.role))
+}
+
+// newLink makes a connection with connect, which gets the options and must not
 // wait for a broker that is not there.
-func newLink(log *slog.Logger, role broker.Role, connect func(...nats.Option) (*nats.Conn, error)) (*link, error) {
+func newLink(log *slog.Logger, as party, connect func(...nats.Option) (*nats.Conn, error)) (*link, error) {
 	l := &link{closed: make(chan struct{})}
 	nc, err := connect(
 		nats.Name("pelton"),
-		nats.CustomInboxPrefix(broker.InboxPrefix(defaultNamespace, role)), // which its permissions may name
+		as.inboxes(),
 		nats.RetryOnFailedConnect(true),
 		nats.MaxReconnects(-1),
 		nats.ReconnectBufSize(-1), // what cannot be sent now is an error now
@@ -67,12 +81,12 @@ func newLink(log *slog.Logger, role broker.Role, connect func(...nats.Option) (*
 
 // dialLink connects to an external broker. A URL that cannot be one is a usage
 // error; a broker that is down is none.
-func dialLink(log *slog.Logger, f natsFlags, role broker.Role) (*link, error) {
+func dialLink(log *slog.Logger, f natsFlags, as party) (*link, error) {
 	secure, err := f.tls.options()
 	if err != nil {
 		return nil, err
 	}
-	l, err := newLink(log, role, func(opts ...nats.Option) (*nats.Conn, error) {
+	l, err := newLink(log, as, func(opts ...nats.Option) (*nats.Conn, error) {
 		opts = append(opts, secure...)
 		if f.token != "" {
 			opts = append(opts, nats.Token(f.token))

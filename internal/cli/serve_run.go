@@ -90,7 +90,7 @@ func (a *app) serve(ctx context.Context, f *serveFlags) (err error) {
 // external serves from a broker elsewhere.
 func (s *serving) external(ctx context.Context) error {
 	s.brokerURL = redactURLs(s.flags.nats.url)
-	l, err := dialLink(s.log, s.flags.nats, broker.RoleAdmin)
+	l, err := dialLink(s.log, s.flags.nats, party{s.flags.namespace, broker.RoleAdmin})
 	if err != nil {
 		return err
 	}
@@ -116,7 +116,7 @@ func (s *serving) embedded(ctx context.Context) (err error) {
 		err = errors.Join(err, server.Shutdown(ctx))
 	}()
 	s.brokerURL, s.embed = server.ClientURL(), server
-	l, err := newLink(s.log, broker.RoleAdmin, func(opts ...nats.Option) (*nats.Conn, error) { return server.Connect(opts...) })
+	l, err := newLink(s.log, party{s.flags.namespace, broker.RoleAdmin}, func(opts ...nats.Option) (*nats.Conn, error) { return server.Connect(opts...) })
 	if err != nil {
 		return err
 	}

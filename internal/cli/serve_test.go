@@ -172,7 +172,7 @@ func TestWorkerWithoutBroker(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := dialLink(log, natsFlags{url: "nats://127.0.0.1:1"}, broker.RoleWorker)
+	l, err := dialLink(log, natsFlags{url: "nats://127.0.0.1:1"}, party{broker.DefaultNamespace, broker.RoleWorker})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -196,7 +196,7 @@ func TestBrokerRefusesToken(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = server.Shutdown(context.Background()) })
 	log := slog.New(slog.DiscardHandler)
-	l, err := dialLink(log, natsFlags{url: server.ClientURL(), token: "wrong"}, broker.RoleWorker)
+	l, err := dialLink(log, natsFlags{url: server.ClientURL(), token: "wrong"}, party{broker.DefaultNamespace, broker.RoleWorker})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -23,6 +23,7 @@ const (
 	writeTimeout  = 2 * time.Minute
 	webStop       = 10 * time.Second // for requests that are under way when the server stops
 	maxHeaderSize = 64 << 10
+	maxStreams    = 100 // requests of one HTTP/2 connection at a time
 )
 
 // web is the HTTP server. It is up before the broker is, behind a gate.
@@ -60,6 +61,7 @@ func startWeb(ctx context.Context, addr string, most int, secure *tls.Config, lo
 		ErrorLog:          serverLog(logger),
 		BaseContext:       func(net.Listener) context.Context { return requests },
 		TLSConfig:         secure,
+		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: maxStreams},
 	}
 	go func() {
 		defer close(w.done)

@@ -119,7 +119,7 @@ func runLinkedWorker(ctx context.Context, log *slog.Logger, flags natsFlags, lim
 		web.gate.open(boundBodies(routes))
 		log.InfoContext(ctx, "serving metrics", slog.String("addr", web.addr))
 	}
-	l, err := dialLink(log, flags, broker.RoleWorker)
+	l, err := dialLink(log, flags, party{namespaceFlag(cfg.Namespace), broker.RoleWorker})
 	if err != nil {
 		return err
 	}
