@@ -111,7 +111,7 @@ func (n names) backedUp() []string {
 	}
 	var ordered []string
 	for rank := range 5 {
-		for _, s := range n.whole(1) {
+		for _, s := range n.whole() {
 			at, known := last[s.Name]
 			if !known && strings.HasPrefix(s.Name, "KV_") {
 				at = 3
@@ -250,7 +250,7 @@ func existing(ctx context.Context, nc *nats.Conn, n names) (found []string, err 
 	if err != nil {
 		return nil, fmt.Errorf("open JetStream: %w", err)
 	}
-	for _, s := range n.whole(1) {
+	for _, s := range n.whole() {
 		switch _, err := js.Stream(ctx, s.Name); {
 		case err == nil:
 			found = append(found, s.Name)

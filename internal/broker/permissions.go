@@ -154,7 +154,7 @@ func (g *grants) worker() {
 
 // admin is all of the installation, and none of its streams' ends.
 func (g *grants) admin() {
-	for _, s := range g.whole(1) {
+	for _, s := range g.whole() {
 		g.read(s.Name)
 		g.publish(s.Subjects...)
 		for _, call := range []string{

@@ -131,7 +131,7 @@ func (b *Broker) Arrange(ctx context.Context, to Arrangement) (changed bool, err
 		return false, err
 	}
 	var differ []jetstream.StreamConfig
-	for _, want := range b.whole(1) {
+	for _, want := range b.whole() {
 		stream, err := b.js.Stream(ctx, want.Name)
 		if !b.cfg.Access && errors.Is(err, jetstream.ErrStreamNotFound) {
 			continue // of what nobody has needed so far

@@ -31,8 +31,8 @@ func (n names) accessStreams(replicas int) []jetstream.StreamConfig {
 
 // whole are all streams that an installation can have. Those of access are not at the ends:
 // see lookForReplicas.
-func (n names) whole(replicas int) []jetstream.StreamConfig {
-	return slices.Insert(n.streams(replicas), 1, n.accessStreams(replicas)...)
+func (n names) whole() []jetstream.StreamConfig {
+	return slices.Insert(n.streams(1), 1, n.accessStreams(1)...)
 }
 
 // TokenDoc is a token as the broker holds it, under its id.
