@@ -95,5 +95,5 @@ func (s *server) serveAs(next http.Handler, w http.ResponseWriter, r *http.Reque
 // remembered reports whether a call is answered from memory alone, and so also to a token
 // that cannot be checked while the broker is out of reach: metrics are wanted then.
 func remembered(path string) bool {
-	return path == pathMetrics || path == pathOpenAPI || path == "/docs"
+	return path == pathMetrics || path == pathOpenAPI || path == "/openapi-3.0.json" || path == "/docs"
 }

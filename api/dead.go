@@ -195,7 +195,7 @@ func bulkWith(ctx context.Context, in *bulkInput, bulk func(context.Context, pel
 	}
 	q, dryRun, err := parseDeadQuery(in.body)
 	if err == nil {
-		err = mayFilter(ctx, &q.Queue)
+		err = mayFilterBy(ctx, &q)
 	}
 	if err != nil {
 		return nil, err

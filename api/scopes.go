@@ -31,7 +31,7 @@ func accessTo(method, path string) access {
 	switch method + " " + path {
 	case "GET " + pathHealth, "GET " + pathReady:
 		return access{public: true}
-	case "GET " + pathOpenAPI, "GET /docs":
+	case "GET " + pathOpenAPI, "GET /openapi-3.0.json", "GET /docs":
 		return access{queues: true} // any token: there is nothing of a queue in it
 	case "GET " + pathMetrics, "GET " + pathLimits, "GET " + pathLocks, "GET " + pathWorkers:
 		return need(pelton.ScopeRead)
@@ -42,13 +42,13 @@ func accessTo(method, path string) access {
 		"GET " + pathQueues, "GET " + pathQueue, "GET " + pathDead, "GET " + pathDeadLetter,
 		"GET " + pathSchedules, "GET " + pathSchedule:
 		return within(pelton.ScopeRead)
-	case "POST " + pathCancel, "POST " + pathRetry, "POST " + pathRun,
+	case "POST " + pathCancel, "POST " + pathRetry, "POST " + pathRun, "POST /tasks/cancel", "POST /tasks/retry",
 		"POST " + pathPause, "POST " + pathResume, "POST " + pathPurge,
 		"POST " + pathDeadRetry, "DELETE " + pathDeadLetter, "POST " + pathDeadRetryMany, "POST " + pathDeadPurge,
 		"DELETE " + pathSchedule, "POST " + pathSchedulePause, "POST " + pathScheduleResume, "POST " + pathScheduleRun,
 		"POST " + pathScheduleBackfill:
 		return within(pelton.ScopeOperate)
-	case "POST /tasks/cancel", "POST /tasks/retry", "DELETE " + pathLock:
+	case "DELETE " + pathLock:
 		return need(pelton.ScopeOperate)
 	case "PUT " + pathSchedule:
 		return within(pelton.ScopeOperate, pelton.ScopeEnqueue)
@@ -160,6 +160,22 @@ func mayFilter(ctx context.Context, queue *string) error {
 		return nil
 	default:
 		return newProblem(kindForbidden, "the token %q is bound to queues: name one of them: %s", t.Name, strings.Join(t.Queues, ", "))
+	}
+}
+
+// mayFilterBy is mayFilter for a query of any sort. One whose queue is not known is refused
+// to tokens that are bound to some.
+func mayFilterBy(ctx context.Context, query any) error {
+	switch q := query.(type) {
+	case *pelton.DeadQuery:
+		return mayFilter(ctx, &q.Queue)
+	case *pelton.TaskQuery:
+		return mayFilter(ctx, &q.Queue)
+	default:
+		if bound(ctx) {
+			return newProblem(kindForbidden, "this is not about one queue, and the token %q is bound to some", callerOf(ctx).token.Name)
+		}
+		return nil
 	}
 }
 
