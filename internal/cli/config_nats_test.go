@@ -289,7 +289,9 @@ func TestPermissionsSuffice(t *testing.T) {
 	if workers := must[*pelton.WorkerPage](t, "workers")(a.Workers(ctx, pelton.WorkerQuery{})); len(workers.Items) != 1 {
 		t.Errorf("%d workers", len(workers.Items))
 	}
-	must[*pelton.TaskPage](t, "tasks")(a.Tasks(ctx, pelton.TaskQuery{State: pelton.Scheduled}))
+	var scheduled pelton.TaskQuery
+	scheduled.State = pelton.Scheduled
+	must[*pelton.TaskPage](t, "tasks")(a.Tasks(ctx, scheduled))
 	if err := errors.Join(a.Probe(ctx), a.NoteStart(ctx, true, false), a.RestoreLanes(ctx), a.TellFull(false)); err != nil {
 		t.Error(err)
 	}
