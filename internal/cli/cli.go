@@ -2,7 +2,8 @@
 // the parts of Pelton are wired together.
 //
 // Data goes to stdout and everything else to stderr, exit codes are the table in
-// exit.go, and every flag can also be given by the environment (env.go).
+// exit.go, and every flag can also be given by the environment, and those of servers
+// and workers by a file (config.go).
 package cli
 
 import (
@@ -19,10 +20,14 @@ import (
 type app struct {
 	stdin          io.Reader
 	stdout, stderr io.Writer
-	getenv         func(string) string
+	environ        environment
+	config         string // the file; empty for none
 
 	logLevel  enumValue
 	logFormat enumValue
+
+	// origins are where the values of the command's flags came from.
+	origins map[string]origin
 
 	// started is set when arguments, flags and environment were accepted. An
 	// error before that is the caller's: exit code 2.
@@ -31,9 +36,9 @@ type app struct {
 
 // Main runs one command line, without the program's name, and returns its exit
 // code. ctx ends the command: a server or worker then stops in order, everything
-// else gives up. getenv is os.Getenv, or stands for it.
-func Main(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer, getenv func(string) string) int {
-	a := &app{stdin: stdin, stdout: stdout, stderr: stderr, getenv: getenv}
+// else gives up. environ is os.Environ(), or stands for it.
+func Main(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer, environ []string) int {
+	a := &app{stdin: stdin, stdout: stdout, stderr: stderr, environ: environ}
 	root := a.root()                          //nolint:contextcheck // commands get ctx from ExecuteContextC.
 	root.SetArgs(append([]string{}, args...)) // never nil, which would mean os.Args
 	root.SetIn(stdin)
@@ -45,14 +50,15 @@ func Main(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io
 
 func (a *app) root() *cobra.Command {
 	root := group("pelton", "A distributed task queue on NATS JetStream",
-		a.serveCmd(), a.workerCmd(), a.taskCmd(), a.queueCmd(), a.deadCmd(), a.scheduleCmd(), a.limitCmd(), a.lockCmd(), a.tokenCmd(), a.auditCmd(), a.backupCmd(), a.restoreCmd(), group("config", "Print configuration for others", a.natsPermissionsCmd()), a.versionCmd())
+		a.serveCmd(), a.workerCmd(), a.taskCmd(), a.queueCmd(), a.deadCmd(), a.scheduleCmd(), a.limitCmd(), a.lockCmd(), a.tokenCmd(), a.auditCmd(), a.backupCmd(), a.restoreCmd(), a.configCmd(), a.versionCmd())
 	root.Long = `Pelton is a distributed task queue on NATS JetStream.
 
 "pelton serve" is all of it in one process: the broker, the HTTP API and, when
 asked, a worker. More workers on any host join with "pelton worker run".
 
 Every flag can be given by the environment: --nats-listen is PELTON_NATS_LISTEN.
-The flag wins.
+The flag wins. What servers, workers and clients are told can also stand in a file,
+--config FILE or PELTON_CONFIG, over which both win; see 'pelton config'.
 
 Exit codes: 0 ok, 1 failure, 2 usage, 3 not found, 4 auth, 5 conflict, 6 wait
 timed out, 7 unreachable, 8 rate limited, 9 partly done, 10 the task failed,
@@ -68,15 +74,15 @@ timed out, 7 unreachable, 8 rate limited, 9 partly done, 10 the task failed,
 	flags.Var(&a.logFormat, "log-format", "how to log: "+a.logFormat.choices())
 	completeEnum(root, "log-level", &a.logLevel)
 	completeEnum(root, "log-format", &a.logFormat)
-	notYet(flags, "config", "read flags from a `file`")
+	flags.StringVar(&a.config, "config", "", "read settings from a YAML `FILE`; see 'pelton config'")
 
 	mendCobra(root)
 	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error {
-		if err := bindEnv(cmd.Flags(), a.getenv); err != nil {
-			return err
-		}
-		if err := refuseNotYet(cmd.Flags()); err != nil {
-			return err
+		if !isCobras(cmd) {
+			var err error
+			if a.origins, err = a.configure(cmd); err != nil {
+				return err
+			}
 		}
 		a.started = true
 		return nil

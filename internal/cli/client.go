@@ -41,7 +41,7 @@ type clientFlags struct {
 
 func (f *clientFlags) register(flags *pflag.FlagSet) {
 	flags.StringVar(&f.url, "url", defaultURL, "where the API is")
-	flags.StringVar(&f.token, "token", "", "bearer token of the API; better given as PELTON_TOKEN, which no process list shows")
+	secretVar(flags, &f.token, "token", "bearer token of the API")
 	f.tls.register(flags)
 }
 

@@ -92,20 +92,17 @@ func TestBrokenPipeIsQuiet(t *testing.T) {
 	t.Parallel()
 	for _, format := range []string{formatTable, formatJSON, formatJSONL} {
 		var stderr bytes.Buffer
-		code := Main(t.Context(), []string{"version", "-o", format}, strings.NewReader(""), brokenPipe{}, &stderr, noEnv)
+		code := Main(t.Context(), []string{"version", "-o", format}, strings.NewReader(""), brokenPipe{}, &stderr, nil)
 		if code != exitFailure || stderr.Len() > 0 {
 			t.Errorf("-o %s: code %d, stderr %q", format, code, &stderr)
 		}
 	}
 }
 
-func noEnv(string) string { return "" }
-
 // runMain runs a command line with stdin and a URL, and gives what came out.
 func runMain(t *testing.T, url, stdin string, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
 	var out, errs bytes.Buffer
-	getenv := func(name string) string { return map[string]string{"PELTON_URL": url}[name] }
-	code = Main(t.Context(), args, io.Reader(strings.NewReader(stdin)), &out, &errs, getenv)
+	code = Main(t.Context(), args, io.Reader(strings.NewReader(stdin)), &out, &errs, []string{"PELTON_URL=" + url})
 	return code, out.String(), errs.String()
 }

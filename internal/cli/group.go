@@ -3,6 +3,7 @@ package cli
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -47,6 +48,14 @@ func mendCobra(root *cobra.Command) {
 			}
 		}
 	}
+}
+
+// isCobras reports whether a command is about commands: it needs no settings, and
+// must not fail for wrong ones.
+func isCobras(cmd *cobra.Command) bool {
+	for ; cmd.HasParent() && cmd.Parent().HasParent(); cmd = cmd.Parent() {
+	}
+	return slices.Contains([]string{"help", "completion", cobra.ShellCompRequestCmd, cobra.ShellCompNoDescRequestCmd}, cmd.Name())
 }
 
 func unknownCommand(cmd *cobra.Command, name string) error {

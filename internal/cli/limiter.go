@@ -26,7 +26,7 @@ type limiterFlags struct {
 }
 
 func (f *limiterFlags) register(flags *pflag.FlagSet) {
-	flags.StringVar(&f.redis, "redis", "", "`URL` of the Redis in which rate limits are counted for all processes; better given as PELTON_REDIS")
+	secretVar(flags, &f.redis, "redis", "`URL` of the Redis in which rate limits are counted for all processes")
 	flags.Float64Var(&f.share, "rate-share", 1, "what this process may use of each rate limit by itself, without Redis or while it is out of reach: 0.25 for one of four")
 }
 

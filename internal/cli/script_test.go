@@ -30,7 +30,7 @@ const patience = 20 * time.Second
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){"pelton": func() {
 		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-		code := cli.Main(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr, os.Getenv)
+		code := cli.Main(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr, os.Environ())
 		stop()
 		os.Exit(code)
 	}})

@@ -75,14 +75,14 @@ SIGINT; a second signal ends it at once.`,
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&f.addr, "addr", "127.0.0.1:7420", "`HOST:PORT` of the HTTP API; port 0 lets the system choose")
-	flags.StringVar(&f.token, "token", "", "bearer token that may do everything; better given as PELTON_TOKEN")
+	secretVar(flags, &f.token, "token", "bearer token that may do everything")
 	flags.StringSliceVar(&f.allowedHosts, "allowed-hosts", nil, "more names by which an API without token may be called")
 	flags.BoolVar(&f.insecure, "insecure", false, "open addresses other than loopback without a token")
 	flags.StringVar(&f.data, "data", "./pelton-data", "`folder` of the embedded broker's data")
 	flags.Var(&f.sync, "sync", "when written data reaches the disk: always, or an interval")
 	flags.StringVar(&f.natsListen, "nats-listen", "", "`HOST:PORT` on which other processes reach the embedded broker")
 	flags.StringVar(&f.nats.url, "nats", "", "`URL` of an external broker, instead of the embedded one")
-	flags.StringVar(&f.nats.token, "nats-token", "", "token of the broker; better given as PELTON_NATS_TOKEN")
+	secretVar(flags, &f.nats.token, "nats-token", "token of the broker")
 	f.nats.tls.register(flags, true)
 	f.tls.register(flags)
 	f.audit = enumValue{value: auditOperate, allowed: []string{auditOff, auditOperate, auditAll}}
@@ -96,7 +96,7 @@ SIGINT; a second signal ends it at once.`,
 	f.bounds.register(flags)
 	f.slots.register(flags)
 	f.handlers.register(flags)
-	return cmd
+	return inSection(cmd, sectionServe)
 }
 
 // check refuses what would be unsafe or means nothing.

@@ -200,7 +200,7 @@ func (s *serving) run(ctx context.Context, l *link) error {
 			s.watchDisk(running, queues)
 			return nil
 		})
-		if s.app.getenv("GOGC") == "" { // else somebody wants it otherwise
+		if s.app.environ.get("GOGC") == "" { // else somebody wants it otherwise
 			parts.Go(func() error {
 				watchHeap(running)
 				return nil

@@ -57,7 +57,7 @@ func TestWatchComesBack(t *testing.T) {
 	}))
 	defer server.Close()
 	var stdout, stderr bytes.Buffer
-	code := Main(t.Context(), []string{"task", "watch", id, "-o", "jsonl", "--url", server.URL}, strings.NewReader(""), &stdout, &stderr, func(string) string { return "" })
+	code := Main(t.Context(), []string{"task", "watch", id, "-o", "jsonl", "--url", server.URL}, strings.NewReader(""), &stdout, &stderr, nil)
 	if want := task("queued", 7) + "\n" + task("cancelled", 8) + "\n"; code != exitTaskGone || stdout.String() != want {
 		t.Errorf("exit code %d, stdout %s, stderr %s", code, &stdout, &stderr)
 	}
@@ -84,7 +84,7 @@ func TestBulkStops(t *testing.T) {
 	}))
 	defer server.Close()
 	var stdout, stderr bytes.Buffer
-	code := Main(t.Context(), []string{"dead", "retry", "--queue", "q", "--limit", "1500", "-o", "json", "--url", server.URL}, strings.NewReader(""), &stdout, &stderr, func(string) string { return "" })
+	code := Main(t.Context(), []string{"dead", "retry", "--queue", "q", "--limit", "1500", "-o", "json", "--url", server.URL}, strings.NewReader(""), &stdout, &stderr, nil)
 	if code != exitPartly || stdout.String() != `{"matched":1000,"done":1000,"failed":0,"next_cursor":"zz"}`+"\n" || !strings.Contains(stderr.String(), "stopped: Unavailable") {
 		t.Errorf("exit code %d, stdout %s, stderr %s", code, &stdout, &stderr)
 	}
@@ -97,7 +97,7 @@ func TestBulkStops(t *testing.T) {
 func TestPurgeAsksNobody(t *testing.T) {
 	t.Parallel()
 	var stdout, stderr bytes.Buffer
-	code := Main(t.Context(), []string{"dead", "purge", "--all", "--url", "http://127.0.0.1:1"}, strings.NewReader("y\n"), &stdout, &stderr, func(string) string { return "" })
+	code := Main(t.Context(), []string{"dead", "purge", "--all", "--url", "http://127.0.0.1:1"}, strings.NewReader("y\n"), &stdout, &stderr, nil)
 	if code != exitUsage || !strings.Contains(stderr.String(), "--yes") {
 		t.Errorf("exit code %d, stderr %s", code, &stderr)
 	}

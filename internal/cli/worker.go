@@ -86,7 +86,7 @@ Exit codes: 0 stopped in order, 1 tasks outlived the grace, 7 no broker within 3
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&nats.url, "nats", "", "`URL` of the broker; several are separated by commas")
-	flags.StringVar(&nats.token, "nats-token", "", "token of the broker; better given as PELTON_NATS_TOKEN")
+	secretVar(flags, &nats.token, "nats-token", "token of the broker")
 	nats.tls.register(flags, false)
 	flags.StringVar(&metricsAddr, "metrics-addr", "", "`ADDR` on which /metrics is served for Prometheus; none by default")
 	namespace.register(flags)
@@ -94,7 +94,7 @@ Exit codes: 0 stopped in order, 1 tasks outlived the grace, 7 no broker within 3
 	slots.registerBounds(flags)
 	handlers.register(flags)
 	limiter.register(flags)
-	return cmd
+	return inSection(cmd, sectionWorker)
 }
 
 // runLinkedWorker connects and runs a worker until ctx ends. Its metrics are numbers

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bytes"
 	"strings"
 	"testing"
 	"time"
@@ -19,7 +20,22 @@ func TestEnvName(t *testing.T) {
 	}
 }
 
-func TestBindEnv(t *testing.T) {
+// configureTest gives a command's flags what the layers say, as every command gets it.
+func configureTest(flags func(*pflag.FlagSet), environ []string, args ...string) (map[string]origin, string, error) {
+	var stderr bytes.Buffer
+	a := &app{environ: environ, stderr: &stderr}
+	root := a.root()
+	cmd := inSection(&cobra.Command{Use: "test"}, "test")
+	flags(cmd.Flags())
+	root.AddCommand(cmd)
+	if err := cmd.ParseFlags(args); err != nil {
+		return nil, "", err
+	}
+	origins, err := a.configure(cmd)
+	return origins, stderr.String(), err
+}
+
+func TestEnvironment(t *testing.T) {
 	t.Parallel()
 	type values struct {
 		Addr   string
@@ -71,18 +87,19 @@ func TestBindEnv(t *testing.T) {
 				grace  = durationValue(time.Second)
 				limits = slotsValue{least: 1}
 			)
-			flags := pflag.NewFlagSet("test", pflag.ContinueOnError)
-			flags.StringVar(&got.Addr, "addr", "a", "")
-			flags.BoolVar(&got.Demo, "demo", false, "")
-			flags.IntVar(&got.N, "concurrency", 16, "")
-			flags.Var(&grace, "grace", "")
-			flags.StringSliceVar(&got.Queues, "queues", []string{"default"}, "")
-			flags.StringArrayVar(&got.Exec, "exec", nil, "")
-			flags.Var(&limits, "limit", "")
-			if err := flags.Parse(tc.args); err != nil {
-				t.Fatal(err)
+			var environ []string
+			for name, value := range tc.env {
+				environ = append(environ, name+"="+value)
 			}
-			err := bindEnv(flags, func(name string) string { return tc.env[name] })
+			_, _, err := configureTest(func(flags *pflag.FlagSet) {
+				flags.StringVar(&got.Addr, "addr", "a", "")
+				flags.BoolVar(&got.Demo, "demo", false, "")
+				flags.IntVar(&got.N, "concurrency", 16, "")
+				flags.Var(&grace, "grace", "")
+				flags.StringSliceVar(&got.Queues, "queues", []string{"default"}, "")
+				flags.StringArrayVar(&got.Exec, "exec", nil, "")
+				flags.Var(&limits, "limit", "")
+			}, environ, tc.args...)
 			if tc.err != "" {
 				if err == nil || !strings.Contains(err.Error(), tc.err) || exitCode(err) != exitUsage {
 					t.Fatalf("error %v, want one that names %s", err, tc.err)
@@ -121,5 +138,5 @@ func TestEveryFlagIsUsable(t *testing.T) {
 			visit(sub)
 		}
 	}
-	visit((&app{getenv: noEnv}).root())
+	visit((&app{}).root())
 }
