@@ -23,6 +23,8 @@ type app struct {
 	environ        environment
 	config         string // the file; empty for none
 
+	progress *progress // nil without one on the screen
+
 	logLevel  enumValue
 	logFormat enumValue
 

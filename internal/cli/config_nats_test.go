@@ -40,7 +40,7 @@ func startGuarded(t *testing.T, ns string) *guarded {
 		config += envName(name) + "_PASSWORD: \"secret\"\n"
 	}
 	var block strings.Builder
-	code := Main(t.Context(), []string{"config", "nats-permissions", "--namespace", ns}, strings.NewReader(""), &block, io.Discard, func(string) string { return "" })
+	code := Main(t.Context(), []string{"config", "nats-permissions", "--namespace", ns}, strings.NewReader(""), &block, io.Discard, nil)
 	if code != exitOK {
 		t.Fatalf("exit code %d", code)
 	}
@@ -437,7 +437,7 @@ func TestPermissionsNeedANamespace(t *testing.T) {
 	t.Parallel()
 	var out, errs strings.Builder
 	for _, bad := range []string{"a.b", "*", "", "a b"} {
-		code := Main(t.Context(), []string{"config", "nats-permissions", "--namespace", bad}, strings.NewReader(""), &out, &errs, func(string) string { return "" })
+		code := Main(t.Context(), []string{"config", "nats-permissions", "--namespace", bad}, strings.NewReader(""), &out, &errs, nil)
 		if bad != "" && (code != exitUsage || out.Len() > 0) {
 			t.Errorf("%q: exit code %d %s", bad, code, &out)
 		}

@@ -3,6 +3,7 @@ package cli
 import (
 	"bufio"
 	"bytes"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -22,14 +23,36 @@ type taskLine struct {
 	number int // of the line, from 1
 	body   []byte
 	err    error // why it cannot be sent
+	traits lineTraits
+	chain  lineChain // of the input up to this line
+}
+
+// lineTraits are what a line says that matters to how it is sent.
+type lineTraits struct {
+	keyed   bool // it has an idempotency key: sending it twice does no harm
+	ordered bool // it has a concurrency key: its place among the others counts
+}
+
+// lineChain stands for all lines up to one: the hash of that line after the chain
+// before it.
+type lineChain [sha256.Size]byte
+
+func (c lineChain) add(line []byte) lineChain {
+	h := sha256.New()
+	_, _ = h.Write(c[:]) // a hash cannot fail
+	_, _ = h.Write(line)
+	return lineChain(h.Sum(nil))
 }
 
 // lineReader reads tasks from JSON Lines. It holds one chunk and one line at most.
 type lineReader struct {
 	in       *bufio.Reader
 	number   int
+	read     int64   // bytes
 	defaults []field // what a line gets that does not have it
 	key      string  // its idempotency key is this and its number; empty for none
+	chained  bool    // keep the chain
+	chain    lineChain
 	held     *taskLine
 }
 
@@ -83,11 +106,12 @@ func (r *lineReader) next() (*taskLine, error) {
 			return nil, inputErr(err)
 		}
 		r.number++
+		r.took(text)
 		if errors.Is(err, bufio.ErrBufferFull) {
 			if err := r.skip(); err != nil {
 				return nil, err
 			}
-			return &taskLine{number: r.number, err: fmt.Errorf("is longer than %d bytes", maxLine)}, nil
+			return &taskLine{number: r.number, chain: r.chain, err: fmt.Errorf("is longer than %d bytes", maxLine)}, nil
 		}
 		if err != nil && !errors.Is(err, io.EOF) {
 			return nil, inputErr(err)
@@ -103,15 +127,44 @@ func (r *lineReader) next() (*taskLine, error) {
 		if r.key != "" {
 			defaults = append(slices.Clip(defaults), field{"idempotency_key", fmt.Sprintf("%s:%d", r.key, r.number)})
 		}
-		body, err := withDefaults(text, defaults)
-		return &taskLine{number: r.number, body: body, err: err}, nil
+		body, traits, err := withDefaults(text, defaults)
+		return &taskLine{number: r.number, body: body, err: err, traits: traits, chain: r.chain}, nil
 	}
+}
+
+// took notes what was read.
+func (r *lineReader) took(text []byte) {
+	r.read += int64(len(text))
+	if r.chained {
+		r.chain = r.chain.add(text)
+	}
+}
+
+// skipLines passes over lines without looking at them. The error is io.EOF when there
+// are fewer.
+func (r *lineReader) skipLines(n int) error {
+	for r.number < n {
+		text, err := r.in.ReadSlice('\n')
+		if len(text) == 0 && err != nil {
+			return inputErr(err)
+		}
+		r.number++
+		r.took(text)
+		if errors.Is(err, bufio.ErrBufferFull) {
+			err = r.skip()
+		}
+		if err != nil && !errors.Is(err, io.EOF) {
+			return inputErr(err)
+		}
+	}
+	return nil
 }
 
 // skip reads on to the end of a line.
 func (r *lineReader) skip() error {
 	for {
-		_, err := r.in.ReadSlice('\n')
+		text, err := r.in.ReadSlice('\n')
+		r.took(text)
 		if err == nil || errors.Is(err, io.EOF) {
 			return nil
 		}
@@ -130,13 +183,16 @@ func inputErr(err error) error {
 
 // withDefaults is a copy of the task object text with the fields added that it
 // lacks. The rest stays byte for byte.
-func withDefaults(text []byte, defaults []field) ([]byte, error) {
-	var have map[string]json.RawMessage
+func withDefaults(text []byte, defaults []field) ([]byte, lineTraits, error) {
+	var (
+		have   map[string]json.RawMessage
+		traits lineTraits
+	)
 	if err := json.Unmarshal(text, &have); err != nil || have == nil {
 		if err := checkJSON(text); err != nil {
-			return nil, fmt.Errorf("is not JSON: %w", err)
+			return nil, traits, fmt.Errorf("is not JSON: %w", err)
 		}
-		return nil, errors.New(`is not a task: it must be an object such as {"kind":"demo.echo","payload":1}`)
+		return nil, traits, errors.New(`is not a task: it must be an object such as {"kind":"demo.echo","payload":1}`)
 	}
 	var missing []field
 	for _, f := range defaults {
@@ -150,14 +206,19 @@ func withDefaults(text []byte, defaults []field) ([]byte, error) {
 		}
 	}
 	if _, ok := have["kind"]; !ok && (len(missing) == 0 || missing[0].name != "kind") {
-		return nil, errors.New(`has no "kind"`)
+		return nil, traits, errors.New(`has no "kind"`)
 	}
 	body, err := appendFields([]byte{'{'}, missing)
 	if err != nil {
-		return nil, err
+		return nil, traits, err
 	}
 	if len(missing) > 0 && len(have) > 0 {
 		body = append(body, ',')
 	}
-	return append(body, text[1:]...), nil
+	for _, f := range missing {
+		have[f.name] = nil // it has it now
+	}
+	_, traits.keyed = have["idempotency_key"]
+	_, traits.ordered = have["concurrency_key"]
+	return append(body, text[1:]...), traits, nil
 }

@@ -146,7 +146,7 @@ func TestLineDefaults(t *testing.T) {
 		{`{"kind":"x","queue":"y","delay":"0s"}`, `{"kind":"x","queue":"y","delay":"0s"}`},
 		{`{"run_at":"2030-01-01T00:00:00Z"}`, `{"kind":"k","queue":"q","run_at":"2030-01-01T00:00:00Z"}`},
 	} {
-		got, err := withDefaults([]byte(tc.line), defaults)
+		got, _, err := withDefaults([]byte(tc.line), defaults)
 		if err != nil || string(got) != tc.want {
 			t.Errorf("%s: %s, %v; want %s", tc.line, got, err, tc.want)
 		}

@@ -48,9 +48,7 @@ func TestNothingSecretIsLogged(t *testing.T) {
 		payload          = "payload-hunter2"
 	)
 	var logs logBuffer
-	env := func(name string) string {
-		return map[string]string{"PELTON_TOKEN": token, "PELTON_NATS_TOKEN": natsToken, "PELTON_LOG_LEVEL": "debug", "PELTON_LOG_FORMAT": "json"}[name]
-	}
+	env := []string{"PELTON_TOKEN=" + token, "PELTON_NATS_TOKEN=" + natsToken, "PELTON_LOG_LEVEL=debug", "PELTON_LOG_FORMAT=json"}
 	ctx, cancel := context.WithCancel(t.Context())
 	var running sync.WaitGroup
 	start := func(args ...string) {

@@ -27,6 +27,7 @@ func (o *outputFlag) register(cmd *cobra.Command) {
 
 // warnf tells stderr something that does not end the command.
 func (a *app) warnf(format string, args ...any) {
+	a.progress.hide()
 	_, _ = fmt.Fprintf(a.stderr, "pelton: %s\n", printable(fmt.Sprintf(format, args...), keepLines))
 }
 

@@ -21,6 +21,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/peltonq/pelton"
 	"github.com/peltonq/pelton/internal/cli"
 )
 
@@ -61,6 +62,14 @@ func TestMain(m *testing.M) {
 //		makes PELTON_URL an https:// one
 //	comesto CODE program [arg...]
 //		is exits, until it does
+//	genlines N FILE
+//		writes a file of that many tasks
+//	drained QUEUE N
+//		waits until a queue has neither ready nor running tasks, and expects that the
+//		handlers of the server ran N times for it
+//	signalafter SIGNAL LINES CODE program [arg...]
+//		runs a program, sends it INT, TERM or KILL after so many lines of its stdout,
+//		and expects an exit code (- for one that was killed)
 func TestScript(t *testing.T) {
 	t.Parallel()
 	testscript.Run(t, testscript.Params{
@@ -75,7 +84,7 @@ func TestScript(t *testing.T) {
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"serve": cmdServe, "stop": cmdStop, "exits": cmdExits, "eventually": cmdEventually,
-			"get": cmdGet, "field": cmdField, "freeport": cmdFreePort,
+			"get": cmdGet, "field": cmdField, "freeport": cmdFreePort, "signalafter": cmdSignalAfter, "genlines": cmdGenLines, "drained": cmdDrained,
 			"secret": cmdSecret, "comesto": cmdComesTo, "certs": cmdCerts(t), "secure": cmdSecure,
 		},
 	})
@@ -245,4 +254,80 @@ func cmdFreePort(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(err)
 	ts.Check(ln.Close())
 	ts.Setenv(args[0], port)
+}
+
+func cmdSignalAfter(ts *testscript.TestScript, _ bool, args []string) {
+	number := map[string]syscall.Signal{"INT": syscall.SIGINT, "TERM": syscall.SIGTERM, "KILL": syscall.SIGKILL}[args[0]]
+	after, err := strconv.Atoi(args[1])
+	ts.Check(err)
+	path, err := exec.LookPath(args[3])
+	ts.Check(err)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, path, args[4:]...)
+	cmd.Dir, cmd.Stderr = ts.MkAbs("."), ts.Stderr()
+	cmd.Env = []string{"PELTON_URL=" + ts.Getenv("PELTON_URL"), "GORACE=" + ts.Getenv("GORACE"), "HOME=" + ts.Getenv("HOME")}
+	out, err := cmd.StdoutPipe()
+	ts.Check(err)
+	ts.Check(cmd.Start())
+	lines := bufio.NewScanner(out)
+	lines.Buffer(nil, 1<<20)
+	count := 0
+	for lines.Scan() {
+		_, err := ts.Stdout().Write(append(lines.Bytes(), '\n'))
+		ts.Check(err)
+		if count++; count == after {
+			ts.Check(cmd.Process.Signal(number))
+		}
+	}
+	_ = cmd.Wait() // its state says it
+	if count < after {
+		ts.Fatalf("%s ended after %d lines: %v", args[3], count, cmd.ProcessState)
+	}
+	code := strconv.Itoa(cmd.ProcessState.ExitCode())
+	if killed := cmd.ProcessState.Sys().(syscall.WaitStatus).Signaled(); killed {
+		code = "-"
+	}
+	if code != args[2] {
+		ts.Fatalf("%s: exit code %s, want %s", args[3], code, args[2])
+	}
+}
+
+func cmdGenLines(ts *testscript.TestScript, _ bool, args []string) {
+	n, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	var lines bytes.Buffer
+	for i := range n {
+		lines.WriteString(`{"kind":"demo.echo","payload":` + strconv.Itoa(i) + "}\n")
+	}
+	ts.Check(os.WriteFile(ts.MkAbs(args[1]), lines.Bytes(), 0o600))
+}
+
+func cmdDrained(ts *testscript.TestScript, _ bool, args []string) {
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for end := time.Now().Add(patience); ; <-tick.C {
+		ts.Check(ts.Exec("pelton", "queue", "get", args[0], "-o", "json"))
+		var q pelton.Queue
+		ts.Check(json.Unmarshal([]byte(ts.ReadFile("stdout")), &q))
+		if q.Ready+q.Running == 0 {
+			break
+		}
+		if time.Now().After(end) {
+			ts.Fatalf("queue %s is not drained", args[0])
+		}
+	}
+	cmdGet(ts, false, []string{"200", "/metrics"})
+	runs := 0
+	for line := range strings.Lines(ts.ReadFile("stdout")) {
+		if strings.HasPrefix(line, "pelton_task_runs_total{") && strings.Contains(line, `queue="`+args[0]+`"`) {
+			fields := strings.Fields(line)
+			n, err := strconv.Atoi(fields[len(fields)-1])
+			ts.Check(err)
+			runs += n
+		}
+	}
+	if strconv.Itoa(runs) != args[1] {
+		ts.Fatalf("%d runs of tasks of queue %s, want %s", runs, args[0], args[1])
+	}
 }

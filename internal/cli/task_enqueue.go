@@ -24,6 +24,7 @@ type enqueueFlags struct {
 	expiresAt      timeValue
 	jsonl          bool
 	idempotencyKey string
+	lines          lineFlags
 
 	wait    durationValue
 	waitSet bool
@@ -42,10 +43,19 @@ With --jsonl every line of the input is one task, an object as in POST /tasks:
 it and the flags are what a line without these fields gets. A bad line is
 reported by its number and the others are enqueued.
 
+Lines are sent in batches, several at a time, so tasks may be accepted in another
+order than they stand in; those with a concurrency key, and all with --window 1, keep
+theirs. A server that is away or full is tried again for --retry-for.
+
+With --resume FILE the command remembers in FILE how far it came. After a break, be it
+a crash, the same command with the same input goes on from there, and no line is
+enqueued twice. With --idempotency-key KEY alone each line gets the key KEY:LINE, so
+that the same input can be sent again within 24 hours. A line that has an
+"idempotency_key" keeps its own.
+
 With --unique at most one task of the kind with that key is unfinished; a second
 one is refused, or what --on-conflict says. With --idempotency-key the same
-command can be repeated safely for 24 hours: it answers with the same task. With
---jsonl each line gets the key KEY:LINE, so the same file can be sent again.
+command can be repeated safely for 24 hours: it answers with the same task.
 
 With --wait the command waits until the task has ended.
 
@@ -54,7 +64,8 @@ some of several; with --wait also 10 failed, 11 cancelled or expired, 6 not ende
 in time.`,
 		Example: `  pelton task enqueue demo.echo '{"hello":"world"}' --wait
   pelton task enqueue report.build @report.json --priority high --delay 10m
-  pelton task enqueue - --jsonl < tasks.jsonl`,
+  pelton task enqueue - --jsonl < tasks.jsonl
+  pelton task enqueue @tasks.jsonl --jsonl --resume tasks.state -o jsonl > accepted.jsonl`,
 		Args: needArgs(1, 2, "the kind of the task"),
 		RunE: a.withClient(&f.where, func(cmd *cobra.Command, c *client, args []string) error {
 			f.waitSet = cmd.Flags().Changed("wait")
@@ -75,6 +86,7 @@ in time.`,
 	flags.BoolVar(&f.jsonl, "jsonl", false, "one task per line of the input")
 	waitFlag(cmd, &f.wait)
 	flags.StringVar(&f.idempotencyKey, "idempotency-key", "", "enqueue once for this `key`, however often it is repeated within 24 hours")
+	f.lines.register(flags)
 	f.where.register(flags)
 	f.out.register(cmd)
 	return cmd
@@ -90,6 +102,9 @@ func (f *enqueueFlags) fields(given func(flag string) bool) ([]field, error) {
 		return nil, usagef("--wait does not go with --jsonl; see 'pelton task wait'")
 	case given("idempotency-key") && f.idempotencyKey == "":
 		return nil, usagef("--idempotency-key must not be empty")
+	}
+	if err := f.lines.check(f.jsonl, given); err != nil {
+		return nil, err
 	}
 	list, err := f.taskFlags.fields(given)
 	if err != nil {

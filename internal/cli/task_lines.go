@@ -1,21 +1,63 @@
 package cli
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
+	"os"
 	"slices"
 	"strings"
+	"time"
+
+	"github.com/spf13/pflag"
 
 	"github.com/peltonq/pelton"
 )
 
-// enqueueLines enqueues every line of the input in batches, one at a time. What
-// was accepted is printed batch by batch.
+const (
+	defaultWindow   = 4
+	maxWindow       = 32
+	defaultRetryFor = 30 * time.Second
+)
+
+// lineFlags are the flags of "task enqueue --jsonl".
+type lineFlags struct {
+	resume   string
+	fromLine int
+	window   int
+	retryFor durationValue
+}
+
+func (f *lineFlags) register(flags *pflag.FlagSet) {
+	flags.StringVar(&f.resume, "resume", "", "with --jsonl: keep in `FILE` how far it came, and go on from there")
+	flags.IntVar(&f.fromLine, "from-line", 1, "with --jsonl: begin with this `LINE` of the input; lines keep their numbers")
+	flags.IntVar(&f.window, "window", defaultWindow, "with --jsonl: how many batches of up to 1,000 lines are on their way at a time")
+	f.retryFor = durationValue(defaultRetryFor)
+	flags.Var(&f.retryFor, "retry-for", "with --jsonl: how long to try again while the server is away or full, once it has answered")
+}
+
+func (f *lineFlags) check(jsonl bool, given func(string) bool) error {
+	for _, flag := range []string{"resume", "from-line", "window", "retry-for"} {
+		if given(flag) && !jsonl {
+			return usagef("--%s needs --jsonl", flag)
+		}
+	}
+	switch {
+	case given("resume") && given("from-line"):
+		return usagef("--resume and --from-line exclude each other")
+	case given("resume") && f.resume == "":
+		return usagef("--resume must not be empty")
+	case f.fromLine < 1:
+		return usagef("--from-line must be at least 1")
+	case f.window < 1 || f.window > maxWindow:
+		return usagef("--window %d is not between 1 and %d", f.window, maxWindow)
+	}
+	return nil
+}
+
+// enqueueLines enqueues every line of the input in batches. What was accepted is
+// printed in the order of the lines.
 func (a *app) enqueueLines(ctx context.Context, c *client, f *enqueueFlags, defaults []field, args []string) error {
 	source := args[len(args)-1]
 	file, isFile := strings.CutPrefix(source, "@")
@@ -34,157 +76,104 @@ func (a *app) enqueueLines(ctx context.Context, c *client, f *enqueueFlags, defa
 	}
 	defer func() { _ = in.Close() }() // only read
 
-	b := &bulk{app: a, c: c, lines: newLineReader(in, defaults), list: a.taskList(&f.out)}
+	b := &bulk{
+		app: a, list: a.taskList(&f.out), window: f.lines.window, settled: f.lines.fromLine - 1,
+		lines: newLineReader(in, defaults), sender: sender{c: c, retryFor: f.lines.retryFor.duration()},
+	}
 	b.lines.key = f.idempotencyKey
-	failed := b.run(ctx)
-	if err := b.list.close(); err != nil {
+	if f.lines.resume != "" {
+		done, err := b.goOn(f.lines.resume)
+		if done || err != nil {
+			return err
+		}
+	} else if err := b.lines.skipLines(b.settled); err != nil && !errors.Is(err, io.EOF) {
 		return err
 	}
+	b.progress = a.newProgress("enqueued", inputSize(in))
+	err = b.run(ctx)
+	b.progress.hide()
+	if err := errors.Join(err, b.state.finish(b.ended), b.list.close()); err != nil {
+		return err
+	}
+	return b.report(ctx)
+}
+
+// inputSize is the length of a file, or 0 of what has none.
+func inputSize(in io.Reader) int64 {
+	if f, ok := in.(*os.File); ok {
+		if info, err := f.Stat(); err == nil && info.Mode().IsRegular() {
+			return info.Size()
+		}
+	}
+	return 0
+}
+
+// goOn takes up where a file says that an earlier run ended, and keeps it. It is done
+// when that run had come to its end.
+func (b *bulk) goOn(path string) (done bool, err error) {
+	state, err := openLineState(path, b.lines.key)
+	if err != nil {
+		return false, err
+	}
+	if state.Done {
+		b.app.warnf("%s says that this was done at %s: %d tasks enqueued, %d lines refused; remove it to send all of them again",
+			path, state.UpdatedAt.Format(time.RFC3339), state.Enqueued, state.Refused)
+		return true, nil
+	}
+	b.lines.key, b.lines.chained = state.Key, true
+	if err := b.lines.skipLines(state.Line); err != nil && !errors.Is(err, io.EOF) {
+		return false, err
+	}
+	if b.lines.number != state.Line || b.lines.chain != state.chain() {
+		return false, usagef("--resume: this is not the input that %s is about: its first %d lines were others", path, state.Line)
+	}
+	if state.Line > 0 {
+		b.app.warnf("going on after line %d", state.Line)
+	}
+	b.state, b.settled = state, state.Line
+	return false, state.save()
+}
+
+// report tells what did not come out well and how to go on, and gives the exit code.
+func (b *bulk) report(ctx context.Context) error {
+	done := b.codes.codes[exitOK]
 	code := b.codes.code()
-	if failed != nil {
-		a.warnf("%s", failed)
-		if code = exitCode(failed); b.codes.codes[exitOK] > 0 {
+	stop := func(why int) {
+		if code = why; done > 0 {
 			code = exitPartly
 		}
 	}
+	for _, failed := range b.failed {
+		b.app.warnf("stopped at lines %d to %d: %s", failed.first, failed.last, failed.err)
+		stop(exitCode(failed.err))
+	}
+	switch {
+	case b.failure != nil:
+		b.app.warnf("stopped after line %d: %s", b.settled, b.failure)
+		stop(exitFailure)
+	case !b.ended && len(b.failed) == 0:
+		b.app.warnf("interrupted after line %d: %s", b.settled, context.Cause(ctx))
+		stop(exitFailure)
+	}
 	if code != exitOK {
-		a.warnf("%d tasks enqueued, %d lines refused", b.codes.codes[exitOK], b.refused)
+		b.app.warnf("%d tasks enqueued, %d lines refused", done, b.refused)
+	}
+	if !b.ended && done > 0 {
+		b.app.warnf("%s", b.howToGoOn())
 	}
 	return told(code)
 }
 
-// bulk is one run of enqueueLines.
-type bulk struct {
-	app     *app
-	c       *client
-	lines   *lineReader
-	list    *printer[*taskAnswer]
-	codes   tally
-	refused int
-}
-
-// run ends with the input, or with an error that later lines would meet too.
-func (b *bulk) run(ctx context.Context) error {
-	for {
-		chunk, err := b.lines.chunk()
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
-		if sendErr := b.send(ctx, chunk); sendErr != nil {
-			return sendErr
-		}
-		if err != nil {
-			return fmt.Errorf("stopped after line %d: %w", b.lines.number, err)
-		}
-	}
-}
-
-func (b *bulk) refuse(number, code int, err error) {
-	b.refused++
-	b.codes.add(code, 1)
-	b.app.warnf("line %d: %s", number, err)
-}
-
-// batchItem is one answer of POST /tasks/batch.
-type batchItem struct {
-	Status  int             `json:"status"`
-	Task    json.RawMessage `json:"task"`
-	Problem *problemError   `json:"problem"`
-}
-
-func (b *bulk) send(ctx context.Context, chunk []taskLine) error {
-	var sent []taskLine
-	for _, line := range chunk {
-		if line.err != nil {
-			b.refuse(line.number, exitUsage, line.err)
-		} else {
-			sent = append(sent, line)
-		}
-	}
-	if len(sent) == 0 {
-		return nil
-	}
-	return b.post(ctx, sent)
-}
-
-// post sends tasks as one batch. A batch that is refused as a whole, because one
-// of its tasks is not even strict JSON, is sent again in halves until the line is
-// found: nothing of a refused batch was enqueued.
-func (b *bulk) post(ctx context.Context, sent []taskLine) error {
-	body := []byte(`{"tasks":[`)
-	for i, line := range sent {
-		if i > 0 {
-			body = append(body, ',')
-		}
-		body = append(body, line.body...)
-	}
-	body = append(body, `]}`...)
-
-	answer, err := b.c.do(ctx, request{
-		method: http.MethodPost, path: []string{"tasks", "batch"}, body: body, timeout: batchTimeout, once: b.lines.key == "",
-	})
-	first, last := sent[0].number, sent[len(sent)-1].number
+// howToGoOn is what to do after a break.
+func (b *bulk) howToGoOn() string {
 	switch {
-	case err == nil:
-		return b.items(sent, answer)
-	case !refusesInput(err):
-		return fmt.Errorf("stopped at lines %d to %d: %w", first, last, err)
-	case len(sent) == 1:
-		b.refuse(first, exitCode(err), err)
-		return nil
+	case b.state != nil:
+		return "the same command with the same input goes on from there"
+	case b.lines.key != "":
+		return "the same command with the same input can be repeated for 24 hours, and enqueues nothing twice"
+	case b.scattered:
+		return fmt.Sprintf("all lines up to %d are settled, and some after it may be enqueued; with --resume FILE it would be known", b.settled)
+	default:
+		return fmt.Sprintf("--from-line %d goes on from there", b.settled+1)
 	}
-	half := len(sent) / 2
-	if err := b.post(ctx, sent[:half]); err != nil {
-		return err
-	}
-	return b.post(ctx, sent[half:])
-}
-
-// refusesInput reports whether the server found fault with what was sent.
-func refusesInput(err error) bool {
-	var problem *problemError
-	return errors.As(err, &problem) && problem.Type != "" && problem.exitCode() == exitUsage
-}
-
-// items takes in the answer to a batch.
-func (b *bulk) items(sent []taskLine, answer []byte) error {
-	first, last := sent[0].number, sent[len(sent)-1].number
-	var items struct {
-		Items []batchItem `json:"items"`
-	}
-	if err := json.Unmarshal(answer, &items); err != nil || len(items.Items) != len(sent) {
-		return fmt.Errorf("stopped at lines %d to %d: the server's answer is not one item for each task", first, last)
-	}
-	for i, item := range items.Items {
-		if err := b.item(sent[i].number, item); err != nil {
-			return err
-		}
-	}
-	return b.list.flush()
-}
-
-func (b *bulk) item(number int, item batchItem) error {
-	if item.Problem != nil {
-		item.Problem.Errors = withoutIndex(item.Problem.Errors)
-		b.refuse(number, exitCode(item.Problem), item.Problem)
-		return nil //nolint:nilerr // the line's error, which does not end the run.
-	}
-	task, err := parseTask(bytes.Clone(item.Task))
-	if err != nil {
-		return fmt.Errorf("stopped at line %d: %w", number, err)
-	}
-	b.codes.add(exitOK, 1)
-	return b.list.add(task)
-}
-
-// withoutIndex drops "body.tasks[3]." from locations: the line's number says it.
-func withoutIndex(errs []inputError) []inputError {
-	for i := range errs {
-		if rest, found := strings.CutPrefix(errs[i].Location, "body.tasks["); found {
-			if _, name, found := strings.Cut(rest, "]."); found {
-				errs[i].Location = name
-			}
-		}
-	}
-	return errs
 }

@@ -118,7 +118,7 @@ func TestEnqueueLinesStops(t *testing.T) {
 				}
 				accept(w, tasks)
 			})
-			code, _, stderr := runMain(t, url, input, "task", "enqueue", "-", "--jsonl")
+			code, _, stderr := runMain(t, url, input, "task", "enqueue", "-", "--jsonl", "--retry-for", "0s", "--window", "1")
 			if code != tc.want || !strings.Contains(stderr, tc.stderr) {
 				t.Errorf("code %d, want %d; stderr %q, want %q in it", code, tc.want, stderr, tc.stderr)
 			}

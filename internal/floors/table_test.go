@@ -80,6 +80,7 @@ var table = []rule{
 			"github.com/spf13/pflag",
 			"github.com/knadh/koanf",
 			"github.com/charmbracelet",
+			uuid,
 			"golang.org/x/sync",
 			"golang.org/x/term",
 			"go.yaml.in/yaml/v3",
