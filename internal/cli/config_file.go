@@ -27,11 +27,20 @@ const (
 	sectionWorker = "worker"
 )
 
-// sectionAnnotation names the section of a command that has one.
-const sectionAnnotation = "pelton-config-section"
+const (
+	// sectionAnnotation names the section of a command whose flags are its keys.
+	sectionAnnotation = "pelton-config-section"
+	// readsAnnotation names the section that another command reads, too.
+	readsAnnotation = "pelton-config-reads"
+)
 
 func inSection(cmd *cobra.Command, section string) *cobra.Command {
-	cmd.Annotations = map[string]string{sectionAnnotation: section}
+	cmd.Annotations = map[string]string{sectionAnnotation: section, readsAnnotation: section}
+	return cmd
+}
+
+func readingSection(cmd *cobra.Command, section string) *cobra.Command {
+	cmd.Annotations = map[string]string{readsAnnotation: section}
 	return cmd
 }
 
@@ -81,7 +90,7 @@ func clientSettings() map[string]*pflag.Flag {
 // reads reports whether a command that has a flag takes it from the file: "limit" is
 // another thing to "worker run" than to lists.
 func reads(cmd *cobra.Command, key string) bool {
-	_, has := cmd.Annotations[sectionAnnotation]
+	_, has := cmd.Annotations[readsAnnotation]
 	return has || clientSettings()[key] != nil || cmd.Root().PersistentFlags().Lookup(key) != nil
 }
 
@@ -118,7 +127,7 @@ func (f *configFile) place(cmd *cobra.Command, key string) (place string) {
 // each visits what is for a command: first what stands on top, then its section.
 func (f *configFile) each(cmd *cobra.Command, visit func(key string, v fileValue)) {
 	sections := []string{sectionTop}
-	if own, has := cmd.Annotations[sectionAnnotation]; has {
+	if own, has := cmd.Annotations[readsAnnotation]; has {
 		sections = append(sections, own)
 	}
 	for _, section := range sections {
