@@ -41,6 +41,9 @@ type app struct {
 // else gives up. environ is os.Environ(), or stands for it.
 func Main(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer, environ []string) int {
 	a := &app{stdin: stdin, stdout: stdout, stderr: stderr, environ: environ}
+	if isTerminal(stdout) {
+		a.stdout = aroundProgress{stdout, a}
+	}
 	root := a.root()                          //nolint:contextcheck // commands get ctx from ExecuteContextC.
 	root.SetArgs(append([]string{}, args...)) // never nil, which would mean os.Args
 	root.SetIn(stdin)
@@ -79,6 +82,7 @@ timed out, 7 unreachable, 8 rate limited, 9 partly done, 10 the task failed,
 	flags.StringVar(&a.config, "config", "", "read settings from a YAML `FILE`; see 'pelton config'")
 
 	mendCobra(root)
+	a.completeFromServer(root)
 	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error {
 		if !isCobras(cmd) {
 			var err error

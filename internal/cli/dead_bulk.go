@@ -124,6 +124,8 @@ Exit codes: 0 all deleted, 1 not confirmed, 2 no terminal to ask and no --yes,
 func (a *app) bulk(ctx context.Context, c *client, verb string, f deadFilter, dryRun bool) (pelton.BulkResult, error) {
 	const most = 1000 // of a call
 	var total pelton.BulkResult
+	progress := a.newProgress("letters", int64(f.limit))
+	defer progress.hide()
 	for {
 		limit := most
 		if f.limit > 0 {
@@ -155,9 +157,7 @@ func (a *app) bulk(ctx context.Context, c *client, verb string, f deadFilter, dr
 		if total.NextCursor = part.NextCursor; part.NextCursor == "" || stuck || f.limit > 0 && total.Matched >= f.limit {
 			return total, nil
 		}
-		if !dryRun && isTerminal(a.stderr) {
-			a.warnf("%d so far", total.Done)
-		}
+		progress.at(total.Matched, int64(total.Matched))
 	}
 }
 

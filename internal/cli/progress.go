@@ -19,7 +19,7 @@ const (
 )
 
 // progress is a line on stderr that says how far a long command is: on a terminal
-// alone. Every other line on stderr hides it first. It may be nil, and is for one
+// alone. Whatever else is written hides it first. It may be nil, and is for one
 // goroutine.
 type progress struct {
 	w     io.Writer
@@ -69,6 +69,17 @@ func (p *progress) hide() {
 		p.shown = false
 		_, _ = fmt.Fprint(p.w, "\r\x1b[K") // nobody is left to tell
 	}
+}
+
+// aroundProgress is stdout on a terminal, on which the line may be, too.
+type aroundProgress struct {
+	w   io.Writer
+	app *app
+}
+
+func (a aroundProgress) Write(p []byte) (int, error) {
+	a.app.progress.hide()
+	return a.w.Write(p)
 }
 
 // progressLine is "[#####-----]  50%  1200 enqueued, 400/s, 3s left", as far as that

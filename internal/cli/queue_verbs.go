@@ -116,6 +116,8 @@ func purgeQuestion(q *queueAnswer, p pelton.Priority) string {
 // purge goes on until nothing is left. An error comes with how far it came.
 func (a *app) purge(ctx context.Context, c *client, queue string, query url.Values) (total int, err error) {
 	cursor := ""
+	progress := a.newProgress("purged", 0)
+	defer progress.hide()
 	for {
 		asked := url.Values{}
 		for name, values := range query {
@@ -137,9 +139,7 @@ func (a *app) purge(ctx context.Context, c *client, queue string, query url.Valu
 			return total, nil
 		}
 		cursor = part.NextCursor
-		if isTerminal(a.stderr) {
-			a.warnf("%d so far", total)
-		}
+		progress.at(total, 0)
 	}
 }
 

@@ -83,10 +83,13 @@ func (b *backfill) run(ctx context.Context) error {
 		[]string{"TICK", "TASK", "STATE"},
 		func(t pelton.BackfillTick) []string { return []string{instant(t.Tick), tickTask(t), b.tickState(t)} })
 	b.total.Ticks = []pelton.BackfillTick{}
+	progress := b.app.newProgress("ticks", int64(b.limit))
+	defer progress.hide()
 	b.total.NextFrom = time.Time(b.from)
 	var failed error
 	for !b.total.NextFrom.IsZero() && (b.limit == 0 || b.done < b.limit) && failed == nil {
 		failed = b.part(ctx)
+		progress.at(b.done, int64(b.done))
 	}
 	if failed != nil && b.done == 0 {
 		return failed

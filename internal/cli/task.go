@@ -162,7 +162,10 @@ func (a *app) eachTask(ctx context.Context, out *outputFlag, args []string, do f
 
 	list := a.taskList(out)
 	var codes tally
+	progress := a.newProgress("tasks", int64(len(ids)))
+	defer progress.hide()
 	for i, id := range ids {
+		progress.at(i, int64(i))
 		task, err := do(ctx, id)
 		if task != nil {
 			if err := list.add(task); err != nil {

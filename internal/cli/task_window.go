@@ -203,7 +203,6 @@ func (b *bulk) land() error {
 	f := b.flying[0]
 	b.flying = b.flying[1:]
 	accepted, first, last := false, 0, 0
-	b.progress.hide()
 	for i, r := range f.results {
 		number := f.lines[i].number
 		switch {
