@@ -27,6 +27,11 @@ type Depth struct {
 	// none is.
 	OldestReady time.Duration
 	Paused      bool // no task is handed out
+	// Deliveries counts hand-overs to workers since the priority was first used: with
+	// Ready it grows by each task that becomes ready, and without Running by each that
+	// ends, so that differences over time are rates. It may begin anew when the broker
+	// loses its state.
+	Deliveries uint64
 }
 
 // Purged says how far a purge of a queue came.
@@ -40,11 +45,12 @@ type depthJSON struct {
 	Running     uint64 `json:"running"`
 	OldestReady string `json:"oldest_ready,omitempty"`
 	Paused      bool   `json:"paused"`
+	Deliveries  uint64 `json:"deliveries,omitempty"`
 }
 
 // MarshalJSON writes OldestReady as a duration string, to the millisecond.
 func (d Depth) MarshalJSON() ([]byte, error) {
-	form := depthJSON{Ready: d.Ready, Running: d.Running, Paused: d.Paused}
+	form := depthJSON{Ready: d.Ready, Running: d.Running, Paused: d.Paused, Deliveries: d.Deliveries}
 	if d.OldestReady > 0 {
 		form.OldestReady = FormatDuration(d.OldestReady.Round(time.Millisecond))
 	}
@@ -57,7 +63,7 @@ func (d *Depth) UnmarshalJSON(data []byte) error {
 	if err := json.Unmarshal(data, &form); err != nil {
 		return err
 	}
-	*d = Depth{Ready: form.Ready, Running: form.Running, Paused: form.Paused}
+	*d = Depth{Ready: form.Ready, Running: form.Running, Paused: form.Paused, Deliveries: form.Deliveries}
 	if form.OldestReady == "" {
 		return nil
 	}

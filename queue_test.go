@@ -16,7 +16,7 @@ func TestQueueJSON(t *testing.T) {
 	queue := pelton.Queue{
 		Name: "default",
 		Priorities: map[pelton.Priority]pelton.Depth{
-			pelton.High: {Ready: 2, Running: 1, OldestReady: 2*time.Second + 345678*time.Microsecond},
+			pelton.High: {Ready: 2, Running: 1, Deliveries: 9, OldestReady: 2*time.Second + 345678*time.Microsecond},
 			pelton.Low:  {Paused: true},
 		},
 		Ready: 2, Running: 1, Scheduled: 4, Waiting: 3, Dead: 5,
@@ -26,7 +26,7 @@ func TestQueueJSON(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := `{"name":"default","paused":false,"settings":{},"priorities":{` +
-		`"high":{"ready":2,"running":1,"oldest_ready":"2.346s","paused":false},` +
+		`"high":{"ready":2,"running":1,"oldest_ready":"2.346s","paused":false,"deliveries":9},` +
 		`"low":{"ready":0,"running":0,"paused":true}},"ready":2,"running":1,"scheduled":4,"waiting":3,"dead":5}`
 	if diff := cmp.Diff(want, string(data)); diff != "" {
 		t.Error(diff)
@@ -41,6 +41,7 @@ func TestDepthRoundTrip(t *testing.T) {
 			Running:     rapid.Uint64().Draw(t, "running"),
 			OldestReady: time.Duration(rapid.Int64Range(0, 1<<40).Draw(t, "ms")) * time.Millisecond,
 			Paused:      rapid.Bool().Draw(t, "paused"),
+			Deliveries:  rapid.Uint64().Draw(t, "deliveries"),
 		}
 		data, err := json.Marshal(want)
 		if err != nil {

@@ -284,6 +284,7 @@ func depthSchema() *huma.Schema {
 		"running":      integer("Tasks that a worker holds.", 0),
 		"oldest_ready": duration("How long the oldest ready task has waited; absent when there is none.", "2s"),
 		"paused":       boolean("Whether no tasks of this priority are handed out."),
+		"deliveries":   integer("Hand-overs of tasks to workers since the priority was first used; differences over time are rates. Absent when there was none.", 0),
 	}, "ready", "running", "paused")
 }
 

@@ -202,7 +202,7 @@ func (b *Broker) stateUnder(ctx context.Context, stream, filter string) (jetstre
 // addDepth reads a lane's consumer: pending messages are ready, those handed out
 // and not acknowledged run.
 func (b *Broker) addDepth(ctx context.Context, q *pelton.Queue, p pelton.Priority, info *jetstream.ConsumerInfo) error {
-	depth := pelton.Depth{Ready: info.NumPending, Running: uint64(max(info.NumAckPending, 0))}
+	depth := pelton.Depth{Ready: info.NumPending, Running: uint64(max(info.NumAckPending, 0)), Deliveries: info.Delivered.Consumer}
 	// Also while the lane does not follow its queue's entry yet.
 	depth.Paused = q.Priorities[p].Paused || isPaused(info)
 	if info.NumPending > 0 {

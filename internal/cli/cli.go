@@ -55,7 +55,7 @@ func Main(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io
 
 func (a *app) root() *cobra.Command {
 	root := group("pelton", "A distributed task queue on NATS JetStream",
-		a.serveCmd(), a.workerCmd(), a.taskCmd(), a.queueCmd(), a.deadCmd(), a.scheduleCmd(), a.limitCmd(), a.lockCmd(), a.tokenCmd(), a.auditCmd(), a.backupCmd(), a.restoreCmd(), a.doctorCmd(), a.configCmd(), a.versionCmd())
+		a.serveCmd(), a.workerCmd(), a.taskCmd(), a.queueCmd(), a.deadCmd(), a.scheduleCmd(), a.limitCmd(), a.lockCmd(), a.tokenCmd(), a.auditCmd(), a.backupCmd(), a.restoreCmd(), a.doctorCmd(), a.topCmd(), a.configCmd(), a.versionCmd())
 	root.Long = `Pelton is a distributed task queue on NATS JetStream.
 
 "pelton serve" is all of it in one process: the broker, the HTTP API and, when

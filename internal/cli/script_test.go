@@ -67,6 +67,16 @@ func TestMain(m *testing.M) {
 //	drained QUEUE N
 //		waits until a queue has neither ready nor running tasks, and expects that the
 //		handlers of the server ran N times for it
+//	needtmux
+//		ends the script where there is no terminal for it
+//	terminal COMMAND
+//		runs a shell command in a terminal of 80 columns and 24 lines
+//	screen [PATTERN]
+//		waits until its screen matches, and prints it
+//	colours
+//		expects that the screen has some
+//	keys KEY...
+//		presses keys there
 //	signalafter SIGNAL LINES CODE program [arg...]
 //		runs a program, sends it INT, TERM or KILL after so many lines of its stdout,
 //		and expects an exit code (- for one that was killed)
@@ -77,7 +87,7 @@ func TestScript(t *testing.T) {
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
 		Setup: func(env *testscript.Env) error {
-			env.Values[serversKey{}] = make(servers)
+			env.Values[serversKey{}], env.Values[testingKey{}] = make(servers), env.T()
 			// Under the race detector every program would end a second late.
 			env.Setenv("GORACE", "atexit_sleep_ms=0")
 			return nil
@@ -86,6 +96,7 @@ func TestScript(t *testing.T) {
 			"serve": cmdServe, "stop": cmdStop, "exits": cmdExits, "eventually": cmdEventually,
 			"get": cmdGet, "field": cmdField, "freeport": cmdFreePort, "signalafter": cmdSignalAfter, "genlines": cmdGenLines, "drained": cmdDrained,
 			"secret": cmdSecret, "comesto": cmdComesTo, "certs": cmdCerts(t), "secure": cmdSecure,
+			"needtmux": cmdNeedTmux, "terminal": cmdTerminal, "screen": cmdScreen, "keys": cmdKeys, "colours": cmdColours,
 		},
 	})
 }

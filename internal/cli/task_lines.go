@@ -95,7 +95,7 @@ func (a *app) enqueueLines(ctx context.Context, c *client, f *enqueueFlags, defa
 	if err := errors.Join(err, b.state.finish(b.ended), b.list.close()); err != nil {
 		return err
 	}
-	return b.report(ctx)
+	return b.report()
 }
 
 // inputSize is the length of a file, or 0 of what has none.
@@ -135,7 +135,7 @@ func (b *bulk) goOn(path string) (done bool, err error) {
 }
 
 // report tells what did not come out well and how to go on, and gives the exit code.
-func (b *bulk) report(ctx context.Context) error {
+func (b *bulk) report() error {
 	done := b.codes.codes[exitOK]
 	code := b.codes.code()
 	stop := func(why int) {
@@ -152,7 +152,7 @@ func (b *bulk) report(ctx context.Context) error {
 		b.app.warnf("stopped after line %d: %s", b.settled, b.failure)
 		stop(exitFailure)
 	case !b.ended && len(b.failed) == 0:
-		b.app.warnf("interrupted after line %d: %s", b.settled, context.Cause(ctx))
+		b.app.warnf("interrupted after line %d", b.settled)
 		stop(exitFailure)
 	}
 	if code != exitOK {

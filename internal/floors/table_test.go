@@ -79,7 +79,7 @@ var table = []rule{
 			"github.com/spf13/cobra",
 			"github.com/spf13/pflag",
 			"github.com/knadh/koanf",
-			"github.com/charmbracelet",
+			"charm.land",
 			uuid,
 			"golang.org/x/sync",
 			"golang.org/x/term",
