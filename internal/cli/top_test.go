@@ -171,7 +171,7 @@ func TestTopFilters(t *testing.T) {
 func TestTopShows(t *testing.T) {
 	t.Parallel()
 	screen := strings.Join(topScreenOf(80, 24).screen(), "\n")
-	for _, want := range []string{"http://x", "default", "1.2M", "emails (paused)", "host-1-aaaa", "1/16", "0/4!", " 100s email.send", `error: mailbox \u001b[31mfull at 1`, "q quit", "of 20"} {
+	for _, want := range []string{"http://x", "default", "1.2M", "emails (paused)", "host-1-aaaa", "1/16", "0/4!", " 100s email.send", `error: mailbox \u001b[31mfull at 1`, "q quit", "slots 20"} {
 		if !strings.Contains(screen, want) {
 			t.Errorf("no %q in\n%s", want, screen)
 		}

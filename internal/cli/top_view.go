@@ -304,8 +304,8 @@ func (m topModel) totals() string {
 	for i := range m.last.Workers {
 		slots += m.last.Workers[i].Concurrency
 	}
-	return fmt.Sprintf("ready %s  running %s of %d  dead %s  in %s/s  out %s/s  queues %d  workers %d",
-		short(ready), short(running), slots, short(dead), perSecond(in), perSecond(out), len(m.last.Queues), len(m.last.Workers))
+	return fmt.Sprintf("ready %s  running %s  slots %d  dead %s  in %s/s  out %s/s  workers %d",
+		short(ready), short(running), slots, short(dead), perSecond(in), perSecond(out), len(m.last.Workers))
 }
 
 func (m topModel) help() string {
