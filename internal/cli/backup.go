@@ -30,7 +30,7 @@ type brokerFlags struct {
 
 func (b *brokerFlags) register(flags *pflag.FlagSet) {
 	flags.StringVar(&b.nats.url, "nats", "", "`URL` of the broker; several are separated by commas")
-	flags.StringVar(&b.nats.token, "nats-token", "", "token of the broker; better given as PELTON_NATS_TOKEN")
+	secretVar(flags, &b.nats.token, "nats-token", "token of the broker")
 	b.nats.tls.register(flags, false)
 	flags.StringVar(&b.data, "data", "", "data `FOLDER` of a server that is stopped")
 }

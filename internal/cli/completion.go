@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -99,8 +100,20 @@ func (a *app) ask(cmd *cobra.Command, list lister) []string {
 	if _, err := quiet.configure(cmd); err != nil {
 		return nil
 	}
-	text := func(name string) string { return cmd.Flags().Lookup(name).Value.String() }
-	c, err := quiet.client(clientFlags{url: text("url"), token: text("token")})
+	// The verb's own are behind its RunE; these take their values over.
+	var where clientFlags
+	flags := pflag.NewFlagSet("", pflag.ContinueOnError)
+	where.register(flags)
+	var bad error
+	flags.VisitAll(func(f *pflag.Flag) {
+		if given := cmd.Flags().Lookup(f.Name); given != nil && given.Changed {
+			bad = errors.Join(bad, f.Value.Set(given.Value.String()))
+		}
+	})
+	if bad != nil {
+		return nil
+	}
+	c, err := quiet.client(where)
 	if err != nil {
 		return nil
 	}

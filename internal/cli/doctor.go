@@ -37,6 +37,8 @@ type doctorFlags struct {
 	nats  natsFlags
 	redis string
 	data  string
+
+	namespace namespaceFlag
 }
 
 func (a *app) doctorCmd() *cobra.Command {
@@ -64,6 +66,7 @@ Exit codes: 0 nothing is wrong, warnings included; 1 something is.`,
 	f.out.register(cmd)
 	flags.StringVar(&f.nats.url, "nats", "", "`URL` of the broker; none is not looked at")
 	secretVar(flags, &f.nats.token, "nats-token", "token of the broker")
+	f.namespace.register(flags)
 	secretVar(flags, &f.redis, "redis", "`URL` of the Redis that counts rate limits; none is not looked at")
 	flags.StringVar(&f.data, "data", "./pelton-data", "`folder` of the embedded broker's data, if it is on this machine")
 	return readingSection(cmd, sectionServe)

@@ -44,7 +44,7 @@ func (d *doctor) broker(ctx context.Context) error {
 	defer nc.Close()
 	d.ok("broker.reachable", "%s", url)
 
-	found, err := broker.Inspect(ctx, nc, broker.DefaultNamespace)
+	found, err := broker.Inspect(ctx, nc, string(d.flags.namespace))
 	switch {
 	case errors.Is(err, pelton.ErrNotSupported):
 		d.fail("broker.jetstream", "enable JetStream in the NATS server, and for this account", "%s", err)

@@ -15,7 +15,7 @@ import (
 	"github.com/spf13/pflag"
 )
 
-var update = flag.Bool("update", false, "write docs/reference anew") //nolint:gochecknoglobals // a flag of the test
+var update = flag.Bool("update", false, "write docs/reference anew")
 
 const regenerate = "go test ./internal/cli -run TestReference -update"
 
@@ -25,7 +25,7 @@ func TestReference(t *testing.T) {
 	for name, want := range map[string]string{"cli.md": cliReference(), "configuration.md": configReference()} {
 		path := filepath.Join("../../docs/reference", name)
 		if *update {
-			if err := os.WriteFile(path, []byte(want), 0o644); err != nil { //nolint:gosec // documents are for everybody
+			if err := os.WriteFile(path, []byte(want), 0o644); err != nil {
 				t.Fatal(err)
 			}
 			continue
