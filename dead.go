@@ -1,9 +1,6 @@
 package pelton
 
-import (
-	"fmt"
-	"strings"
-)
+import "fmt"
 
 // DeadFilter selects dead letters: the retained copies of failed tasks. An empty
 // field selects all.
@@ -37,10 +34,7 @@ func (f DeadFilter) Matches(letter *Task) bool {
 	if f.Queue != "" && f.Queue != letter.Queue || f.Kind != "" && f.Kind != letter.Kind {
 		return false
 	}
-	if f.Error == "" {
-		return true
-	}
-	return letter.Error != nil && strings.Contains(string(letter.Error.Reason)+": "+letter.Error.Message, f.Error)
+	return f.Error == "" || failedWith(letter, f.Error)
 }
 
 // DeadQuery asks for the dead letters that a filter selects, newest first.

@@ -15,11 +15,6 @@ const (
 	deadPage      = 50      // letters of a page, when the query does not say
 	maxDeadPage   = 500     // letters of a page
 	deadPageBytes = 8 << 20 // payloads and results of a page; one letter always fits
-	maxDeadBulk   = 1000    // letters that one bulk call acts on
-	bulkTime      = 10 * time.Second
-	// bulkRate is how many letters a second all bulk calls of a client act on
-	// together, so that a retry of thousands does not crowd out other work.
-	bulkRate = 500
 )
 
 // DeadLetters lists dead letters, newest first, at most q.Limit (50 when zero, 500
@@ -100,7 +95,7 @@ func (c *Client) RetryDeadLetter(ctx context.Context, id pelton.ID) (*pelton.Tas
 // on. When the broker is out of reach, it ends: with the counts so far and the
 // cursor, or with the error if nothing was done yet.
 func (c *Client) RetryDeadLetters(ctx context.Context, q pelton.DeadQuery, dryRun bool) (*pelton.BulkResult, error) {
-	return c.bulk(ctx, q, dryRun, func(letter *broker.Record) error {
+	return c.bulk(ctx, q, dryRun, func(ctx context.Context, letter *broker.Record) error {
 		_, err := c.b.RequeueDead(ctx, letter)
 		return err
 	})
@@ -109,58 +104,26 @@ func (c *Client) RetryDeadLetters(ctx context.Context, q pelton.DeadQuery, dryRu
 // PurgeDeadLetters deletes the letters that q selects; otherwise it is as
 // RetryDeadLetters. The tasks' records stay readable as long as they would have.
 func (c *Client) PurgeDeadLetters(ctx context.Context, q pelton.DeadQuery, dryRun bool) (*pelton.BulkResult, error) {
-	return c.bulk(ctx, q, dryRun, func(letter *broker.Record) error {
+	return c.bulk(ctx, q, dryRun, func(ctx context.Context, letter *broker.Record) error {
 		return c.b.DropDead(ctx, letter)
 	})
 }
 
 // bulk acts on each letter that q selects.
-func (c *Client) bulk(ctx context.Context, q pelton.DeadQuery, dryRun bool, act func(*broker.Record) error) (*pelton.BulkResult, error) {
-	before, limit, err := readQuery(q, maxDeadBulk, maxDeadBulk)
+func (c *Client) bulk(ctx context.Context, q pelton.DeadQuery, dryRun bool, act func(context.Context, *broker.Record) error) (*pelton.BulkResult, error) {
+	before, limit, err := readQuery(q, maxBulk, maxBulk)
 	if err != nil {
 		return nil, err
 	}
-	result := &pelton.BulkResult{}
-	end := time.Now().Add(bulkTime)
-	var broken error
+	k := &bulkCall{c: c, limit: limit, dryRun: dryRun, end: time.Now().Add(bulkTime)}
 	next, err := c.b.EachDead(ctx, before, func(letter *broker.Record) bool {
-		switch {
-		case !q.Matches(letter.Task(end)):
-			return true
-		case result.Matched == limit, time.Now().After(end):
-			return false
-		case dryRun:
-			result.Matched++
-			return true
-		}
-		if err := c.bulkPace.Wait(ctx); err != nil {
-			broken = fmt.Errorf("dead letters: %w: %w", pelton.ErrUnavailable, err)
-			return false
-		}
-		switch err := act(letter); {
-		case err == nil:
-			result.Matched++
-			result.Done++
-		case errors.Is(err, pelton.ErrNotFound), errors.Is(err, pelton.ErrConflict):
-			// Somebody else was faster: it is no dead letter any more.
-		case ctx.Err() != nil, errors.Is(err, pelton.ErrUnavailable), errors.Is(err, pelton.ErrUnknownOutcome), errors.Is(err, pelton.ErrClosed):
-			broken = err
-			return false
-		default:
-			result.Matched++
-			result.Failed++
-			c.logger.WarnContext(ctx, "dead letter skipped", "task_id", letter.ID.String(), "queue", letter.Queue, "error", err)
-		}
-		return true
+		task := letter.Task(k.end)
+		return !q.Matches(task) || k.visit(ctx, task, func(ctx context.Context) error { return act(ctx, letter) })
 	})
-	if err == nil {
-		err = broken
+	if err != nil {
+		k.broken = err
 	}
-	if err != nil && result.Matched == 0 {
-		return nil, err
-	}
-	result.NextCursor = writeCursor(next)
-	return result, nil
+	return k.done(writeCursor(next))
 }
 
 // readQuery gives where to start and the limit.

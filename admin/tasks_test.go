@@ -52,22 +52,25 @@ func TestTasks(t *testing.T) {
 	}
 	slices.Reverse(want)
 	for _, limit := range []int{0, 1, 3, 7} {
-		if diff := cmp.Diff(want, dueTasks(t, client, pelton.TaskQuery{State: pelton.Scheduled, Limit: limit})); diff != "" {
+		if diff := cmp.Diff(want, dueTasks(t, client, pelton.TaskQuery{TaskFilter: pelton.TaskFilter{State: pelton.Scheduled}, Limit: limit})); diff != "" {
 			t.Errorf("limit %d (-want +got):\n%s", limit, diff)
 		}
 	}
-	page, err := client.Tasks(t.Context(), pelton.TaskQuery{State: pelton.Scheduled})
+	page, err := client.Tasks(t.Context(), pelton.TaskQuery{TaskFilter: pelton.TaskFilter{State: pelton.Scheduled}})
 	if err != nil || string(page.Items[0].Payload) != `{"a": 1.0}` {
 		t.Errorf("page = %+v, %v", page, err)
 	}
-	if got := dueTasks(t, client, pelton.TaskQuery{State: pelton.Retrying}); len(got) != 0 {
+	if got := dueTasks(t, client, pelton.TaskQuery{TaskFilter: pelton.TaskFilter{State: pelton.Retrying}}); len(got) != 0 {
 		t.Errorf("retrying: %s", got)
 	}
 	for name, q := range map[string]pelton.TaskQuery{
-		"limit":  {State: pelton.Scheduled, Limit: 501},
-		"cursor": {State: pelton.Scheduled, Cursor: "x"},
-		"queue":  {State: pelton.Scheduled, Queue: "*"},
-		"state":  {State: "waiting"},
+		"limit":   {TaskFilter: pelton.TaskFilter{State: pelton.Scheduled}, Limit: 501},
+		"cursor":  {TaskFilter: pelton.TaskFilter{State: pelton.Scheduled}, Cursor: "x"},
+		"queue":   {TaskFilter: pelton.TaskFilter{State: pelton.Scheduled, Queue: "*"}},
+		"state":   {TaskFilter: pelton.TaskFilter{State: "waiting"}},
+		"label.*": {TaskFilter: pelton.TaskFilter{Labels: map[string]string{"*": ""}}},
+		"label.a": {TaskFilter: pelton.TaskFilter{Labels: map[string]string{"a": "\n"}}},
+		"until":   {TaskFilter: pelton.TaskFilter{Since: time.Unix(2, 0), Until: time.Unix(1, 0)}},
 	} {
 		_, err := client.Tasks(t.Context(), q)
 		var invalid *pelton.ValidationError
@@ -75,9 +78,13 @@ func TestTasks(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	for _, state := range []pelton.State{"", pelton.Queued, pelton.Failed} {
-		if _, err := client.Tasks(t.Context(), pelton.TaskQuery{State: state}); !errors.Is(err, pelton.ErrNotSupported) {
-			t.Errorf("state %q: %v, want ErrNotSupported", state, err)
+	for _, state := range append(pelton.States(), "") {
+		for _, cursor := range []string{"x", "q", "q0.1", "a1", "f1.1", "-", "q1.1.1", "qz.zzzzzzzzzzzzzz"} {
+			_, err := client.Tasks(t.Context(), pelton.TaskQuery{TaskFilter: pelton.TaskFilter{State: state}, Cursor: cursor})
+			var invalid *pelton.ValidationError
+			if !errors.As(err, &invalid) || len(invalid.Fields) != 1 || invalid.Fields[0].Field != "cursor" {
+				t.Errorf("state %q, cursor %q: %v", state, cursor, err)
+			}
 		}
 	}
 }

@@ -196,7 +196,7 @@ func New(cfg Config) (http.Handler, error) {
 	document := humago.New(mux, s.humaConfig())
 	document.UseMiddleware(auditing, permit)
 	s.registerTasks(document)
-	s.registerDelayed(document)
+	s.registerLists(document)
 	s.registerEvents(document)
 	s.registerWhy(document)
 	s.registerQueues(document)

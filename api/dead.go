@@ -167,7 +167,7 @@ func (s *server) retryWith(ctx context.Context, path string, get, retry func(con
 	return taskAnswer(http.StatusOK, task)
 }
 
-// bulkInput is the request of POST /dead/retry and /dead/purge.
+// bulkInput is the request of a call by filter.
 type bulkInput struct {
 	body []byte
 	err  error
@@ -180,20 +180,20 @@ func (in *bulkInput) Resolve(ctx huma.Context) []error {
 }
 
 func (s *server) retryDeadMany(ctx context.Context, in *bulkInput) (*answer, error) {
-	return bulkWith(ctx, in, s.Dead.RetryDeadLetters)
+	return bulkWith(ctx, in, parseDeadQuery, s.Dead.RetryDeadLetters)
 }
 
 func (s *server) purgeDead(ctx context.Context, in *bulkInput) (*answer, error) {
-	return bulkWith(ctx, in, s.Dead.PurgeDeadLetters)
+	return bulkWith(ctx, in, parseDeadQuery, s.Dead.PurgeDeadLetters)
 }
 
 // bulkWith is not detached: when the caller has gone, nobody learns how far it
-// came, so it stops. Each letter is dealt with as a whole.
-func bulkWith(ctx context.Context, in *bulkInput, bulk func(context.Context, pelton.DeadQuery, bool) (*pelton.BulkResult, error)) (*answer, error) {
+// came, so it stops. Each letter or task is dealt with as a whole.
+func bulkWith[Q any](ctx context.Context, in *bulkInput, parse func([]byte) (Q, bool, error), bulk func(context.Context, Q, bool) (*pelton.BulkResult, error)) (*answer, error) {
 	if in.err != nil {
 		return nil, in.err
 	}
-	q, dryRun, err := parseDeadQuery(in.body)
+	q, dryRun, err := parse(in.body)
 	if err == nil {
 		err = mayFilterBy(ctx, &q)
 	}

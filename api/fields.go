@@ -110,6 +110,11 @@ func (p *fieldReader) time(field string, value jsontext.Value) time.Time {
 	if text == "" {
 		return time.Time{}
 	}
+	return p.instant(field, text)
+}
+
+// instant reads a time from a text that is not empty.
+func (p *fieldReader) instant(field, text string) time.Time {
 	var t time.Time
 	if err := t.UnmarshalText([]byte(text)); err != nil {
 		p.fail(field, "%q is not an RFC 3339 time such as 2026-12-01T08:00:00Z", clip(text, 64))
@@ -134,6 +139,31 @@ func (p *fieldReader) count(field string, value jsontext.Value) int {
 		return 0
 	}
 	return n
+}
+
+// labels reads an object of strings.
+func (p *fieldReader) labels(field string, value jsontext.Value) map[string]string {
+	if value.Kind() != jsontext.KindBeginObject {
+		p.fail(field, "must be an object of strings, not %s", describe(value))
+		return nil
+	}
+	labels := make(map[string]string)
+	err := eachMember(value, func(name string, value jsontext.Value) {
+		if value.Kind() != jsontext.KindString {
+			p.fail(field+"."+name, "must be a string, not %s", describe(value))
+			return
+		}
+		text, err := unquoted(value)
+		if err != nil {
+			p.fail(field+"."+name, "has half a surrogate pair, which is no character")
+			return
+		}
+		labels[name] = text
+	})
+	if err != nil {
+		p.fail(field, "%s", err)
+	}
+	return labels
 }
 
 // describe names a value's type for a message.

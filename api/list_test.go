@@ -1,13 +1,15 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
-	"github.com/google/go-cmp/cmp"
+	gocmp "github.com/google/go-cmp/cmp"
 
 	"github.com/peltonq/pelton"
 )
@@ -17,6 +19,10 @@ type fakeLister struct {
 	page  pelton.TaskPage
 	err   error
 	asked pelton.TaskQuery
+
+	result pelton.BulkResult
+	dryRun bool
+	verb   string
 }
 
 func (f *fakeLister) Tasks(_ context.Context, q pelton.TaskQuery) (*pelton.TaskPage, error) {
@@ -27,6 +33,16 @@ func (f *fakeLister) Tasks(_ context.Context, q pelton.TaskQuery) (*pelton.TaskP
 	return &f.page, f.err
 }
 
+func (f *fakeLister) CancelTasks(_ context.Context, q pelton.TaskQuery, dryRun bool) (*pelton.BulkResult, error) {
+	f.asked, f.dryRun, f.verb = q, dryRun, "cancel"
+	return &f.result, cmp.Or(q.Check(), f.err)
+}
+
+func (f *fakeLister) RetryTasks(_ context.Context, q pelton.TaskQuery, dryRun bool) (*pelton.BulkResult, error) {
+	f.asked, f.dryRun, f.verb = q, dryRun, "retry"
+	return &f.result, cmp.Or(q.Check(), f.err)
+}
+
 func TestListTasks(t *testing.T) {
 	t.Parallel()
 	lister := &fakeLister{}
@@ -34,33 +50,75 @@ func TestListTasks(t *testing.T) {
 	if w := call(t, h, http.MethodGet, "/tasks?state=retrying", ""); w.Code != 200 || w.Body.String() != "{\"items\":[]}\n" {
 		t.Errorf("no tasks: %d %s", w.Code, w.Body)
 	}
-	if diff := cmp.Diff(pelton.TaskQuery{State: pelton.Retrying, Limit: 50}, lister.asked); diff != "" {
+	if diff := gocmp.Diff(pelton.TaskQuery{TaskFilter: pelton.TaskFilter{State: pelton.Retrying}, Limit: 50}, lister.asked); diff != "" {
 		t.Errorf("defaults (-want +got):\n%s", diff)
 	}
 	lister.page = pelton.TaskPage{Items: []*pelton.Task{exampleScheduled()}, NextCursor: "c"}
-	w := call(t, h, http.MethodGet, "/tasks?state=scheduled&queue=emails&kind=email.send&priority=high&limit=7&cursor=x.y", "")
+	w := call(t, h, http.MethodGet, "/tasks?state=scheduled&queue=emails&kind=email.send&priority=high&limit=7&cursor=x.y&label.tenant=acme&label.odd=&error=boo&since=2026-12-01T08:00:00Z&until=2026-12-01T10:00:00%2B01:00", "")
 	if body := w.Body.String(); w.Code != 200 || !strings.Contains(body, `"state":"scheduled"`) || !strings.HasSuffix(body, `,"next_cursor":"c"}`+"\n") {
 		t.Errorf("page: %d %s", w.Code, body)
 	}
-	want := pelton.TaskQuery{State: pelton.Scheduled, Queue: "emails", Kind: "email.send", Priority: pelton.High, Limit: 7, Cursor: "x.y"}
-	if diff := cmp.Diff(want, lister.asked); diff != "" {
+	want := pelton.TaskQuery{TaskFilter: pelton.TaskFilter{
+		State: pelton.Scheduled, Queue: "emails", Kind: "email.send", Priority: pelton.High, Labels: map[string]string{"tenant": "acme", "odd": ""},
+		Error: "boo", Since: exampleTime(), Until: exampleTime().Add(time.Hour),
+	}, Limit: 7, Cursor: "x.y"}
+	if diff := gocmp.Diff(want, lister.asked); diff != "" {
 		t.Errorf("query (-want +got):\n%s", diff)
 	}
 	for query, location := range map[string]string{
 		"state=waiting": "query.state", "state=": "query.state", "state=scheduled&queue=B": "query.queue", "state=scheduled&kind=*": "query.kind",
 		"state=scheduled&priority=urgent": "query.priority", "state=scheduled&limit=0": "query.limit", "state=scheduled&limit=501": "query.limit",
 		"state=scheduled&limit=x": "query.limit", "state=scheduled&queue=": "query.queue", "state=scheduled&sort=due": "query.sort",
+		"queue=a&queue=b": "query.queue", "label.%2A=x": "query.label.*", "label.a=%0A": "query.label.a", "label.=x": "query.label.", "since=1h": "query.since",
+		"since=2026-12-01T08:00:00Z&until=2026-12-01T08:00:00Z": "query.until", "error=": "query.error",
 	} {
 		p := wantProblem(t, call(t, h, http.MethodGet, "/tasks?"+query, ""), 422, kindInvalid)
 		if len(p.Errors) != 1 || p.Errors[0].Location != location {
 			t.Errorf("%s: %+v", query, p.Errors)
 		}
 	}
-	for _, query := range []string{"", "?queue=default", "?state=queued", "?state=failed", "?state=scheduled&label.tenant=acme", "?error=timeout"} {
-		wantProblem(t, call(t, h, http.MethodGet, "/tasks"+query, ""), 422, kindNotSupported)
+	for _, query := range []string{"", "?queue=default", "?state=queued", "?state=failed", "?error=timeout"} {
+		if w := call(t, h, http.MethodGet, "/tasks"+query, ""); w.Code != 200 {
+			t.Errorf("%s: %d %s", query, w.Code, w.Body)
+		}
 	}
 	lister.err = fmt.Errorf("list: %w", pelton.ErrUnavailable)
 	wantProblem(t, call(t, h, http.MethodGet, "/tasks?state=scheduled", ""), 503, kindUnavailable)
+}
+
+func TestTasksByFilter(t *testing.T) {
+	t.Parallel()
+	lister := &fakeLister{result: pelton.BulkResult{Matched: 3, Done: 2, Failed: 1, NextCursor: "queued:q1.1"}}
+	h := serve(t, newFakeTasks(), func(c *Config) { c.Lists = lister })
+	body := `{"state":"queued","queue":"emails","kind":"k","priority":"low","labels":{"tenant":"acme"},"error":"boo",
+		"since":"2026-12-01T08:00:00Z","until":"2026-12-01T09:00:00Z","dry_run":true,"limit":3,"cursor":"c"}`
+	want := pelton.TaskQuery{TaskFilter: pelton.TaskFilter{
+		State: pelton.Queued, Queue: "emails", Kind: "k", Priority: pelton.Low, Labels: map[string]string{"tenant": "acme"}, Error: "boo",
+		Since: exampleTime(), Until: exampleTime().Add(time.Hour),
+	}, Limit: 3, Cursor: "c"}
+	for _, verb := range []string{"cancel", "retry"} {
+		w := call(t, h, http.MethodPost, "/tasks/"+verb, body)
+		if w.Code != 200 || w.Body.String() != `{"matched":3,"done":2,"failed":1,"next_cursor":"queued:q1.1"}`+"\n" {
+			t.Errorf("%s: %d %s", verb, w.Code, w.Body)
+		}
+		if diff := gocmp.Diff(want, lister.asked); diff != "" || lister.verb != verb || !lister.dryRun {
+			t.Errorf("%s: %s, dry run %t (-want +got):\n%s", verb, lister.verb, lister.dryRun, diff)
+		}
+		if w := call(t, h, http.MethodPost, "/tasks/"+verb, "{}"); w.Code != 200 || lister.dryRun {
+			t.Errorf("%s {}: %d, dry run %t", verb, w.Code, lister.dryRun)
+		}
+		for wrong, location := range map[string]string{
+			`[]`: "body", `{"queue":""}`: "body.queue", `{"queue":"A"}`: "body.queue", `{"limit":0}`: "body.limit", `{"dry_run":1}`: "body.dry_run",
+			`{"labels":{"a":1}}`: "body.labels.a", `{"since":"1h"}`: "body.since", `{"ids":[]}`: "body.ids", `{"state":"waiting"}`: "body.state",
+		} {
+			p := wantProblem(t, call(t, h, http.MethodPost, "/tasks/"+verb, wrong), 422, kindInvalid)
+			if len(p.Errors) != 1 || p.Errors[0].Location != location {
+				t.Errorf("%s %s: %+v", verb, wrong, p.Errors)
+			}
+		}
+	}
+	lister.err = fmt.Errorf("cancel: %w", pelton.ErrUnavailable)
+	wantProblem(t, call(t, h, http.MethodPost, "/tasks/cancel", "{}"), 503, kindUnavailable)
 }
 
 func TestRunTask(t *testing.T) {

@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"github.com/danielgtaylor/huma/v2"
+
+	"github.com/peltonq/pelton"
 )
 
 const (
@@ -24,6 +26,8 @@ const (
 	opRetry        = "retryTask"
 	opList         = "listTasks"
 	opRun          = "runTask"
+	opCancelMany   = "cancelTasks"
+	opRetryTasks   = "retryTasks"
 	opEvents       = "watchTask"
 	opWhy          = "whyTask"
 	opListQueues   = "listQueues"
@@ -58,7 +62,7 @@ func (s *server) humaConfig() huma.Config {
 		Info: &huma.Info{
 			Title:       "Pelton",
 			Version:     s.Version,
-			Description: "A distributed task queue. Post tasks, read them back by id, wait for them, watch them, ask why they do not run, cancel them, run delayed ones at once, retry them; look at the queues, set them up, pause and purge them; tend the dead letters and the locks; see who works; let schedules enqueue tasks.",
+			Description: "A distributed task queue. Post tasks, read them back by id, wait for them, list them, watch them, ask why they do not run, cancel them, run delayed ones at once, retry them, one or by filter; look at the queues, set them up, pause and purge them; tend the dead letters and the locks; see who works; let schedules enqueue tasks.",
 			License:     &huma.License{Name: "Apache-2.0", Identifier: "Apache-2.0"},
 		},
 		Components: &huma.Components{Schemas: registry},
@@ -285,6 +289,8 @@ func finishDocument(doc *huma.OpenAPI, asks bool) ([]byte, error) {
 	doc.Paths[pathSchedulesApply].Post.RequestBody = body("ApplyRequest", exampleApplyRequest())
 	doc.Paths[pathDeadRetryMany].Post.RequestBody = body("DeadQuery", exampleDeadQuery())
 	doc.Paths[pathDeadPurge].Post.RequestBody = body("DeadQuery", exampleDeadQuery())
+	doc.Paths[pathCancelMany].Post.RequestBody = body("TaskFilter", exampleTaskFilter(pelton.Queued))
+	doc.Paths[pathRetryMany].Post.RequestBody = body("TaskFilter", exampleTaskFilter(pelton.Failed))
 	doc.Paths[pathDeadLetter].Delete.Responses[strconv.Itoa(http.StatusNoContent)].Content = nil // huma adds one
 
 	conflict := doc.Paths[pathTasks].Post.Responses[strconv.Itoa(http.StatusConflict)]

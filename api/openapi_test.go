@@ -76,7 +76,7 @@ func TestDocumentListsEveryRoute(t *testing.T) {
 		"POST /dead/purge", "POST /dead/retry", "POST /dead/{id}/retry",
 		"POST /queues/{queue}/pause", "POST /queues/{queue}/purge", "POST /queues/{queue}/resume",
 		"POST /schedules/apply", "POST /schedules/{name}/backfill", "POST /schedules/{name}/pause", "POST /schedules/{name}/resume", "POST /schedules/{name}/run",
-		"POST /tasks", "POST /tasks/batch", "POST /tasks/{id}/cancel", "POST /tasks/{id}/retry", "POST /tasks/{id}/run", "POST /tokens",
+		"POST /tasks", "POST /tasks/batch", "POST /tasks/cancel", "POST /tasks/retry", "POST /tasks/{id}/cancel", "POST /tasks/{id}/retry", "POST /tasks/{id}/run", "POST /tokens",
 		"PUT /limits/{name}", "PUT /schedules/{name}",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
@@ -221,6 +221,8 @@ func TestAnswersFitTheirSchemas(t *testing.T) {
 		{http.MethodGet, "/tasks/" + task.ID.String() + "/why", "", "Why"},
 		{http.MethodPost, "/tasks", string(exampleRequest()), "Task"},
 		{http.MethodPost, "/tasks/batch", string(exampleBatchRequest()), "BatchAnswer"},
+		{http.MethodPost, "/tasks/cancel", string(exampleTaskFilter(pelton.Queued)), "BulkResult"},
+		{http.MethodPost, "/tasks/retry", string(exampleTaskFilter(pelton.Failed)), "BulkResult"},
 		{http.MethodGet, "/queues", "", "QueueList"},
 		{http.MethodGet, "/queues/default", "", "Queue"},
 		{http.MethodPatch, "/queues/default", string(exampleSettingsPatch()), "Queue"},

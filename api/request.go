@@ -150,30 +150,6 @@ func (p *taskParser) backoff(field string, value jsontext.Value) pelton.Backoff 
 	return b
 }
 
-func (p *taskParser) labels(field string, value jsontext.Value) map[string]string {
-	if value.Kind() != jsontext.KindBeginObject {
-		p.fail(field, "must be an object of strings, not %s", describe(value))
-		return nil
-	}
-	labels := make(map[string]string)
-	err := eachMember(value, func(name string, value jsontext.Value) {
-		if value.Kind() != jsontext.KindString {
-			p.fail(field+"."+name, "must be a string, not %s", describe(value))
-			return
-		}
-		text, err := unquoted(value)
-		if err != nil {
-			p.fail(field+"."+name, "has half a surrogate pair, which is no character")
-			return
-		}
-		labels[name] = text
-	})
-	if err != nil {
-		p.fail(field, "%s", err)
-	}
-	return labels
-}
-
 func (p *taskParser) unique(field string, value jsontext.Value) *pelton.Unique {
 	u := new(pelton.Unique)
 	given := len(p.errs)

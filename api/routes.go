@@ -36,13 +36,14 @@ const (
 	pathLock  = "/locks/{name}"
 
 	pathWorkers = "/workers"
+
+	pathCancelMany = "/tasks/cancel"
+	pathRetryMany  = "/tasks/retry"
 )
 
 // planned lists the calls that the public surface has and this version has not.
 func planned() []string {
 	return []string{
-		"POST /tasks/cancel",
-		"POST /tasks/retry",
 		"GET /metrics",
 		"GET /docs",
 	}

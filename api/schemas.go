@@ -28,6 +28,7 @@ func schemas() map[string]*huma.Schema {
 		"SettingsPatch": settingsPatchSchema(),
 		"Purged":        purgedSchema(),
 		"TaskList":      taskListSchema(),
+		"TaskFilter":    taskFilterSchema(),
 		"DeadQuery":     deadQuerySchema(),
 		"BulkResult":    bulkResultSchema(),
 		"Lock":          lockSchema(),

@@ -112,7 +112,7 @@ func (b *Broker) DeleteDead(ctx context.Context, letter *Record) error {
 // 340 µs where 1,000 sequences lie between two.) A filter by subject would not
 // help: to find that nothing matches, the server walks over its blocks.
 func (b *Broker) EachDead(ctx context.Context, before uint64, visit func(*Record) bool) (next uint64, err error) {
-	first, end, err := b.deadBounds(ctx)
+	first, end, err := b.streamBounds(ctx, b.dead())
 	if err != nil {
 		return before, err
 	}
@@ -122,7 +122,7 @@ func (b *Broker) EachDead(ctx context.Context, before uint64, visit func(*Record
 	var reading time.Duration
 	for looks := 0; looks < maxDeadLooks && reading < b.deadReads; looks++ {
 		began := time.Now()
-		msg, err := b.deadBefore(ctx, before, first)
+		msg, err := b.lastBefore(ctx, b.dead(), ">", before, first)
 		reading += time.Since(began)
 		if err != nil {
 			return before, fmt.Errorf("list dead letters: %w", err)
@@ -137,66 +137,4 @@ func (b *Broker) EachDead(ctx context.Context, before uint64, visit func(*Record
 		before = msg.seq
 	}
 	return before, nil
-}
-
-// deadBounds gives the stream's first sequence and the one after its last.
-func (b *Broker) deadBounds(ctx context.Context) (first, end uint64, err error) {
-	if !b.conn.nc.IsConnected() {
-		return 0, 0, fmt.Errorf("list dead letters: %w: not connected", pelton.ErrUnavailable)
-	}
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
-	stream, err := b.js.Stream(ctx, b.dead())
-	if err != nil {
-		return 0, 0, translate("list dead letters", err)
-	}
-	state := stream.CachedInfo().State
-	return state.FirstSeq, state.LastSeq + 1, nil
-}
-
-// deadBefore is the message with the highest sequence in [first, before), or nil.
-func (b *Broker) deadBefore(ctx context.Context, before, first uint64) (*stored, error) {
-	// Nothing lies in [high, before), and found is the first message at or after low.
-	var found *stored
-	high := before
-	for step := uint64(1); found == nil; step *= 2 {
-		if high <= first {
-			return nil, nil //nolint:nilnil // documented
-		}
-		low := first
-		if high-first > step {
-			low = high - step
-		}
-		msg, err := b.deadFrom(ctx, low)
-		if err != nil {
-			return nil, err
-		}
-		if msg != nil && msg.seq < high {
-			found = msg
-		} else {
-			high = low
-		}
-	}
-	for found.seq+1 < high {
-		middle := found.seq + 1 + (high-found.seq-1)/2
-		msg, err := b.deadFrom(ctx, middle)
-		switch {
-		case err != nil:
-			return nil, err
-		case msg != nil && msg.seq < high:
-			found = msg
-		default:
-			high = middle
-		}
-	}
-	return found, nil
-}
-
-// deadFrom is the first message at or after seq, or nil.
-func (b *Broker) deadFrom(ctx context.Context, seq uint64) (*stored, error) {
-	msg, err := b.get(ctx, b.dead(), getRequest{Seq: seq, NextFor: ">"}, true)
-	if errors.Is(err, pelton.ErrNotFound) {
-		return nil, nil //nolint:nilnil // documented
-	}
-	return msg, err
 }

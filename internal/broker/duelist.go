@@ -4,12 +4,10 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"sort"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/peltonq/pelton"
@@ -86,23 +84,14 @@ func (e *dueEntry) point() DuePoint { return DuePoint{time.Unix(0, e.due).UTC(),
 // stillDue reads the record of each entry: nil for a task that does not wait for that
 // time any more.
 func (b *Broker) stillDue(ctx context.Context, entries []dueEntry) ([]*Record, error) {
-	records := make([]*Record, len(entries))
-	errs := make([]error, len(entries))
-	var reading sync.WaitGroup
+	records, err := b.readAtOnce(ctx, len(entries), func(i int) pelton.ID { return entries[i].id })
+	now := time.Now()
 	for i, e := range entries {
-		reading.Go(func() {
-			r, err := b.ReadRecord(ctx, e.id)
-			switch {
-			case errors.Is(err, pelton.ErrNotFound), errors.Is(err, ErrNewer), errors.Is(err, ErrMalformed):
-			case err != nil:
-				errs[i] = err
-			case r.State == e.state && r.Epoch == e.epoch && r.RunAt.UnixNano() == e.due && r.RunAt.After(time.Now()):
-				records[i] = r
-			}
-		})
+		if r := records[i]; r != nil && (r.State != e.state || r.Epoch != e.epoch || r.RunAt.UnixNano() != e.due || !r.RunAt.After(now)) {
+			records[i] = nil
+		}
 	}
-	reading.Wait()
-	return records, errors.Join(errs...)
+	return records, err
 }
 
 // inDueIndex reports whether the index has the record's entry.

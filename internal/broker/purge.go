@@ -255,16 +255,8 @@ func (b *Broker) dropPurged(ctx context.Context, msg *stored) error {
 
 // streamEnd is the sequence after the last message of a stream.
 func (b *Broker) streamEnd(ctx context.Context, name string) (uint64, error) {
-	if !b.conn.nc.IsConnected() {
-		return 0, fmt.Errorf("read stream %s: %w: not connected", name, pelton.ErrUnavailable)
-	}
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
-	stream, err := b.js.Stream(ctx, name)
-	if err != nil {
-		return 0, translate("read stream "+name, err)
-	}
-	return stream.CachedInfo().State.LastSeq + 1, nil
+	_, end, err := b.streamBounds(ctx, name)
+	return end, err
 }
 
 // String is what parsePurgeCursor reads.
@@ -285,5 +277,5 @@ func parsePurgeCursor(text string) (purgeCursor, error) {
 			return purgeCursor{phase: phase, next: next, end: end}, nil
 		}
 	}
-	return purgeCursor{}, &pelton.ValidationError{Fields: []pelton.FieldError{{Field: "cursor", Message: "is not one of an answer"}}}
+	return purgeCursor{}, badCursor()
 }

@@ -34,6 +34,8 @@ type getRequest struct {
 	Seq     uint64 `json:"seq,omitempty"`
 	LastFor string `json:"last_by_subj,omitempty"`
 	NextFor string `json:"next_by_subj,omitempty"`
+	// From begins at a moment instead of a sequence. Direct gets alone know it.
+	From *time.Time `json:"start_time,omitempty"`
 }
 
 // get reads one message from the leader of a stream. A stream with one replica

@@ -22,8 +22,11 @@ type confirmation struct {
 
 // text is the verb with an ending: s or d.
 func (c *confirmation) text(ending string) string {
-	if c.verb == "" {
+	switch {
+	case c.verb == "":
 		return "delete" + ending
+	case c.verb == "cancel" && ending == "d":
+		return "cancelled"
 	}
 	return c.verb + ending
 }

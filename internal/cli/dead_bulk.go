@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"strconv"
 
@@ -64,7 +65,7 @@ Exit codes: 0 all queued, 3 not found, 5 the letter was out of date, 9 only some
 				return err
 			}
 			if byFilter {
-				return a.reportBulk(&f.out, "retried", f.dryRun)(a.bulk(cmd.Context(), c, "retry", f.filter, f.dryRun))
+				return a.reportBulk(&f.out, "retried", f.dryRun)(a.bulk(cmd.Context(), c, []string{"dead", "retry"}, f.filter.body(), f.filter.limit, f.dryRun))
 			}
 			return a.eachTask(cmd.Context(), &f.out, args, func(ctx context.Context, id pelton.ID) (*taskAnswer, error) {
 				return c.task(ctx, request{method: http.MethodPost, path: []string{"dead", id.String(), "retry"}})
@@ -101,7 +102,7 @@ Exit codes: 0 all deleted, 1 not confirmed, 2 no terminal to ask and no --yes,
 			err = asks.confirm(cmd.Context(), func() (string, error) {
 				count := pelton.BulkResult{Matched: len(ids)}
 				if byFilter {
-					count, err = a.bulk(cmd.Context(), c, "purge", f.filter, true)
+					count, err = a.bulk(cmd.Context(), c, []string{"dead", "purge"}, f.filter.body(), f.filter.limit, true)
 				}
 				return fmt.Sprintf("Delete %d dead letters?", count.Matched), err
 			})
@@ -111,7 +112,7 @@ Exit codes: 0 all deleted, 1 not confirmed, 2 no terminal to ask and no --yes,
 			if !byFilter {
 				return a.reportBulk(&f.out, "deleted", false)(a.deleteDead(cmd.Context(), c, ids))
 			}
-			return a.reportBulk(&f.out, "deleted", f.dryRun)(a.bulk(cmd.Context(), c, "purge", f.filter, f.dryRun))
+			return a.reportBulk(&f.out, "deleted", f.dryRun)(a.bulk(cmd.Context(), c, []string{"dead", "purge"}, f.filter.body(), f.filter.limit, f.dryRun))
 		}),
 	}
 	f.register(cmd, "delete")
@@ -119,30 +120,39 @@ Exit codes: 0 all deleted, 1 not confirmed, 2 no terminal to ask and no --yes,
 	return cmd
 }
 
-// bulk carries out verb on what the filter selects, call by call until nothing is
-// left. An error comes with how far it came.
-func (a *app) bulk(ctx context.Context, c *client, verb string, f deadFilter, dryRun bool) (pelton.BulkResult, error) {
+// body is the filter as calls by filter take it.
+func (f *deadFilter) body() map[string]any {
+	body := make(map[string]any)
+	for name, value := range map[string]string{"queue": f.filter.Queue, "kind": f.filter.Kind, "error": f.filter.Error} {
+		if value != "" {
+			body[name] = value
+		}
+	}
+	return body
+}
+
+// bulk makes a call by filter, again and again until nothing is left; a limit of 0 is
+// none. An error comes with how far it came.
+func (a *app) bulk(ctx context.Context, c *client, path []string, filter map[string]any, limit int, dryRun bool) (pelton.BulkResult, error) {
 	const most = 1000 // of a call
 	var total pelton.BulkResult
-	progress := a.newProgress("letters", int64(f.limit))
+	progress := a.newProgress(map[bool]string{true: "letters", false: "tasks"}[path[0] == "dead"], int64(limit))
 	defer progress.hide()
+	request := request{method: http.MethodPost, path: path}
 	for {
-		limit := most
-		if f.limit > 0 {
-			limit = min(most, f.limit-total.Matched)
+		body := maps.Clone(filter)
+		body["limit"], body["dry_run"] = most, dryRun
+		if limit > 0 {
+			body["limit"] = min(most, limit-total.Matched)
 		}
-		body, err := json.Marshal(struct {
-			Queue  string `json:"queue,omitempty"`
-			Kind   string `json:"kind,omitempty"`
-			Error  string `json:"error,omitempty"`
-			Cursor string `json:"cursor,omitempty"`
-			Limit  int    `json:"limit"`
-			DryRun bool   `json:"dry_run"`
-		}{f.filter.Queue, f.filter.Kind, f.filter.Error, total.NextCursor, limit, dryRun})
-		if err != nil {
+		if total.NextCursor != "" {
+			body["cursor"] = total.NextCursor
+		}
+		var err error
+		if request.body, err = json.Marshal(body); err != nil {
 			return total, fmt.Errorf("write the request: %w", err)
 		}
-		answer, err := c.do(ctx, request{method: http.MethodPost, path: []string{"dead", verb}, body: body})
+		answer, err := c.do(ctx, request)
 		if err != nil {
 			return total, err
 		}
@@ -154,7 +164,7 @@ func (a *app) bulk(ctx context.Context, c *client, verb string, f deadFilter, dr
 		total.Done += part.Done
 		total.Failed += part.Failed
 		stuck := part.NextCursor == total.NextCursor
-		if total.NextCursor = part.NextCursor; part.NextCursor == "" || stuck || f.limit > 0 && total.Matched >= f.limit {
+		if total.NextCursor = part.NextCursor; part.NextCursor == "" || stuck || limit > 0 && total.Matched >= limit {
 			return total, nil
 		}
 		progress.at(total.Matched, int64(total.Matched))

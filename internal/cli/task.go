@@ -79,22 +79,6 @@ func (a *app) taskGetCmd() *cobra.Command {
 	return cmd
 }
 
-func (a *app) taskCancelCmd() *cobra.Command {
-	return a.taskVerbCmd("cancel", "Cancel tasks", `Cancel tasks. One that waits never starts; one that runs is told to stop, and
-what it still returns does not count. Cancelling a cancelled task is no error.
-
-Exit codes: 0 all cancelled, 3 not found, 5 ended otherwise before, 9 only some.`)
-}
-
-func (a *app) taskRetryCmd() *cobra.Command {
-	return a.taskVerbCmd("retry", "Run tasks again that are over", `Put tasks that are over back into their queue, however they ended. They keep
-their id, payload and error history, and their attempts start anew. Doing so
-again before a task has started is no error. For dead letters by filter there is
-"pelton dead retry".
-
-Exit codes: 0 all queued, 3 not found, 5 not over yet, 9 only some.`)
-}
-
 // taskVerbCmd posts to /tasks/{id}/<verb> for each id.
 func (a *app) taskVerbCmd(verb, short, long string) *cobra.Command {
 	var (

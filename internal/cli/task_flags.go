@@ -97,16 +97,9 @@ func (f *taskFlags) fields(given func(flag string) bool) ([]field, error) {
 		}
 	}
 	add("rate-key", "rate_key", f.rateKey)
-	labels := make(map[string]string, len(f.labels))
-	for _, label := range f.labels {
-		name, value, found := strings.Cut(label, "=")
-		if !found || name == "" {
-			return nil, usagef("--label %q is not name=value", clip(label, 100))
-		}
-		if _, twice := labels[name]; twice {
-			return nil, usagef("--label %s is given twice", clip(name, 100))
-		}
-		labels[name] = value
+	labels, err := parseLabels(f.labels)
+	if err != nil {
+		return nil, err
 	}
 	add("label", "labels", labels)
 	unique, err := f.unique(given)
