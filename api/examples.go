@@ -184,4 +184,6 @@ func exampleSettingsPatch() json.RawMessage {
 
 func examplePurged() pelton.Purged { return pelton.Purged{Purged: 71_304, NextCursor: "r-9zk-c2s"} }
 
-func exampleQueues() queueList { return queueList{Items: []pelton.Queue{*exampleQueue()}} }
+func exampleQueues() namesPage[pelton.Queue] {
+	return namesPage[pelton.Queue]{Items: []pelton.Queue{*exampleQueue()}}
+}

@@ -22,22 +22,18 @@ type Limits interface {
 	DeleteLimit(ctx context.Context, name string) error
 }
 
-// limitList is the answer of GET /limits.
-type limitList struct {
-	Items []pelton.Limit `json:"items"`
-}
-
-func (s *server) listLimits(ctx context.Context, _ *struct{}) (*answer, error) {
+func (s *server) listLimits(ctx context.Context, in *namesInput) (*answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	limits, err := s.Limits.Limits(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if limits == nil {
-		limits = []pelton.Limit{} // [] and not null
+	page, err := cutPage(limits, in, func(l pelton.Limit) string { return l.Name })
+	if err != nil {
+		return nil, err
 	}
-	return encodeAnswer(limitList{Items: limits})
+	return encodeAnswer(page)
 }
 
 // limitInput is the request of DELETE /limits/{name}.

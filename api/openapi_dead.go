@@ -82,13 +82,6 @@ func (s *server) bulkResponses() map[string]*huma.Response {
 	)
 }
 
-func taskListSchema() *huma.Schema {
-	return object(properties{
-		"items":       array(ref("Task"), "The tasks of this page."),
-		"next_cursor": text("Leads to the next page; absent after the last one."),
-	}, "items")
-}
-
 func deadQuerySchema() *huma.Schema {
 	limit := integer("The most letters that this call acts on.", 1)
 	most := 1000.0

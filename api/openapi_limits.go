@@ -22,9 +22,10 @@ const (
 func (s *server) registerLimits(api huma.API) {
 	register(s, api, huma.Operation{
 		OperationID: opListLimits, Method: http.MethodGet, Path: pathLimits, Tags: []string{"limits"},
-		Summary: "List the limits per kind, rate key and concurrency key",
+		Summary:     "List the limits per kind, rate key and concurrency key",
+		Description: "Sorted by name.",
 		Responses: s.responses(
-			response{http.StatusOK, "All limits", "LimitList", limitList{[]pelton.Limit{exampleLimit()}}, nil},
+			response{http.StatusOK, "A page of limits", "LimitList", namesPage[pelton.Limit]{Items: []pelton.Limit{exampleLimit()}}, nil},
 			kindInvalid, kindUnavailable,
 		),
 	}, s.listLimits)

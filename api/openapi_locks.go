@@ -31,13 +31,6 @@ func (s *server) registerLocks(api huma.API) {
 	}, s.releaseLock)
 }
 
-func lockListSchema() *huma.Schema {
-	return object(properties{
-		"items":       array(ref("Lock"), "The locks of this page."),
-		"next_cursor": text("Leads to the next page; absent after the last one."),
-	}, "items")
-}
-
 func lockSchema() *huma.Schema {
 	return object(properties{
 		"name":  text("The lock's name."),

@@ -11,9 +11,10 @@ import (
 func (s *server) registerQueues(api huma.API) {
 	register(s, api, huma.Operation{
 		OperationID: opListQueues, Method: http.MethodGet, Path: pathQueues, Tags: []string{"queues"},
-		Summary: "List the queues",
+		Summary:     "List the queues",
+		Description: "Sorted by name. The cost grows with the number of all queues, whatever the page.",
 		Responses: s.responses(
-			response{http.StatusOK, "All queues", "QueueList", exampleQueues(), nil},
+			response{http.StatusOK, "A page of queues", "QueueList", exampleQueues(), nil},
 			kindInvalid, kindUnavailable,
 		),
 	}, s.listQueues)

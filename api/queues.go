@@ -13,12 +13,7 @@ import (
 	"github.com/peltonq/pelton"
 )
 
-// queueList is the answer of GET /queues.
-type queueList struct {
-	Items []pelton.Queue `json:"items"`
-}
-
-func (s *server) listQueues(ctx context.Context, _ *struct{}) (*answer, error) {
+func (s *server) listQueues(ctx context.Context, in *namesInput) (*answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	queues, err := s.Queues.Queues(ctx)
@@ -26,10 +21,11 @@ func (s *server) listQueues(ctx context.Context, _ *struct{}) (*answer, error) {
 		return nil, err
 	}
 	queues = slices.DeleteFunc(queues, func(q pelton.Queue) bool { return mayQueue(ctx, q.Name) != nil })
-	if queues == nil {
-		queues = []pelton.Queue{} // [] and not null
+	page, err := cutPage(queues, in, func(q pelton.Queue) string { return q.Name })
+	if err != nil {
+		return nil, err
 	}
-	return encodeAnswer(queueList{Items: queues})
+	return encodeAnswer(page)
 }
 
 // queueInput is the request of GET /queues/{queue}.

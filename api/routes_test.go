@@ -65,12 +65,12 @@ func TestQueues(t *testing.T) {
 		t.Errorf("no queues: %s", w.Body)
 	}
 	queues.queues = []pelton.Queue{*exampleQueue()}
-	var list queueList
+	var list namesPage[pelton.Queue]
 	w := call(t, h, http.MethodGet, "/queues", "")
 	if err := json.Unmarshal(w.Body.Bytes(), &list); err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(queueList{queues.queues}, list); diff != "" {
+	if diff := cmp.Diff(namesPage[pelton.Queue]{Items: queues.queues}, list); diff != "" {
 		t.Errorf("queues (-want +got):\n%s", diff)
 	}
 	w = call(t, h, http.MethodGet, "/queues/default", "")
@@ -82,8 +82,8 @@ func TestQueues(t *testing.T) {
 	if p.Errors[0].Location != "path.queue" {
 		t.Errorf("errors = %+v", p.Errors)
 	}
-	p = wantProblem(t, call(t, h, http.MethodGet, "/queues?limit=3", ""), 422, kindInvalid)
-	if p.Errors[0].Location != "query.limit" {
+	p = wantProblem(t, call(t, h, http.MethodGet, "/queues?sort=name", ""), 422, kindInvalid)
+	if p.Errors[0].Location != "query.sort" {
 		t.Errorf("errors = %+v", p.Errors)
 	}
 }

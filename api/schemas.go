@@ -22,20 +22,20 @@ func schemas() map[string]*huma.Schema {
 		"Task":          taskSchema(),
 		"Failure":       failureSchema(),
 		"Queue":         queueSchema(),
-		"QueueList":     object(properties{"items": array(ref("Queue"), "All queues.")}, "items"),
+		"QueueList":     page("Queue"),
 		"Depth":         depthSchema(),
 		"Settings":      settingsSchema(),
 		"SettingsPatch": settingsPatchSchema(),
 		"Purged":        purgedSchema(),
-		"TaskList":      taskListSchema(),
+		"TaskList":      page("Task"),
 		"TaskFilter":    taskFilterSchema(),
 		"DeadQuery":     deadQuerySchema(),
 		"BulkResult":    bulkResultSchema(),
 		"Lock":          lockSchema(),
-		"LockList":      lockListSchema(),
+		"LockList":      page("Lock"),
 		"Limit":         limitSchema(),
 		"LimitRequest":  limitRequestSchema(),
-		"LimitList":     object(properties{"items": array(ref("Limit"), "All limits.")}, "items"),
+		"LimitList":     page("Limit"),
 		"RateLimit":     rateLimitSchema(),
 		"Why":           whySchema(),
 		"AuditEntry":    auditEntrySchema(),
@@ -46,7 +46,7 @@ func schemas() map[string]*huma.Schema {
 		"TokenList":     object(properties{"items": array(ref("Token"), "All tokens.")}, "items"),
 
 		"Schedule":        scheduleSchema(),
-		"ScheduleList":    object(properties{"items": array(ref("Schedule"), "Sorted by name."), "next_cursor": text("Leads to the next page; absent on the last one.")}, "items"),
+		"ScheduleList":    page("Schedule"),
 		"ScheduleRequest": scheduleRequestSchema(),
 		"ScheduleTask":    scheduleTask(),
 		"ScheduleRun":     scheduleRunSchema(),
@@ -59,7 +59,7 @@ func schemas() map[string]*huma.Schema {
 
 		"WhyReason":  whyReasonSchema(),
 		"Worker":     workerSchema(),
-		"WorkerList": workerListSchema(),
+		"WorkerList": page("Worker"),
 		"Health":     object(properties{"status": text("ok or ready.")}, "status"),
 		"Problem":    problemSchema(),
 	}
@@ -72,6 +72,14 @@ func ref(name string) *huma.Schema { return &huma.Schema{Ref: "#/components/sche
 // object is open: within version 1, fields may be added to any answer.
 func object(p properties, required ...string) *huma.Schema {
 	return &huma.Schema{Type: huma.TypeObject, Properties: p, Required: required}
+}
+
+// page is a page of a list.
+func page(item string) *huma.Schema {
+	return object(properties{
+		"items":       array(ref(item), "The items of this page."),
+		"next_cursor": text("Leads to the next page; absent after the last one."),
+	}, "items")
 }
 
 // closed refuses unknown fields, as requests do.

@@ -53,13 +53,6 @@ func (s *server) registerWorkers(api huma.API) {
 	}, s.listWorkers)
 }
 
-func workerListSchema() *huma.Schema {
-	return object(properties{
-		"items":       array(ref("Worker"), "The workers of this page."),
-		"next_cursor": text("Leads to the next page; absent after the last one."),
-	}, "items")
-}
-
 func workerSchema() *huma.Schema {
 	return object(properties{
 		"id":          text("The worker's id, as tasks name it."),

@@ -56,7 +56,7 @@ func (a *app) limitListCmd() *cobra.Command {
 		Args:  needArgs(0, 0, ""),
 		RunE: a.withClient(&where, func(cmd *cobra.Command, c *client, _ []string) error {
 			list := a.limitPrinter(&out)
-			err := c.eachItem(cmd.Context(), "limits", nil, func(raw json.RawMessage) error {
+			err := c.eachItem(cmd.Context(), "limits", mostItems(), func(raw json.RawMessage) error {
 				l, err := parseLimit(raw)
 				if err != nil {
 					return err

@@ -60,7 +60,7 @@ func (a *app) listQueues(ctx context.Context, c *client, out *outputFlag) error 
 		func(q *queueAnswer) []string {
 			return []string{q.Name, count(q.Ready), count(q.Running), count(q.Waiting), count(q.Scheduled), count(q.Dead), age(oldest(q)), yesNo(q.Paused)}
 		})
-	err := c.eachItem(ctx, "queues", nil, func(raw json.RawMessage) error {
+	err := c.eachItem(ctx, "queues", mostItems(), func(raw json.RawMessage) error {
 		q, err := parseQueue(raw)
 		if err != nil {
 			return err
