@@ -175,6 +175,8 @@ func (c Config) withDefaults() (Config, error) {
 type server struct {
 	Config
 	spec   []byte        // the OpenAPI document
+	spec30 []byte        // the same in OpenAPI 3.0
+	docs   []byte        // the same as a page
 	checks chan struct{} // held by bodies that are checked
 }
 
@@ -208,8 +210,11 @@ func New(cfg Config) (http.Handler, error) {
 	s.registerTokens(document)
 	s.registerAudit(document)
 	s.registerMeta(document)
+	s.registerDocument(document)
+	s.registerDocs(document)
 	s.registerMetrics(document)
-	if s.spec, err = finishDocument(document.OpenAPI(), s.asks()); err != nil {
+	finishDocument(document.OpenAPI(), s.asks())
+	if err := s.writeDocument(document.OpenAPI()); err != nil {
 		return nil, fmt.Errorf("api: write the OpenAPI document: %w", err)
 	}
 	registerFallback(mux, document.OpenAPI())

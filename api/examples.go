@@ -140,7 +140,25 @@ func exampleProblem(k kind) *problem {
 			return newProblem(k, "%s", r.detail)
 		}
 	}
-	switch k { //nolint:exhaustive // the others need no example
+	switch k { //nolint:exhaustive // the others are in the table above
+	case kindMediaType:
+		return newProblem(k, `Content-Type is "text/plain": send application/json`)
+	case kindTooLarge:
+		return newProblem(k, "the body is larger than %d bytes", maxTaskBody)
+	case kindTimeout:
+		return newProblem(k, "the body did not arrive within %s", pelton.FormatDuration(bodyTimeout))
+	case kindForbidden:
+		return newProblem(k, "a page of another origin must not change anything here")
+	case kindUnauthorized:
+		return newProblem(k, "a token is needed: Authorization: Bearer TOKEN")
+	case kindMisdirected:
+		return newProblem(k, `Host "evil.example" is not served here: use localhost, or name it in --allowed-hosts`)
+	case kindRateLimited:
+		return newProblem(k, "more than %d requests in %s", 100, pelton.FormatDuration(time.Second))
+	case kindNotSupported:
+		return newProblem(k, "not supported by this version")
+	case kindInternal:
+		return newInternal()
 	case kindInvalid:
 		return fieldProblem(k, fieldError{"body.queue", `"Reports!" must match ` + queuePattern})
 	case kindMalformed:

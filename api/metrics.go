@@ -20,7 +20,7 @@ func (s *server) registerMetrics(api huma.API) {
 	}
 	answers := s.responses(kindInvalid)
 	answers["200"] = &huma.Response{Description: "Prometheus text format, or OpenMetrics where it is asked for", Content: map[string]*huma.MediaType{
-		"text/plain": {Schema: &huma.Schema{Type: huma.TypeString}},
+		"text/plain": {Schema: &huma.Schema{Type: huma.TypeString}, Example: "pelton_tasks_enqueued_total{queue=\"default\",priority=\"normal\"} 42\n"},
 	}}
 	huma.Register(api, huma.Operation{
 		OperationID: opMetrics, Method: http.MethodGet, Path: pathMetrics, Tags: []string{"server"},

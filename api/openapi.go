@@ -166,15 +166,6 @@ func (s *server) registerMeta(api huma.API) {
 		Summary:   "Whether tasks can be accepted",
 		Responses: s.openResponses(response{http.StatusOK, "They can", "Health", healthAnswer{"ready"}, nil}, kindInvalid, kindUnavailable),
 	}, s.readiness)
-	document := s.responses(kindInvalid)
-	document["200"] = &huma.Response{Description: "OpenAPI 3.1", Content: map[string]*huma.MediaType{
-		openAPIMediaType: {Schema: &huma.Schema{Type: huma.TypeObject}},
-	}}
-	register(s, api, huma.Operation{
-		OperationID: opDocument, Method: http.MethodGet, Path: pathOpenAPI, Tags: []string{"server"},
-		Summary:   "This document",
-		Responses: document,
-	}, s.document)
 }
 
 // response documents one good answer of an operation.
@@ -270,8 +261,8 @@ func responseHeaders(names []string) map[string]*huma.Header {
 }
 
 // finishDocument adds the request bodies, which huma must not know of while it
-// registers (it would read and validate them), and writes the document.
-func finishDocument(doc *huma.OpenAPI, asks bool) ([]byte, error) {
+// registers (it would read and validate them), and what else it must not know.
+func finishDocument(doc *huma.OpenAPI, asks bool) {
 	body := func(schema string, example any) *huma.RequestBody {
 		return &huma.RequestBody{Required: true, Content: map[string]*huma.MediaType{
 			jsonMediaType: {Schema: ref(schema), Example: example},
@@ -304,5 +295,5 @@ func finishDocument(doc *huma.OpenAPI, asks bool) ([]byte, error) {
 	// huma registers its own error type with every operation; no answer has it.
 	delete(doc.Components.Schemas.Map(), "ErrorModel")
 	delete(doc.Components.Schemas.Map(), "ErrorDetail")
-	return encode(doc)
+	completeParams(doc)
 }

@@ -12,7 +12,7 @@ func (s *server) registerEvents(api huma.API) {
 	answers := s.responses(kindInvalid, kindNotFound, kindUnavailable)
 	answers["200"] = &huma.Response{
 		Description: "Server-sent events. event is state (data: the task) or progress (data: the task without payload and errors), id is the task's revision.",
-		Content:     map[string]*huma.MediaType{eventMediaType: {Schema: &huma.Schema{Type: huma.TypeString}}},
+		Content:     map[string]*huma.MediaType{eventMediaType: {Schema: &huma.Schema{Type: huma.TypeString}, Example: exampleEvents()}},
 	}
 	answers["204"] = &huma.Response{Description: "The task is over, and Last-Event-ID says that this was seen"}
 	huma.Register(api, huma.Operation{

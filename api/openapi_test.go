@@ -69,7 +69,7 @@ func TestDocumentListsEveryRoute(t *testing.T) {
 	slices.Sort(got)
 	want := []string{
 		"DELETE /dead/{id}", "DELETE /limits/{name}", "DELETE /locks/{name}", "DELETE /schedules/{name}", "DELETE /tokens/{id}",
-		"GET /audit", "GET /dead", "GET /dead/{id}", "GET /healthz", "GET /limits", "GET /locks", "GET /openapi.json", "GET /queues", "GET /queues/{queue}", "GET /readyz",
+		"GET /audit", "GET /dead", "GET /dead/{id}", "GET /docs", "GET /healthz", "GET /limits", "GET /locks", "GET /openapi-3.0.json", "GET /openapi.json", "GET /queues", "GET /queues/{queue}", "GET /readyz",
 		"GET /schedules", "GET /schedules/{name}",
 		"GET /tasks", "GET /tasks/{id}", "GET /tasks/{id}/events", "GET /tasks/{id}/why", "GET /tokens", "GET /workers",
 		"PATCH /queues/{queue}",
@@ -174,6 +174,9 @@ func TestExamplesFitTheirSchemas(t *testing.T) {
 			t.Fatal(err)
 		}
 		schema := strings.TrimPrefix(s.Ref, "#/components/schemas/")
+		if schema == "" {
+			return // text
+		}
 		if m.Example != nil {
 			wantFits(t, where, schema, m.Example)
 		}

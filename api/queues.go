@@ -190,10 +190,6 @@ func (s *server) readiness(context.Context, *struct{}) (*answer, error) {
 	return encodeAnswer(healthAnswer{"ready"})
 }
 
-func (s *server) document(context.Context, *struct{}) (*answer, error) {
-	return &answer{Status: http.StatusOK, ContentType: openAPIMediaType, Body: s.spec}, nil
-}
-
 func encodeAnswer(v any) (*answer, error) {
 	body, err := encode(v)
 	if err != nil {

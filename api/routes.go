@@ -45,7 +45,6 @@ const (
 func planned() []string {
 	return []string{
 		"GET /metrics",
-		"GET /docs",
 	}
 }
 

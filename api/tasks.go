@@ -23,6 +23,7 @@ type answer struct {
 	ETag         string `header:"ETag" hidden:"true"`
 	Applied      string `header:"Preference-Applied" hidden:"true"`
 	Replayed     string `header:"Idempotent-Replayed" hidden:"true"`
+	Policy       string `header:"Content-Security-Policy" hidden:"true"`
 	Body         []byte
 }
 

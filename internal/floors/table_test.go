@@ -115,5 +115,7 @@ var (
 		"go.uber.org/goleak",
 		"pgregory.net/rapid",
 		"github.com/chromedp",
+		"github.com/getkin/kin-openapi",
+		"github.com/santhosh-tekuri/jsonschema",
 	}
 )
