@@ -134,15 +134,21 @@ func isLoopback(name string) bool {
 	return name == "localhost" || err == nil && addr.IsLoopback()
 }
 
-// strictQuery refuses a query of which net/url would silently drop a part.
+// strictQuery refuses a query of which net/url would silently drop a part, and
+// parameters without a value.
 func strictQuery(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.RawQuery == "" {
 			next.ServeHTTP(w, r)
 			return
 		}
-		if _, err := url.ParseQuery(r.URL.RawQuery); err != nil {
+		query, err := url.ParseQuery(r.URL.RawQuery)
+		if err != nil {
 			fieldProblem(kindInvalid, fieldError{"query", clip(err.Error(), 100)}).ServeHTTP(w, r)
+			return
+		}
+		if bad := emptyParams(query); len(bad) > 0 {
+			fieldProblem(kindInvalid, bad...).ServeHTTP(w, r)
 			return
 		}
 		next.ServeHTTP(w, r)

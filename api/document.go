@@ -115,7 +115,35 @@ func downgrade(doc *huma.OpenAPI) ([]byte, error) {
 	if info, ok := tree["info"].(map[string]any); ok {
 		info["license"] = map[string]string{"name": doc.Info.License.Name, "url": "https://www.apache.org/licenses/LICENSE-2.0"}
 	}
+	if components, ok := tree["components"].(map[string]any); ok {
+		allowNull(components["schemas"])
+	}
 	return encode(tree)
+}
+
+// allowNull says of schemas without a type that null is one of their values, too: to
+// OpenAPI 3.0 it would be none.
+func allowNull(v any) {
+	properties, ok := v.(map[string]any)
+	if !ok {
+		return
+	}
+	for _, p := range properties {
+		schema, ok := p.(map[string]any)
+		if !ok {
+			continue
+		}
+		typed := false
+		for _, by := range []string{"type", "$ref", "oneOf", "anyOf", "allOf", "enum"} {
+			_, has := schema[by]
+			typed = typed || has
+		}
+		if !typed {
+			schema["nullable"] = true
+		}
+		allowNull(schema["properties"])
+		allowNull(map[string]any{"items": schema["items"]})
+	}
 }
 
 // exampleEvents is what GET /tasks/{id}/events sends for a task that runs and ends.

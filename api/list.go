@@ -67,8 +67,6 @@ func parseTaskParams(query url.Values) (q pelton.TaskQuery, err error) {
 				q.Labels = make(map[string]string)
 			}
 			q.Labels[label] = value
-		case value == "" && name != "cursor":
-			p.fail(name, "must not be empty: leave it out instead")
 		case name == "limit":
 			if q.Limit, err = strconv.Atoi(value); err != nil || q.Limit < 1 || q.Limit > 500 {
 				p.fail(name, "must be a whole number from 1 to 500")

@@ -2,9 +2,23 @@ package api
 
 import (
 	"encoding/base64"
+	"maps"
+	"net/url"
 	"slices"
 	"strings"
 )
+
+// emptyParams are the parameters that have no value, which would be taken for absent: an
+// empty queue, of a script whose variable was not set, must not mean all queues. The
+// first page has no cursor, and a label may be empty.
+func emptyParams(query url.Values) (bad []fieldError) {
+	for _, name := range slices.Sorted(maps.Keys(query)) {
+		if slices.Contains(query[name], "") && name != "cursor" && !strings.HasPrefix(name, labelPrefix) && len(bad) < maxFieldErrors {
+			bad = append(bad, fieldError{"query." + clip(name, 100), "must not be empty: leave it out instead"})
+		}
+	}
+	return bad
+}
 
 // namesInput is the query of a list that is sorted by name.
 type namesInput struct {

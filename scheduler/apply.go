@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/peltonq/pelton"
@@ -33,6 +34,9 @@ func (c *Client) ApplyWith(ctx context.Context, owner string, want []pelton.Sche
 	}
 	if owner == "" {
 		return nil, invalid("owner", "is required")
+	}
+	if err := pelton.ValidateKey(owner); err != nil { // also if there is nothing to apply
+		return nil, invalid("owner", "%s", strings.TrimPrefix(err.Error(), pelton.ErrInvalid.Error()+": key "))
 	}
 	now, err := c.b.Now(ctx)
 	if err != nil {

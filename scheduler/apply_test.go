@@ -57,3 +57,16 @@ func TestRevisionsGuardChanges(t *testing.T) {
 		t.Errorf("deleted twice: %v", err)
 	}
 }
+
+// An owner that cannot be is refused, also where nothing is wanted.
+func TestApplyForAnOwnerThatCannotBe(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	for _, owner := range []string{"", strings.Repeat("y", 257), "a\n"} {
+		_, err := b.c.Apply(t.Context(), owner, nil)
+		var bad *pelton.ValidationError
+		if !errors.As(err, &bad) || len(bad.Fields) != 1 || bad.Fields[0].Field != "owner" {
+			t.Errorf("owner %.10q: %v", owner, err)
+		}
+	}
+}
