@@ -19,8 +19,9 @@ import (
 type generator struct {
 	*rand.Rand
 
-	ops []operation
-	ids func() []string // of tasks that there are, or were
+	ops  []operation
+	ids  func() []string // of tasks that there are, or were
+	dead func() []string // of dead letters
 }
 
 // operation is one call of the document.
@@ -65,6 +66,9 @@ func (g *generator) shoot() *shot {
 		switch p.In {
 		case openapi3.ParameterInPath:
 			text := g.param(p, wild)
+			if letters := g.dead(); strings.HasPrefix(s.path, "/dead/") && len(letters) > 0 && !wild {
+				text = pick(g, letters...)
+			}
 			if text == "" || text == "." || text == ".." { // that is another path
 				text = "x"
 			}
