@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"strconv"
@@ -76,13 +77,9 @@ func (s *server) events(ctx context.Context, in *eventsInput) (*huma.StreamRespo
 // with the last id and is told then.
 func (s *server) stream(ctx context.Context, w *eventWriter, id pelton.ID, seen int64) {
 	ctx, stop := context.WithCancel(ctx)
-	var keeping sync.WaitGroup
-	keeping.Go(func() {
-		defer stop()
-		w.keepAlive(ctx)
-	})
-	defer keeping.Wait()
 	defer stop()
+	w.keepAlive(stop)
+	defer w.close()
 
 	if w.send([]byte(": watching\n\n")) != nil { // so that the headers arrive now
 		return
@@ -138,11 +135,18 @@ type eventWriter struct {
 	mu      sync.Mutex
 	w       http.ResponseWriter
 	control *http.ResponseController
+	beat    *time.Timer // nil before keepAlive
+	closed  bool
 }
+
+var errStreamClosed = errors.New("the stream is closed")
 
 func (e *eventWriter) send(text []byte) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	if e.closed { // the answer is not ours any more
+		return errStreamClosed
+	}
 	// Writers without a connection have no deadline, and do not block.
 	_ = e.control.SetWriteDeadline(time.Now().Add(eventTimeout))
 	if _, err := e.w.Write(text); err != nil {
@@ -151,18 +155,28 @@ func (e *eventWriter) send(text []byte) error {
 	return e.control.Flush()
 }
 
-// keepAlive sends a comment every 15 s until ctx ends or the reader has gone.
-func (e *eventWriter) keepAlive(ctx context.Context) {
-	tick := time.NewTicker(keepAlive)
-	defer tick.Stop()
-	for {
-		select {
-		case <-tick.C:
-			if e.send([]byte(": still here\n\n")) != nil {
-				return
-			}
-		case <-ctx.Done():
+// keepAlive sends a comment every 15 s until close, and calls gone if the reader has
+// gone. Between two comments it is a timer and no goroutine: there may be thousands.
+func (e *eventWriter) keepAlive(gone func()) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.beat = time.AfterFunc(keepAlive, func() {
+		if e.send([]byte(": still here\n\n")) != nil {
+			gone()
 			return
 		}
-	}
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		if !e.closed {
+			e.beat.Reset(keepAlive)
+		}
+	})
+}
+
+// close ends keepAlive. It waits for what is being sent, and nothing is sent after it.
+func (e *eventWriter) close() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.closed = true
+	e.beat.Stop()
 }

@@ -158,8 +158,19 @@ func (c *Client) Get(ctx context.Context, id pelton.ID) (*pelton.Task, error) {
 	return r.Task(c.now()), nil
 }
 
-// reread is how often a waiter looks at the record although no event came.
-const reread = 2 * time.Second
+const (
+	// reread is how often a waiter looks at the record although no event came.
+	reread = 2 * time.Second
+	// mostRereads is how many such looks all waiters of a client together have in a
+	// second: from 200 tasks on each waits longer. What they are for is an event that
+	// was lost, because its writer died before it was sent, or the connection was full.
+	mostRereads = 100
+)
+
+// rereadAfter is how long a waiter waits for an event when so many tasks are watched.
+func rereadAfter(watched int) time.Duration {
+	return max(reread, time.Duration(watched)*time.Second/mostRereads)
+}
 
 // Wait returns the task when it is over. When ctx ends before that, it returns
 // the task as last seen together with ctx's cause. Other errors are those of Watch.

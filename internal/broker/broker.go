@@ -85,8 +85,9 @@ type Broker struct {
 	// cancelWait is how long a cancel waits for the holder of a running task.
 	cancelWait time.Duration
 
-	horizon atomic.Pointer[horizon]
-	groups  groups
+	watching watching
+	horizon  atomic.Pointer[horizon]
+	groups   groups
 	// background is what Open started, until Close calls stop.
 	background sync.WaitGroup
 	stop       context.CancelFunc
@@ -176,6 +177,7 @@ func Open(ctx context.Context, nc *nats.Conn, cfg Config) (*Broker, error) {
 	ctx, b.stop = context.WithCancel(context.WithoutCancel(ctx))
 	b.groups.open(ctx, b)
 	b.background.Go(func() { b.followHorizon(ctx) })
+	b.background.Go(func() { b.wakeWatchers(ctx) })
 	return b, nil
 }
 

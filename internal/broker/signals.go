@@ -2,7 +2,6 @@ package broker
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strconv"
@@ -39,26 +38,6 @@ func (b *Broker) announce(r *Record) {
 	if err := b.conn.nc.Publish(b.event(r.ID), data); err != nil {
 		b.cfg.Logger.Debug("event not published", "task_id", r.ID.String(), "error", err)
 	}
-}
-
-// Watch sends the task's events until stop. Events that find the channel full
-// are dropped: the newest state is in the record.
-func (b *Broker) Watch(ctx context.Context, id pelton.ID) (events <-chan Event, stop func(), err error) {
-	ch := make(chan Event, 16)
-	stop, err = b.subscribed(ctx, b.event(id), func(msg *nats.Msg) {
-		var e Event
-		if json.Unmarshal(msg.Data, &e) != nil {
-			return
-		}
-		select {
-		case ch <- e:
-		default:
-		}
-	})
-	if err != nil {
-		return nil, nil, fmt.Errorf("watch task %s: %w", id, err)
-	}
-	return ch, stop, nil
 }
 
 // subscribed subscribes to hints. The round trip makes sure that the subscription

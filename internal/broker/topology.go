@@ -169,6 +169,7 @@ func (n names) event(id pelton.ID) string {
 	var room [128]byte
 	return withID(append(append(room[:0], n.ns...), ".e."...), id, false)
 }
+func (n names) events() string { return n.ns + ".e.*" }
 
 func laneConsumer(queue string, p pelton.Priority) string { return "r_" + queue + "_" + string(p) }
 func scheduledConsumer(queue string) string               { return "s_" + queue }
