@@ -19,6 +19,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
 
 	"github.com/peltonq/pelton"
@@ -195,6 +196,17 @@ func New(cfg Config) (http.Handler, error) {
 	s := &server{Config: cfg, checks: make(chan struct{}, 2*runtime.GOMAXPROCS(0))}
 
 	mux := http.NewServeMux()
+	document := s.describe(mux)
+	if err := s.writeDocument(document); err != nil {
+		return nil, fmt.Errorf("api: write the OpenAPI document: %w", err)
+	}
+	registerFallback(mux, document)
+
+	return s.guard(mux), nil
+}
+
+// describe adds every call to mux, and gives the document of them.
+func (s *server) describe(mux *http.ServeMux) *huma.OpenAPI {
 	document := humago.New(mux, s.humaConfig())
 	document.UseMiddleware(auditing, permit)
 	s.registerTasks(document)
@@ -214,10 +226,5 @@ func New(cfg Config) (http.Handler, error) {
 	s.registerDocs(document)
 	s.registerMetrics(document)
 	finishDocument(document.OpenAPI(), s.asks())
-	if err := s.writeDocument(document.OpenAPI()); err != nil {
-		return nil, fmt.Errorf("api: write the OpenAPI document: %w", err)
-	}
-	registerFallback(mux, document.OpenAPI())
-
-	return s.guard(mux), nil
+	return document.OpenAPI()
 }

@@ -33,6 +33,15 @@ const (
 	kindInternal       kind = "internal"
 )
 
+// kinds lists all kinds.
+func kinds() []kind {
+	return []kind{
+		kindInvalid, kindMalformed, kindMediaType, kindTooLarge, kindUnauthorized, kindForbidden, kindNotFound, kindNotAllowed, kindTimeout,
+		kindConflict, kindPrecondition, kindInFlight, kindMisdirected, kindRateLimited, kindOverloaded, kindNotSupported,
+		kindUnavailable, kindUnknownOutcome, kindInternal,
+	}
+}
+
 // describe gives a kind's usual status and its title. A call that is not built
 // is not-supported with 404, a field that is not built with 422.
 func (k kind) describe() (status int, title string) {
