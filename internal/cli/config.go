@@ -3,6 +3,7 @@ package cli
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
 
 	"github.com/knadh/koanf/providers/confmap"
@@ -70,7 +71,7 @@ func isSetting(f *pflag.Flag) bool { return f.Name != "help" && f.Name != "versi
 // empty variable is none. Values stay out of the errors, for they may be secrets.
 func (a *app) configure(cmd *cobra.Command) (map[string]origin, error) {
 	flags := cmd.Flags()
-	a.warnVariables(cmd.Root())
+	defer a.warnVariables(cmd) // when it is known how to log
 	if f, path := flags.Lookup("config"), a.environ.get(envName("config")); !f.Changed && path != "" {
 		a.config = path // the variable counts as every other; it is only needed earlier
 	}
@@ -159,10 +160,11 @@ func applySettings(flags *pflag.FlagSet, merged *koanf.Koanf, origins map[string
 	return err
 }
 
-// warnVariables tells of variables that no flag has and that look like one.
-func (a *app) warnVariables(root *cobra.Command) {
+// warnVariables tells of variables that no flag has and that look like one: servers and
+// workers in their log, everything else in words.
+func (a *app) warnVariables(cmd *cobra.Command) {
 	known := make(map[string]bool)
-	eachCommand(root, func(cmd *cobra.Command) {
+	eachCommand(cmd.Root(), func(cmd *cobra.Command) {
 		cmd.InheritedFlags() // merges
 		cmd.Flags().VisitAll(func(f *pflag.Flag) { known[envName(f.Name)] = true })
 	})
@@ -171,7 +173,12 @@ func (a *app) warnVariables(root *cobra.Command) {
 		if !strings.HasPrefix(name, envPrefix) || known[name] || value == "" || isServiceLink(name) {
 			continue
 		}
-		if near := nearest(name, known); near != "" {
+		near := nearest(name, known)
+		switch {
+		case near == "":
+		case cmd.Annotations[sectionAnnotation] != "":
+			a.logger().Warn("an environment variable means nothing", slog.String("variable", clip(name, 100)), slog.String("nearest", near))
+		default:
 			a.warnf("the environment variable %s means nothing; did you mean %s?", clip(name, 100), near)
 		}
 	}

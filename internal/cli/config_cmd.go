@@ -76,6 +76,9 @@ func (a *app) printsSettings(cmd *cobra.Command, name string) *cobra.Command {
 	}
 	cmd.Args = needArgs(0, 0, "")
 	cmd.DisableFlagsInUseLine = true
+	if section, has := cmd.Annotations[sectionAnnotation]; has {
+		readingSection(cmd, section) // it is not that command
+	}
 	shown := make(map[string]bool)
 	cmd.Flags().VisitAll(func(f *pflag.Flag) { shown[f.Name] = true })
 	out.register(cmd)

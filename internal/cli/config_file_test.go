@@ -198,7 +198,11 @@ func TestWarnVariables(t *testing.T) {
 		"PELTON_COLOUR_OF_THE_DASHBOARD=x": "",
 		"PELTN_TOKEN=x":                    "", // not ours
 	} {
-		_, stderr, err := configureTest(func(*pflag.FlagSet) {}, []string{variable})
+		_, stderr, err := configureTest(func(*pflag.FlagSet) {}, []string{variable, "PELTON_LOG_FORMAT=json"})
+		want = strings.TrimSuffix(want, "?")
+		if stderr != "" && !strings.HasPrefix(stderr, `{"time":`) { // the command has a section, as a server
+			t.Errorf("%s: %q is no line of the log", variable, stderr)
+		}
 		if err != nil || (stderr != "") != (want != "") || !strings.Contains(stderr, want) {
 			t.Errorf("%s: %q, %v, want %q", variable, stderr, err, want)
 		}
