@@ -35,6 +35,9 @@ func scriptLines(t *testing.T) []scriptLine {
 		}
 		for line := range strings.Lines(string(text)) {
 			line = strings.TrimSpace(line)
+			if strings.HasPrefix(line, "stop ") {
+				t.Errorf("%s: %q ends the script there; 'shutdown' stops a server", file, line)
+			}
 			if found := serves.FindStringSubmatch(line); found != nil {
 				lines = append(lines, scriptLine{0, append([]string{"serve"}, strings.Fields(found[1])...)})
 			}

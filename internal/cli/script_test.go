@@ -42,7 +42,7 @@ func TestMain(m *testing.M) {
 //	serve NAME [-until MESSAGE] [flag...]
 //		runs "pelton serve" until its log says MESSAGE ("ready"), and sets
 //		PELTON_URL and, with --nats-listen, BROKER
-//	stop NAME
+//	shutdown NAME (testscript's own "stop" ends the script, and would hide what follows)
 //		ends that server by SIGTERM and expects exit code 0
 //	exits CODE program [arg...]
 //		is exec that expects an exit code
@@ -93,7 +93,7 @@ func TestScript(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-			"serve": cmdServe, "stop": cmdStop, "exits": cmdExits, "eventually": cmdEventually,
+			"serve": cmdServe, "shutdown": cmdShutdown, "exits": cmdExits, "eventually": cmdEventually,
 			"get": cmdGet, "field": cmdField, "freeport": cmdFreePort, "signalafter": cmdSignalAfter, "genlines": cmdGenLines, "drained": cmdDrained,
 			"secret": cmdSecret, "comesto": cmdComesTo, "certs": cmdCerts(t), "secure": cmdSecure,
 			"needtmux": cmdNeedTmux, "terminal": cmdTerminal, "screen": cmdScreen, "keys": cmdKeys, "colours": cmdColours,
@@ -155,7 +155,7 @@ func cmdServe(ts *testscript.TestScript, neg bool, args []string) {
 	reached := make(chan map[string]any, 1)
 	go s.follow(stderr, until, reached)
 	ts.Defer(func() {
-		_ = s.cmd.Process.Kill() // fails when stop has ended it, as it should
+		_ = s.cmd.Process.Kill() // fails when shutdown has ended it, as it should
 		_ = s.wait()
 		ts.Logf("[log of %s]\n%s", name, &s.log)
 	})
@@ -195,7 +195,7 @@ func (s *backgroundServer) wait() error {
 	return s.cmd.Wait()
 }
 
-func cmdStop(ts *testscript.TestScript, _ bool, args []string) {
+func cmdShutdown(ts *testscript.TestScript, _ bool, args []string) {
 	s := ts.Value(serversKey{}).(servers)[args[0]]
 	ts.Check(s.cmd.Process.Signal(syscall.SIGTERM))
 	if err := s.wait(); err != nil {
@@ -234,18 +234,26 @@ func cmdEventually(ts *testscript.TestScript, _ bool, args []string) {
 }
 
 func cmdGet(ts *testscript.TestScript, _ bool, args []string) {
+	status, body := fetch(ts, args[1])
+	_, err := ts.Stdout().Write(body)
+	ts.Check(err)
+	if strconv.Itoa(status) != args[0] {
+		ts.Fatalf("GET %s: %d, want %s", args[1], status, args[0])
+	}
+}
+
+// fetch is a GET of the API.
+func fetch(ts *testscript.TestScript, path string) (status int, body []byte) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, ts.Getenv("PELTON_URL")+args[1], http.NoBody)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, ts.Getenv("PELTON_URL")+path, http.NoBody)
 	ts.Check(err)
 	resp, err := http.DefaultClient.Do(req)
 	ts.Check(err)
 	defer resp.Body.Close()
-	_, err = io.Copy(ts.Stdout(), resp.Body)
+	body, err = io.ReadAll(resp.Body)
 	ts.Check(err)
-	if strconv.Itoa(resp.StatusCode) != args[0] {
-		ts.Fatalf("GET %s: %s, want %s", args[1], resp.Status, args[0])
-	}
+	return resp.StatusCode, body
 }
 
 func cmdField(ts *testscript.TestScript, _ bool, args []string) {
@@ -328,9 +336,9 @@ func cmdDrained(ts *testscript.TestScript, _ bool, args []string) {
 			ts.Fatalf("queue %s is not drained", args[0])
 		}
 	}
-	cmdGet(ts, false, []string{"200", "/metrics"})
+	_, metrics := fetch(ts, "/metrics")
 	runs := 0
-	for line := range strings.Lines(ts.ReadFile("stdout")) {
+	for line := range strings.Lines(string(metrics)) {
 		if strings.HasPrefix(line, "pelton_task_runs_total{") && strings.Contains(line, `queue="`+args[0]+`"`) {
 			fields := strings.Fields(line)
 			n, err := strconv.Atoi(fields[len(fields)-1])
