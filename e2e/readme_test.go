@@ -39,5 +39,5 @@ func TestReadme(t *testing.T) {
 	if err := r.read(t.Context(), all); err != nil {
 		t.Fatal("README.md: ", err)
 	}
-	report(t, r, all, 1)
+	report(t, r, all, 2) // what is a matter of minutes, and what is a picture
 }
