@@ -275,3 +275,20 @@ func TestTokenText(t *testing.T) {
 		seen[id], seen[secret] = true, true
 	}
 }
+
+// BenchmarkIdentify is letting a caller in.
+func BenchmarkIdentify(b *testing.B) {
+	f := &fakeBucket{}
+	_, shown := f.mint(time.Time{})
+	k := newKeyring(f.next, nil, slog.New(slog.DiscardHandler))
+	if err := k.look(b.Context()); err != nil {
+		b.Fatal(err)
+	}
+	k.asOf = time.Now().Add(time.Hour) // fresh
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, _, err := k.Identify(b.Context(), shown, false); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
