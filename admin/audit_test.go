@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/peltonq/pelton"
 	"github.com/peltonq/pelton/internal/brokertest"
@@ -71,4 +74,34 @@ func TestAudit(t *testing.T) {
 			t.Errorf("%+v: %v", q, err)
 		}
 	}
+}
+
+// An operator may keep more of the log, or less.
+func TestAuditBoundsCanBeChanged(t *testing.T) {
+	t.Parallel()
+	nc := brokertest.Start(t)
+	open(t, nc)
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := ""
+	for stream := range js.StreamNames(t.Context()).Name() {
+		if strings.HasSuffix(stream, "_AUDIT") {
+			name = stream
+		}
+	}
+	stream, err := js.Stream(t.Context(), name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := stream.CachedInfo().Config
+	if cfg.MaxAge != 90*24*time.Hour || cfg.MaxBytes != 256<<20 {
+		t.Errorf("at first: %s, %d bytes", cfg.MaxAge, cfg.MaxBytes)
+	}
+	cfg.MaxAge, cfg.MaxBytes = 365*24*time.Hour, 1<<30
+	if _, err := js.UpdateStream(t.Context(), cfg); err != nil {
+		t.Fatal(err)
+	}
+	open(t, nc) // fails the test if that is not possible
 }
