@@ -17,7 +17,9 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/peltonq/pelton"
 	"github.com/peltonq/pelton/chaos/history"
+	"github.com/peltonq/pelton/chaos/proxy"
 )
 
 // nodeBinary is a broker of a cluster, built once.
@@ -31,10 +33,12 @@ var nodeBinary = sync.OnceValues(func() (string, error) {
 	return path, nil
 })
 
-// cluster is some brokers that keep copies of everything.
+// cluster is some brokers that keep copies of everything. What one says to another goes
+// through a proxy of the two.
 type cluster struct {
 	s     *suite
 	nodes []*node
+	links map[[2]*node]*proxy.Proxy // from the first to the second, which it calls
 }
 
 // node is one of them, which can be killed and comes back with its data.
@@ -46,9 +50,22 @@ type node struct {
 
 func newCluster(s *suite, size int) *cluster {
 	s.Helper()
-	c := &cluster{s: s}
+	c := &cluster{s: s, links: map[[2]*node]*proxy.Proxy{}}
 	for i := range size {
 		c.nodes = append(c.nodes, &node{name: fmt.Sprintf("n%d", i+1), client: freeAddress(s), cluster: freeAddress(s), monitor: freeAddress(s)})
+	}
+	for _, from := range c.nodes {
+		for _, to := range c.nodes {
+			if from == to {
+				continue
+			}
+			link, err := proxy.Listen(s.Context(), to.cluster)
+			if err != nil {
+				s.Fatal(err)
+			}
+			s.Cleanup(link.Close)
+			c.links[[2]*node{from, to}] = link
+		}
 	}
 	for _, n := range c.nodes {
 		c.start(n)
@@ -67,7 +84,9 @@ func (c *cluster) start(n *node) {
 	}
 	var routes []string
 	for _, other := range c.nodes {
-		routes = append(routes, other.cluster)
+		if other != n {
+			routes = append(routes, c.links[[2]*node{n, other}].Addr())
+		}
 	}
 	n.life++
 	n.p = c.s.launch(fmt.Sprintf("%s.%d", n.name, n.life), nil, path, "-name", n.name, "-dir", filepath.Join(c.s.dir, n.name), "-token", token,
@@ -88,10 +107,13 @@ func (c *cluster) healthy(n *node) {
 	})
 }
 
-// addresses are those of all brokers, as the end of a URL that begins with nats://.
+// addresses are those of the brokers that are known, as the end of a URL that begins with nats://.
 func (c *cluster) addresses() string {
-	var all []string
-	for _, n := range c.nodes {
+	known, all := c.nodes, []string{}
+	if c.s.apart {
+		known = c.nodes[1:]
+	}
+	for _, n := range known {
 		all = append(all, n.client)
 	}
 	return strings.Join(all, ",nats://")
@@ -147,6 +169,15 @@ func (c *cluster) away(n *node, sig syscall.Signal, d time.Duration) {
 	c.s.pause(d)
 	c.start(n)
 	c.healthy(n)
+}
+
+// cut breaks all links of a broker to the others, or mends them.
+func (c *cluster) cut(n *node, mode proxy.Mode) {
+	for between, link := range c.links {
+		if between[0] == n || between[1] == n {
+			link.Set(mode)
+		}
+	}
 }
 
 // answers waits until a task is accepted, and says how long that took.
@@ -261,6 +292,85 @@ func TestClusterWithoutMajority(t *testing.T) {
 		s.server.ready() // a write reached every stream
 		s.pause(p.lease)
 		s.fault(history.FaultEnd, "brokers-kill", history.Everyone)
+	})
+	s.healed()
+	s.judge()
+}
+
+// A broker is cut off from the two others, with a server that knows no other: that one accepts
+// nothing and says nothing that is not true any more, while the rest goes on. When the links
+// are back it has what all have.
+func TestClusterMinority(t *testing.T) {
+	t.Parallel()
+	p := clusterProfile()
+	p.apart = true
+	s := newSuite(t, p)
+	lonely := s.cluster.nodes[0]
+	addr := freeAddress(s)
+	replica := s.launch("minority", nil, s.bin.pelton, "serve", "--addr", addr, "--nats", "nats://"+lonely.client, "--nats-token", token, "--lease", p.lease.String())
+	t.Cleanup(func() {
+		if err := replica.signal(syscall.SIGKILL); err != nil {
+			t.Error(err)
+		}
+		<-replica.done
+	})
+	ask := func(method, path, body string) (int, *pelton.Task) {
+		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+		defer cancel()
+		status, answer, err := call(ctx, method, "http://"+addr+path, body)
+		if err != nil {
+			t.Errorf("%s %s: %v", method, path, err)
+			return 0, nil
+		}
+		var task pelton.Task
+		if status < 300 && json.Unmarshal(answer, &task) != nil {
+			t.Errorf("%s %s: %s", method, path, answer)
+		}
+		return status, &task
+	}
+	readiness := func(want int) func() bool {
+		return func() bool {
+			ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+			defer cancel()
+			status, _, err := call(ctx, http.MethodGet, "http://"+addr+"/readyz", "")
+			return err == nil && status == want
+		}
+	}
+	s.eventually("the other server is ready", 30*time.Second, readiness(http.StatusOK))
+	known := s.producer.must(order{kind: "chaos.sleep", ms: 60_000})
+	s.eventually("the task runs", 20*time.Second, func() bool {
+		status, task := ask(http.MethodGet, "/tasks/"+known.String(), "")
+		return status == http.StatusOK && task.State == pelton.Running
+	})
+
+	tasks, tick := p.pace()
+	s.while(tasks/3, tick, func() {
+		s.fault(history.FaultBegin, "broker-cut", history.Everyone)
+		s.cluster.cut(lonely, proxy.Drop)
+		s.answers(30 * time.Second)
+		s.eventually("the others have leaders of everything", 30*time.Second, func() bool {
+			s.producer.cancel(known)
+			task := s.producer.get(known, "")
+			return task != nil && task.State == pelton.Cancelled
+		})
+		s.pause(time.Second) // a copy may be read for so long after the leader has answered
+		for range 5 {
+			if status, task := ask(http.MethodGet, "/tasks/"+known.String(), ""); status != http.StatusServiceUnavailable && (status != http.StatusOK || task.State != pelton.Cancelled) {
+				t.Errorf("a cancelled task by the server that is cut off: %d %+v", status, task)
+			}
+			if status, _ := ask(http.MethodPost, "/tasks", `{"kind":"chaos.quick"}`); status != http.StatusServiceUnavailable {
+				t.Errorf("a new task by the server that is cut off: %d, want 503", status)
+			}
+		}
+		s.eventually("the other server is not ready", 30*time.Second, readiness(http.StatusServiceUnavailable))
+		s.cluster.cut(lonely, proxy.Pass)
+		s.cluster.healthy(lonely)
+		s.eventually("the other server is ready again", time.Minute, readiness(http.StatusOK)) // a write reached every stream
+		if status, task := ask(http.MethodGet, "/tasks/"+known.String(), ""); status != http.StatusOK || task.State != pelton.Cancelled {
+			t.Errorf("a cancelled task by the server that was cut off: %d %+v", status, task)
+		}
+		s.pause(p.lease)
+		s.fault(history.FaultEnd, "broker-cut", history.Everyone)
 	})
 	s.healed()
 	s.judge()

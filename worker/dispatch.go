@@ -246,6 +246,10 @@ func (d *dispatcher) rest(l *lane) {
 }
 
 func (d *dispatcher) on(e laneEvent) {
+	if e.moved != nil {
+		d.moved(*e.moved)
+		return
+	}
 	current := e.generation == e.lane.generation
 	switch {
 	case e.delivery != nil:
@@ -353,6 +357,22 @@ func (d *dispatcher) reset() {
 		for _, k := range l.stock {
 			k.delivery.Fresh = false
 		}
+	}
+}
+
+// moved asks a lane anew whose consumer has another leader: the open request is lost with
+// the one before it.
+func (d *dispatcher) moved(of broker.Lane) {
+	for _, l := range d.lanes {
+		if l.Lane != of || l.state != laneProbing && l.state != laneKnocking {
+			continue
+		}
+		if d.probing == l {
+			d.probing = nil
+		}
+		d.reopen(l)
+		l.state, l.want, l.hold, l.retryAt = laneUnknown, 0, 0, time.Time{}
+		d.place(l)
 	}
 }
 

@@ -114,6 +114,7 @@ func TestDispatchModel(t *testing.T) {
 			"slow": func(t *rapid.T) {
 				x.slow(pace{anyLane(t).Queue, x.clock.Add(time.Duration(rapid.IntRange(0, 500).Draw(t, "ms")) * time.Millisecond)})
 			},
+			"moved": func(t *rapid.T) { x.on(laneEvent{moved: &anyLane(t).Lane}) },
 			"refuse": func(t *rapid.T) {
 				x.refuses = errors.New("refused")
 				x.fill()

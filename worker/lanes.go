@@ -72,12 +72,14 @@ type puller interface {
 	Close(ctx context.Context)
 }
 
-// laneEvent is what a puller reports: a delivery, or the end of a request.
+// laneEvent is what a puller reports, a delivery or the end of a request, or what became of
+// a lane in the broker.
 type laneEvent struct {
 	lane       *lane
 	generation int // of the puller
 	delivery   *broker.Delivery
 	end        broker.PullEnd
+	moved      *broker.Lane // it has another leader; nothing else is set
 }
 
 // leaseNow is the lease by which tasks of the lane are kept.

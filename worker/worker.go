@@ -169,6 +169,12 @@ func (w *Worker) dispatch(ctx context.Context) {
 
 	reconnected, stop := w.b.Reconnected()
 	defer stop()
+	stopElections, err := w.b.Elections(func(l broker.Lane) { d.report(laneEvent{moved: &l}) })
+	if err != nil { // the time of each request repairs what is lost
+		w.cfg.Logger.Warn("elections are not heard of", "error", err)
+	} else {
+		defer stopElections()
+	}
 	var opening sync.WaitGroup
 	watching, stopWatching := context.WithCancel(ctx)
 	known := make(chan struct{})

@@ -50,6 +50,9 @@ func options() (*server.Options, error) {
 		bad = errors.Join(bad, err)
 	}
 	opts.Cluster.Name = "chaos"
+	// A client finds only the servers that it was told, as a host that is cut off does, and a broken
+	// link between servers is noticed soon.
+	opts.Cluster.NoAdvertise, opts.Cluster.PingInterval, opts.MaxPingsOut = true, time.Second, 3
 	for route := range strings.SplitSeq(routes, ",") {
 		opts.Routes = append(opts.Routes, &url.URL{Scheme: "nats", Host: route})
 	}

@@ -33,9 +33,12 @@ func (b *Broker) CallLines(ctx context.Context) {
 }
 
 // serveArrivals ends with ctx, with an error, and when the connection is back after
-// it was lost: the broker may have forgotten the open request.
+// it was lost, or the consumer has another leader: the open request may be lost.
 func (b *Broker) serveArrivals(ctx context.Context) error {
-	up, forget := b.conn.reconnected()
+	up, forget, err := b.interrupted(b.keyed(0), arrivalsConsumer)
+	if err != nil {
+		return err
+	}
 	defer forget()
 	if err := b.createConsumer(ctx, b.keyed(0), b.arrivals(b.cfg.Lease)); err != nil {
 		return err

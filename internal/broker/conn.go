@@ -108,10 +108,15 @@ func (c *conn) changed(status nats.Status) {
 // reconnected gives a channel that receives after each reconnection. stop ends it.
 func (c *conn) reconnected() (ch <-chan struct{}, stop func()) {
 	up := make(chan struct{}, 1)
+	return up, c.tellReconnected(up)
+}
+
+// tellReconnected is reconnected with a channel of the caller's, which has room for one.
+func (c *conn) tellReconnected(up chan struct{}) (stop func()) {
 	c.upMu.Lock()
 	defer c.upMu.Unlock()
 	c.up = append(c.up, up)
-	return up, func() {
+	return func() {
 		c.upMu.Lock()
 		defer c.upMu.Unlock()
 		for i, other := range c.up {

@@ -145,9 +145,17 @@ func (b *Broker) LoadRecord(ctx context.Context, id pelton.ID) (*Record, error) 
 	return r, err
 }
 
-// ReadRecord reads a task's record from any replica, and asks the leader before
-// it says pelton.ErrNotFound: a follower may be behind.
+// ReadRecord reads a task's record from any replica if the leader has answered a moment ago,
+// and from the leader if not, or before it says pelton.ErrNotFound: a follower may be behind, or
+// cut off from the others.
 func (b *Broker) ReadRecord(ctx context.Context, id pelton.ID) (*Record, error) {
+	if !b.replication.anyCopy() {
+		r, err := b.LoadRecord(ctx, id)
+		if err == nil || errors.Is(err, pelton.ErrNotFound) {
+			b.replication.answered()
+		}
+		return r, err
+	}
 	r, err := b.loadRecord(ctx, id, true)
 	if errors.Is(err, pelton.ErrNotFound) && (id.Sequence() > 0 || b.replication.many.Load()) {
 		return b.LoadRecord(ctx, id)

@@ -35,6 +35,28 @@ const MaxReplicas = 5
 type replication struct {
 	many atomic.Bool // more than one, of some stream
 	sub  *nats.Subscription
+	// led is when the leader of the records last answered this process.
+	led atomic.Pointer[time.Time]
+}
+
+// trustFollowers is for how long after an answer of the leader any copy may be read instead. It
+// bounds how old a record may be that a reader gets from a server that was cut off from the
+// others, and does not know.
+const trustFollowers = time.Second
+
+// anyCopy reports whether a record may be read from any copy.
+func (r *replication) anyCopy() bool {
+	if !r.many.Load() {
+		return true
+	}
+	led := r.led.Load()
+	return led != nil && time.Since(*led) < trustFollowers
+}
+
+// answered notes an answer of the leader.
+func (r *replication) answered() {
+	now := time.Now()
+	r.led.Store(&now)
 }
 
 func (r *replication) listen(nc *nats.Conn, subject string) error {

@@ -132,10 +132,13 @@ func (b *Broker) handleTick(ctx context.Context, d *Delivery, handle func(contex
 }
 
 // serveTicks ends with ctx, with an error, and when the connection is back after it
-// was lost: the broker may have forgotten the open request. It asks for no more than
+// was lost, or the consumer has another leader: the open request may be lost. It asks for no more than
 // there is room for, and what it takes has room.
 func (b *Broker) serveTicks(ctx context.Context, room chan struct{}, take func(*Delivery)) error {
-	up, forget := b.conn.reconnected()
+	up, forget, err := b.interrupted(b.ticks(), ticksConsumer)
+	if err != nil {
+		return err
+	}
 	defer forget()
 	if err := b.createConsumer(ctx, b.ticks(), b.firing()); err != nil {
 		return err
