@@ -20,7 +20,7 @@ func TestCommandsOfTheSecurityPage(t *testing.T) {
 	for _, block := range regexp.MustCompile("(?s)```sh\n(.*?)```").FindAllStringSubmatch(string(page), -1) {
 		for _, line := range command.FindAllStringSubmatch(block[1], -1) {
 			found++
-			a := &app{stdin: strings.NewReader(""), stdout: io.Discard, stderr: io.Discard, getenv: func(string) string { return "" }}
+			a := &app{stdin: strings.NewReader(""), stdout: io.Discard, stderr: io.Discard}
 			cmd, rest, err := a.root().Find(strings.Fields(strings.ReplaceAll(line[1], "'", "")))
 			if err != nil || !cmd.Runnable() || cmd.HasSubCommands() {
 				t.Errorf("pelton %s: %v", line[1], err)
