@@ -9,13 +9,17 @@ import (
 // gate stands for the API until there is a broker behind it: the process lives,
 // and everything else is answered "try again" at once.
 type gate struct {
-	next atomic.Pointer[http.Handler]
+	next     atomic.Pointer[http.Handler]
+	draining atomic.Bool // each answer is the last on its connection
 }
 
 // open lets requests through to next from now on.
 func (g *gate) open(next http.Handler) { g.next.Store(&next) }
 
 func (g *gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if g.draining.Load() {
+		w.Header().Set("Connection", "close")
+	}
 	if next := g.next.Load(); next != nil {
 		(*next).ServeHTTP(w, r)
 		return

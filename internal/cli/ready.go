@@ -51,12 +51,17 @@ func (r *readiness) run(ctx context.Context) {
 		select {
 		case <-time.After(pause):
 		case <-ctx.Done():
-			r.mu.Lock()
-			r.stopping = true
-			r.mu.Unlock()
+			r.stop()
 			return
 		}
 	}
+}
+
+// stop is the end of being ready.
+func (r *readiness) stop() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.stopping = true
 }
 
 // once probes, and reports whether that was a success.

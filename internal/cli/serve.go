@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/peltonq/pelton"
 	"github.com/peltonq/pelton/internal/embed"
 )
 
@@ -31,8 +32,10 @@ type serveFlags struct {
 	audit    enumValue
 	bounds   boundFlags
 
-	namespace namespaceFlag
-	place     placeFlags
+	namespace  namespaceFlag
+	place      placeFlags
+	proxies    proxiesValue
+	drainDelay durationValue
 }
 
 // syncValue is --sync.
@@ -91,6 +94,8 @@ SIGINT; a second signal ends it at once.`,
 	flags.IntVar(&f.shards, "shards", 1, "number of shards (other than 1: not supported yet)")
 	f.namespace.register(flags)
 	f.place.register(flags)
+	flags.Var(&f.drainDelay, "drain-delay", "how long, after the signal to stop, requests are still taken while /readyz says no, for balancers to notice")
+	flags.Var(&f.proxies, "trusted-proxies", "addresses or `NETWORKS` of proxies whose X-Forwarded-For says who the caller is, for --api-rate without tokens")
 	f.limiter.register(flags)
 	f.requests.register(flags)
 	f.bounds.register(flags)
@@ -112,6 +117,9 @@ func (f *serveFlags) check() error {
 	}
 	if f.nats.url == "" && f.natsListen == "" && f.nats.tls.given() {
 		return usagef("--nats-tls-cert, --nats-tls-key and --nats-tls-ca are for --nats-listen or --nats")
+	}
+	if f.drainDelay < 0 || f.drainDelay.duration() > maxDrainDelay {
+		return usagef("--drain-delay %s is not between 0s and %s", &f.drainDelay, pelton.FormatDuration(maxDrainDelay))
 	}
 	if f.nats.url != "" && f.natsListen != "" {
 		return usagef("--nats and --nats-listen exclude each other: the second opens the embedded broker, which the first replaces")

@@ -178,7 +178,7 @@ func (s *serving) run(ctx context.Context, l *link) error {
 	if err != nil {
 		return fmt.Errorf("make the API: %w", err)
 	}
-	s.web.gate.open(handler)
+	s.web.gate.open(s.flags.proxies.trust(handler))
 
 	parts, running := errgroup.WithContext(ctx)
 	parts.Go(func() error {
@@ -213,6 +213,11 @@ func (s *serving) run(ctx context.Context, l *link) error {
 	parts.Go(func() error {
 		select {
 		case <-running.Done():
+			ready.stop()
+			s.notify(ctx, "STOPPING=1")
+			if ctx.Err() != nil { // asked to, and not because a part failed
+				s.web.drain(s.flags.drainDelay.duration(), l.closed)
+			}
 			return s.web.stop(running)
 		case <-s.web.done:
 			return s.web.err
@@ -333,6 +338,7 @@ func (s *serving) open(ctx context.Context, nc *nats.Conn) (*producer.Client, *a
 
 // announce says that tasks are taken: to a person at a terminal, or to the log.
 func (s *serving) announce(ctx context.Context) {
+	s.notify(ctx, "READY=1")
 	data := ""
 	if s.flags.nats.url == "" {
 		data = s.flags.data

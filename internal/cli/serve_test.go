@@ -47,6 +47,8 @@ func TestServeAccess(t *testing.T) {
 		{flags: serveFlags{addr: "127.0.0.1:1", natsListen: "127.0.0.1:4222"}, checkHost: true},
 		{flags: serveFlags{addr: "127.0.0.1:1", natsListen: "127.0.0.1:4222", nats: natsFlags{url: "x"}}, refused: "exclude each other"},
 		{flags: serveFlags{addr: "127.0.0.1:1", allowedHosts: []string{""}}, refused: "--allowed-hosts"},
+		{flags: serveFlags{addr: "127.0.0.1:1", drainDelay: -1}, refused: "--drain-delay"},
+		{flags: serveFlags{addr: "127.0.0.1:1", drainDelay: durationValue(time.Hour)}, refused: "--drain-delay"},
 	} {
 		tc.flags.shards = 1
 		err := tc.flags.check()

@@ -92,7 +92,7 @@ var table = []rule{
 	{pkg: "internal/floors"},
 	{pkg: "chaos/history", module: []string{"."}, libraries: []string{"golang.org/x/sys"}},
 	{pkg: "chaos/check", module: []string{".", "chaos/history"}},
-	{pkg: "e2e", module: append([]string{"internal/limit", "redislimit", "chaos/history", "chaos/check"}, outside...), libraries: []string{"go.yaml.in/yaml/v3"}},
+	{pkg: "e2e", module: append([]string{"internal/brokertest", "internal/limit", "redislimit", "chaos/history", "chaos/check"}, outside...), libraries: []string{"go.yaml.in/yaml/v3"}},
 	{pkg: "chaos/proxy"},
 	{pkg: "chaos/powerfs", libraries: []string{"github.com/hanwen/go-fuse/v2"}},
 	{pkg: "chaos/actor", module: []string{".", "worker", "chaos/history"}, libraries: []string{natsClient}},
