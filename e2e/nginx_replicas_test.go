@@ -331,6 +331,10 @@ func ask(ctx context.Context, method, url, key, body string) (int, http.Header, 
 	if key != "" {
 		req.Header.Set("Idempotency-Key", key)
 	}
+	return do(req)
+}
+
+func do(req *http.Request) (int, http.Header, []byte, error) {
 	resp, err := manyClient.Do(req)
 	if err != nil {
 		return 0, nil, nil, err
