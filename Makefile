@@ -2,7 +2,7 @@
 GO      ?= go
 TOOLS   := $(GO) tool -modfile=tools/go.mod
 BIN     := bin/pelton
-MODULES := . examples bench
+MODULES := . examples bench deploy
 
 export CGO_ENABLED ?= 0
 
@@ -24,6 +24,7 @@ test: deps ## run all tests of all modules
 	$(GO) test -count=1 ./... # e2e builds the binary itself, which the cache of results does not see
 	cd examples && $(GO) test -count=1 ./...
 	cd bench && $(GO) vet ./... && $(GO) test -count=1 ./...
+	cd deploy && $(GO) vet ./... && $(GO) test -count=1 ./...
 	@$(MAKE) --no-print-directory rates
 
 rates: deps ## hold rates against the clock, with nothing else running
@@ -35,8 +36,8 @@ race: deps ## run all tests under the race detector (needs a C compiler)
 lint: ## gofumpt and golangci-lint, pinned in tools/go.mod
 	$(TOOLS) golangci-lint run ./...
 	$(TOOLS) golangci-lint fmt --diff ./...
-	cd bench && $(GO) tool -modfile=../tools/go.mod golangci-lint run ./...
-	cd bench && $(GO) tool -modfile=../tools/go.mod golangci-lint fmt --diff ./...
+	@for m in bench deploy; do (cd $$m && $(GO) tool -modfile=../tools/go.mod golangci-lint run ./... && \
+	  $(GO) tool -modfile=../tools/go.mod golangci-lint fmt --diff ./...) || exit 1; done
 	$(GO) mod verify
 	@for m in $(MODULES); do (cd $$m && $(GO) mod tidy -diff) || exit 1; done
 
