@@ -155,3 +155,14 @@ func freeAddress(t *testing.T) string {
 	defer l.Close()
 	return fmt.Sprint(l.Addr())
 }
+
+// The image of a release is the one that is built from source, but for where its
+// binary comes from.
+func TestImagesAreAlike(t *testing.T) {
+	t.Parallel()
+	built, released := readImage(t, "../Dockerfile"), readImage(t, "../deploy/release.Dockerfile")
+	released.data = strings.Replace(released.data, "--from=base", "--from=build", 1)
+	if diff := fmt.Sprintf("%+v", *built); diff != fmt.Sprintf("%+v", *released) {
+		t.Errorf("Dockerfile:         %s\nrelease.Dockerfile: %+v", diff, *released)
+	}
+}
