@@ -109,7 +109,8 @@ func everyCall(id string) map[string]string {
 		"GET /tasks/" + id: "", "GET /tasks/" + id + "/why": "",
 		"POST /tasks/" + id + "/cancel": "", "POST /tasks/" + id + "/retry": "", "POST /tasks/" + id + "/run": "",
 		"GET /tasks?state=scheduled&queue=%s": "",
-		"GET /queues":                         "", "GET /queues/%s": "", "PATCH /queues/%s": `{}`, "POST /queues/%s/pause": "", "POST /queues/%s/resume": "", "POST /queues/%s/purge": "",
+		"POST /tasks/cancel":                  `{"queue":"%s"}`, "POST /tasks/retry": `{"queue":"%s"}`,
+		"GET /queues": "", "GET /queues/%s": "", "PATCH /queues/%s": `{}`, "POST /queues/%s/pause": "", "POST /queues/%s/resume": "", "POST /queues/%s/purge": "",
 		"GET /dead?queue=%s": "", "GET /dead/" + id: "", "DELETE /dead/" + id: "", "POST /dead/" + id + "/retry": "",
 		"POST /dead/retry": `{"queue":"%s"}`, "POST /dead/purge": `{"queue":"%s"}`,
 		"GET /schedules": "", "GET /schedules/s": "", "PUT /schedules/s": `{"every":"1h","task":{"kind":"a","queue":"%s"}}`, "DELETE /schedules/s": "",
@@ -117,7 +118,7 @@ func everyCall(id string) map[string]string {
 		"POST /schedules/s/backfill": `{"from":"2026-12-01T00:00:00Z","to":"2026-12-01T01:00:00Z"}`,
 		"POST /schedules/apply":      `{"owner":"o","schedules":[]}`,
 		"GET /limits":                "", "PUT /limits/l": `{"kind":"a","max_running":1}`, "DELETE /limits/l": "",
-		"GET /locks": "", "DELETE /locks/l": "", "GET /workers": "", "GET /metrics": "", "GET /openapi.json": "",
+		"GET /locks": "", "DELETE /locks/l": "", "GET /workers": "", "GET /metrics": "", "GET /openapi.json": "", "GET /openapi-3.0.json": "", "GET /docs": "",
 		"GET /tokens": "", "POST /tokens": `{"name":"n","scopes":["read"]}`, "DELETE /tokens/x": "", "GET /audit": "",
 	}
 }
@@ -162,7 +163,7 @@ func TestScopes(t *testing.T) {
 		}
 	}
 	enqueue, read, operate, admin := []string{"enqueue", "admin", "both"}, []string{"read", "admin"}, []string{"operate", "admin", "both"}, []string{"admin"}
-	both := []string{"admin", "both"}
+	both, any := []string{"admin", "both"}, []string{"none", "enqueue", "read", "operate", "admin", "both"}
 	want := map[string][]string{
 		"POST /tasks": enqueue, "POST /tasks/batch": enqueue,
 		"GET /tasks/{id}": read, "GET /tasks/{id}/why": read, "GET /tasks?state=scheduled&queue=default": read,
@@ -176,8 +177,9 @@ func TestScopes(t *testing.T) {
 		"POST /schedules/apply": both,
 		"GET /limits":           read, "PUT /limits/l": admin, "DELETE /limits/l": admin,
 		"GET /locks": read, "DELETE /locks/l": operate, "GET /workers": read, "GET /metrics": read,
-		"GET /openapi.json": {"none", "enqueue", "read", "operate", "admin", "both"},
-		"GET /tokens":       admin, "POST /tokens": admin, "DELETE /tokens/x": admin, "GET /audit": admin,
+		"GET /openapi.json": any, "GET /openapi-3.0.json": any, "GET /docs": any,
+		"POST /tasks/cancel": operate, "POST /tasks/retry": operate,
+		"GET /tokens": admin, "POST /tokens": admin, "DELETE /tokens/x": admin, "GET /audit": admin,
 	}
 	if diff := cmp.Diff(want, lets); diff != "" {
 		t.Errorf("who is let in (-want +got):\n%s", diff)

@@ -12,7 +12,7 @@ import (
 
 func TestDrain(t *testing.T) {
 	t.Parallel()
-	w, err := startWeb(t.Context(), "127.0.0.1:0", minConnections, slog.New(slog.DiscardHandler))
+	w, err := startWeb(t.Context(), "127.0.0.1:0", minConnections, nil, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -64,12 +64,7 @@ func TestNotify(t *testing.T) {
 	}
 	defer conn.Close()
 	to := func(socket string) *serving {
-		return &serving{log: slog.New(slog.DiscardHandler), app: &app{getenv: func(name string) string {
-			if name == "NOTIFY_SOCKET" {
-				return socket
-			}
-			return ""
-		}}}
+		return &serving{log: slog.New(slog.DiscardHandler), app: &app{environ: environment{"NOTIFY_SOCKET=" + socket}}}
 	}
 	to("").notify(t.Context(), "READY=1")
 	to(socket+"x").notify(t.Context(), "READY=1") // nobody there
