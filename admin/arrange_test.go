@@ -22,7 +22,11 @@ func TestArrange(t *testing.T) {
 	servers, urls := brokertest.StartCluster(t, 3)
 	nc := brokertest.ConnectTo(t, urls, nats.ReconnectWait(100*time.Millisecond), nats.MaxReconnects(-1))
 	client, producing := open(t, nc)
-	defer working(t, brokertest.ConnectTo(t, urls))()
+	// What a leader had handed out when it died comes back with its lease.
+	if _, err := client.PatchQueue(t.Context(), "default", []byte(`{"lease":"2s"}`)); err != nil {
+		t.Fatal(err)
+	}
+	defer working(t, brokertest.ConnectTo(t, urls, nats.ReconnectWait(100*time.Millisecond), nats.MaxReconnects(-1)))()
 	js, err := jetstream.New(nc)
 	if err != nil {
 		t.Fatal(err)
