@@ -96,10 +96,10 @@ func TestAuditBoundsCanBeChanged(t *testing.T) {
 		t.Fatal(err)
 	}
 	cfg := stream.CachedInfo().Config
-	if cfg.MaxAge != 90*24*time.Hour || cfg.MaxBytes != 256<<20 {
-		t.Errorf("at first: %s, %d bytes", cfg.MaxAge, cfg.MaxBytes)
+	if cfg.MaxAge != 90*24*time.Hour || cfg.MaxMsgs != 500_000 || cfg.MaxBytes != -1 {
+		t.Errorf("at first: %s, %d entries, %d bytes", cfg.MaxAge, cfg.MaxMsgs, cfg.MaxBytes)
 	}
-	cfg.MaxAge, cfg.MaxBytes = 365*24*time.Hour, 1<<30
+	cfg.MaxAge, cfg.MaxMsgs, cfg.MaxBytes = 365*24*time.Hour, -1, 1<<30
 	if _, err := js.UpdateStream(t.Context(), cfg); err != nil {
 		t.Fatal(err)
 	}

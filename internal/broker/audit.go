@@ -14,11 +14,12 @@ import (
 	"github.com/peltonq/pelton"
 )
 
-// The audit log forgets what is older than auditAge, and the oldest beyond auditBytes. An
-// operator may change both on the stream.
+// The audit log forgets what is older than auditAge, and the oldest beyond auditMost entries of
+// some 300 bytes. An operator may change both on the stream, or bound it by bytes: those the broker
+// reserves, and an account with less room would not get the stream.
 const (
-	auditAge   = 90 * 24 * time.Hour
-	auditBytes = 256 << 20
+	auditAge  = 90 * 24 * time.Hour
+	auditMost = 500_000
 	// auditLook is how many entries a page looks at, at most.
 	auditLook = 500
 )
@@ -36,8 +37,8 @@ func (n names) auditStream(replicas int) jetstream.StreamConfig {
 		Discard:           jetstream.DiscardOld,
 		Replicas:          replicas,
 		MaxAge:            auditAge,
-		MaxMsgs:           -1,
-		MaxBytes:          auditBytes,
+		MaxMsgs:           auditMost,
+		MaxBytes:          -1,
 		MaxMsgSize:        -1,
 		MaxConsumers:      -1,
 		MaxMsgsPerSubject: -1,

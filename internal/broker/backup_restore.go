@@ -140,7 +140,7 @@ func RestoreBackup(ctx context.Context, nc *nats.Conn, dir string, how Restoring
 		if err := restoreStream(ctx, nc, root, s, how.Replicas); err != nil {
 			return nil, fmt.Errorf("restore stream %s: %w", s.Name, err)
 		}
-		if err := compareStream(ctx, js, s); err != nil {
+		if err := awaitRestored(ctx, js, s); err != nil {
 			return nil, err
 		}
 		if tell != nil {
@@ -213,6 +213,17 @@ func withReplicas(config json.RawMessage, replicas int) (json.RawMessage, error)
 	}
 	delete(fields, "placement")
 	return json.Marshal(fields)
+}
+
+// awaitRestored is compareStream of a stream that a cluster has just made: it tells of its
+// consumers a moment later.
+func awaitRestored(ctx context.Context, js jetstream.JetStream, want BackupStream) error {
+	for wait := 20 * time.Millisecond; ; wait *= 2 {
+		err := compareStream(ctx, js, want)
+		if err == nil || wait > 10*time.Second || waitFor(ctx, wait) != nil {
+			return err
+		}
+	}
 }
 
 // compareStream holds a restored stream against the manifest. The broker tells a stream's state

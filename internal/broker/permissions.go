@@ -150,6 +150,7 @@ func (g *grants) worker() {
 	g.write(g.workers(), "*")
 	g.publish(g.workerSignal("*"), g.ns+".l.>", "_INBOX."+g.ns+".>") // answers to signals
 	g.subscribe(g.cancelSignals(), g.workerSignal("*"), g.ns+".l.>")
+	g.subscribe(elections+g.tasks(g.shard)+".*", elections+g.keyed(g.shard)+"."+arrivalsConsumer)
 }
 
 // admin is all of the installation, and none of its streams' ends.
@@ -166,5 +167,5 @@ func (g *grants) admin() {
 		g.publish("$JS.ACK."+s.Name+".>", "$JS.FC."+s.Name+".>")
 	}
 	g.publish(g.ns+".>", "_INBOX."+g.ns+".>")
-	g.subscribe(g.ns + ".>")
+	g.subscribe(g.ns+".>", elections+g.tasks(g.shard)+".*", elections+g.keyed(g.shard)+"."+arrivalsConsumer, elections+g.ticks()+"."+ticksConsumer)
 }

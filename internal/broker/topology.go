@@ -321,8 +321,8 @@ func misfits(want, got jetstream.StreamConfig) []string {
 	check("retention", want.Retention, got.Retention)
 	check("storage", want.Storage, got.Storage)
 	check("max_msgs_per_subject", want.MaxMsgsPerSubject, got.MaxMsgsPerSubject)
-	check("max_msgs", want.MaxMsgs, got.MaxMsgs)
-	if want.MaxBytes < 0 {
+	if want.MaxMsgs < 0 { // else its bounds are the operator's
+		check("max_msgs", want.MaxMsgs, got.MaxMsgs)
 		check("max_bytes", want.MaxBytes, got.MaxBytes)
 	}
 	if want.MaxAge == 0 {

@@ -158,14 +158,14 @@ func TestDoctorQuota(t *testing.T) {
 	t.Parallel()
 	const quota = 8 << 20
 	ns := brokenBroker(t, func(*natsserver.Options) {})
-	limits := natsserver.JetStreamAccountLimits{MaxStore: quota, MaxMemory: -1, MaxStreams: 11, MaxConsumers: -1, MaxAckPending: -1}
+	limits := natsserver.JetStreamAccountLimits{MaxStore: quota, MaxMemory: -1, MaxStreams: 13, MaxConsumers: -1, MaxAckPending: -1}
 	if err := ns.GlobalAccount().UpdateJetStreamLimits(map[string]natsserver.JetStreamAccountLimits{"": limits}); err != nil {
 		t.Fatal(err)
 	}
 	js := install(t, ns.ClientURL())
 	found := examine(t, exitFailure, "--url", nobody, "--nats", ns.ClientURL())
 	wantFinding(t, found, "broker.storage", verdictOK, "of 8.0 MiB are used")
-	wantFinding(t, found, "broker.streams", verdictWarn, "10 of 11 streams")
+	wantFinding(t, found, "broker.streams", verdictWarn, "12 of 13 streams")
 
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
@@ -183,7 +183,7 @@ func TestDoctorQuota(t *testing.T) {
 	}
 	found = examine(t, exitFailure, "--url", nobody, "--nats", ns.ClientURL())
 	wantFinding(t, found, "broker.storage", verdictFail, "8.0 MiB of 8.0 MiB are used")
-	wantFinding(t, found, "broker.streams", verdictFail, "11 of 11 streams")
+	wantFinding(t, found, "broker.streams", verdictFail, "13 of 13 streams")
 }
 
 // sickAPI answers as a server does that has what it is told.

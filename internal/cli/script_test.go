@@ -166,7 +166,9 @@ func cmdServe(ts *testscript.TestScript, neg bool, args []string) {
 		if !ok {
 			ts.Fatalf("server %s ended before it was %s:\n%s", name, until, &s.log)
 		}
-		ts.Setenv("PELTON_URL", "http://"+line["addr"].(string))
+		if addr, _ := line["addr"].(string); addr != "" {
+			ts.Setenv("PELTON_URL", "http://"+addr)
+		}
 		if broker, _ := line["nats"].(string); broker != "" {
 			ts.Setenv("BROKER", broker)
 		}

@@ -28,6 +28,10 @@ func sampleArgs(t *testing.T, path string, cmd *cobra.Command) []string {
 		"schedule apply":    {"-f", writeFile(t, "s.yaml", "owner: o\nschedules: [{name: a, every: 1h, task: {kind: k}}]")},
 		"schedule backfill": {"a", "--from", "2026-01-01T00:00:00Z", "--to", "2026-01-02T00:00:00Z"},
 		"schedule set":      {"a", "--every", "1h", "--kind", "k"},
+		"task cancel":       {"--queue", "q"},
+		"task retry":        {"--queue", "q"},
+		"token create":      {"x", "--scope", "read"},
+		"token revoke":      {"x"},
 		"task enqueue":      {"k", "1"},
 		"task list":         {"--state", "scheduled"},
 	}

@@ -88,7 +88,7 @@ func TestBulkStops(t *testing.T) {
 	if code != exitPartly || stdout.String() != `{"matched":1000,"done":1000,"failed":0,"next_cursor":"zz"}`+"\n" || !strings.Contains(stderr.String(), "stopped: Unavailable") {
 		t.Errorf("exit code %d, stdout %s, stderr %s", code, &stdout, &stderr)
 	}
-	want := []string{`{"queue":"q","limit":1000,"dry_run":false}`, `{"queue":"q","cursor":"zz","limit":500,"dry_run":false}`}
+	want := []string{`{"dry_run":false,"limit":1000,"queue":"q"}`, `{"cursor":"zz","dry_run":false,"limit":500,"queue":"q"}`}
 	if diff := cmp.Diff(want, bodies); diff != "" {
 		t.Errorf("requests (-want +got):\n%s", diff)
 	}
