@@ -237,6 +237,9 @@ func translate(doing string, err error) error {
 		return nil
 	case errors.Is(err, nats.ErrNoResponders), errors.Is(err, jetstream.ErrJetStreamNotEnabled):
 		return fmt.Errorf("%s: %w: JetStream is not enabled on the NATS server, or not up yet", doing, pelton.ErrUnavailable)
+	case errors.Is(err, jetstream.ErrStreamNotFound):
+		// Of a cluster, one broker may refuse a name that is taken before another knows its stream.
+		return fmt.Errorf("%s: %w: the stream is not there, or not yet", doing, pelton.ErrUnavailable)
 	case errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount):
 		return fmt.Errorf("%s: %w: JetStream is not enabled for the account", doing, pelton.ErrUnavailable)
 	case errors.As(err, &api) && api.Code < 500:

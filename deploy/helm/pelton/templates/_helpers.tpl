@@ -44,8 +44,6 @@ key: {{ empty .Values.nats.existingSecret | ternary "nats-token" .Values.nats.ke
 {{- if .Values.nats.url }}
 - name: PELTON_NATS
   value: {{ .Values.nats.url | quote }}
-- name: PELTON_REPLICAS
-  value: {{ .Values.nats.replicas | quote }}
 {{- end }}
 {{- if or .Values.nats.existingSecret (not .Values.nats.url) }}
 - name: PELTON_NATS_TOKEN
@@ -128,7 +126,10 @@ spec:
         - name: PELTON_DRAIN_DELAY
           value: {{ .Values.server.drainDelay | quote }}
         {{- include "pelton.env" . | nindent 8 }}
-        {{- if not .Values.nats.url }}
+        {{- if .Values.nats.url }}
+        - name: PELTON_REPLICAS
+          value: {{ .Values.nats.replicas | quote }}
+        {{- else }}
         - name: PELTON_NATS_LISTEN
           value: ":4222"
         - name: PELTON_DATA
