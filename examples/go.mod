@@ -1,6 +1,6 @@
 module github.com/peltonq/pelton/examples
 
-go 1.26.0
+go 1.26.7
 
 require (
 	github.com/nats-io/nats.go v1.55.0

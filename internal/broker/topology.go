@@ -114,7 +114,7 @@ func (n names) place(shard uint8, l Line, queue string) string {
 
 func (n names) places() string { return n.ns + ".k.0.l.>" }
 
-func (n names) placesOf(shard uint8, queue string) string { //nolint:unparam // shard 0 is the only one as yet
+func (n names) placesOf(shard uint8, queue string) string {
 	return fmt.Sprintf("%s.k.%d.l.*.%s", n.ns, shard, queue)
 }
 
