@@ -43,6 +43,8 @@ const (
 	// snapshotWait is how long the next chunk may take. The broker reads the whole stream
 	// first, to see that it is whole.
 	snapshotWait = time.Minute
+	// restoreAgain is when a chunk is sent again that nobody was there to take.
+	restoreAgain = 20 * time.Millisecond
 	// restoreWait is how long the broker may take over a stream when it has all of it.
 	restoreWait = 10 * time.Minute
 )

@@ -176,6 +176,10 @@ func restoreStream(ctx context.Context, nc *nats.Conn, root *os.Root, s BackupSt
 		sending, cancel := context.WithTimeout(ctx, patience)
 		defer cancel()
 		reply, err := nc.RequestWithContext(sending, to.Subject, chunk)
+		for errors.Is(err, nats.ErrNoResponders) && waitFor(sending, restoreAgain) == nil {
+			// Another server of the cluster takes it, of whose wish this one has not heard yet.
+			reply, err = nc.RequestWithContext(sending, to.Subject, chunk)
+		}
 		if err != nil {
 			return fmt.Errorf("%w: %w", pelton.ErrUnavailable, err)
 		}
