@@ -145,16 +145,15 @@ func (b *Broker) LoadRecord(ctx context.Context, id pelton.ID) (*Record, error) 
 	return r, err
 }
 
-// ReadRecord reads a task's record from any replica if the leader has answered a moment ago,
-// and from the leader if not, or before it says pelton.ErrNotFound: a follower may be behind, or
-// cut off from the others.
+// ReadRecord reads a task's record from any replica if the records took a write a moment ago,
+// and from the leader, once they did, if not. It also asks the leader before it says pelton.ErrNotFound:
+// a follower may be behind.
 func (b *Broker) ReadRecord(ctx context.Context, id pelton.ID) (*Record, error) {
 	if !b.replication.anyCopy() {
-		r, err := b.LoadRecord(ctx, id)
-		if err == nil || errors.Is(err, pelton.ErrNotFound) {
-			b.replication.answered()
+		if err := b.confirmMajority(ctx); err != nil {
+			return nil, fmt.Errorf("load record of task %s: %w", id, err)
 		}
-		return r, err
+		return b.LoadRecord(ctx, id)
 	}
 	r, err := b.loadRecord(ctx, id, true)
 	if errors.Is(err, pelton.ErrNotFound) && (id.Sequence() > 0 || b.replication.many.Load()) {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/sync/singleflight"
 
 	"github.com/peltonq/pelton"
 )
@@ -35,13 +36,13 @@ const MaxReplicas = 5
 type replication struct {
 	many atomic.Bool // more than one, of some stream
 	sub  *nats.Subscription
-	// led is when the leader of the records last answered this process.
-	led atomic.Pointer[time.Time]
+	// led is when the records last took a write of this process's confirming.
+	led        atomic.Pointer[time.Time]
+	confirming singleflight.Group
 }
 
-// trustFollowers is for how long after an answer of the leader any copy may be read instead. It
-// bounds how old a record may be that a reader gets from a server that was cut off from the
-// others, and does not know.
+// trustFollowers is for how long after a write any copy may be read. It bounds how old a record may
+// be that a reader gets from a server that was cut off from the others, and does not know.
 const trustFollowers = time.Second
 
 // anyCopy reports whether a record may be read from any copy.
@@ -53,10 +54,25 @@ func (r *replication) anyCopy() bool {
 	return led != nil && time.Since(*led) < trustFollowers
 }
 
-// answered notes an answer of the leader.
-func (r *replication) answered() {
-	now := time.Now()
-	r.led.Store(&now)
+// confirmMajority finds out whether the records have a leader with a majority behind it, by a
+// write: one that was cut off goes on answering reads for some ten seconds. A store that
+// is full tells nothing of that, and no record is kept from its readers. Errors: pelton.ErrUnavailable.
+func (b *Broker) confirmMajority(ctx context.Context) error {
+	_, err, _ := b.replication.confirming.Do("", func() (any, error) {
+		began := time.Now()
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
+		defer cancel()
+		_, err := b.do(ctx, write{subject: "$KV." + b.state(0) + "." + probeKey, expect: anyRevision, ttl: probeTTL})
+		if err == nil {
+			b.replication.led.Store(&began)
+		}
+		return nil, err
+	})
+	var full *jetstream.APIError
+	if err == nil || errors.As(err, &full) {
+		return nil
+	}
+	return fmt.Errorf("%w: no majority of the brokers: %w", pelton.ErrUnavailable, err)
 }
 
 func (r *replication) listen(nc *nats.Conn, subject string) error {
