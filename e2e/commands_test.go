@@ -1,18 +1,20 @@
 package e2e_test
 
 import (
+	"context"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 )
 
 var (
 	aBlock   = regexp.MustCompile("(?ms)^```[a-z]*\n(.*?)^```$")
 	aCommand = regexp.MustCompile(`^(?:\$ )?(?:bin/|\./)?(pelton .*)$`)
-	trailing = regexp.MustCompile(`\s(#|\||<|>|&&|·).*$`)
+	trailing = regexp.MustCompile(`\s(#|\||<|>|&&?|;|·).*$`)
 )
 
 // commands are the lines of a document's blocks that call pelton, without what is
@@ -33,7 +35,10 @@ func commands(text string) []string {
 // wrongCommand says what is wrong with a command: pelton knows its words and flags, and
 // takes the values of flags, or says so before it would show the help.
 func wrongCommand(dir, command string) string {
-	cmd := exec.Command("bash", "-c", command+" --help")
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "bash", "-c", command+" --help")
+	cmd.WaitDelay = time.Second // for what it started
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "PATH="+dir+string(os.PathListSeparator)+os.Getenv("PATH"))
 	out, err := cmd.CombinedOutput()
