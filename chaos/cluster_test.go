@@ -191,8 +191,15 @@ func (s *suite) answers(within time.Duration) time.Duration {
 	return time.Since(began)
 }
 
-func clusterProfile() profile {
+// clusterProfile is of tests that run one after the other and before the rest: three brokers that
+// keep copies need a machine of their own, or their elections take as long as leases do. Under the
+// race detector, which slows everything beside them too, they are part of the long form.
+func clusterProfile(t *testing.T) profile {
+	t.Helper()
 	p := theProfile()
+	if raceEnabled && !p.long {
+		t.Skip("clusters run without the race detector, and with it in the long form")
+	}
 	p.brokers, p.lease = 3, 3*time.Second
 	return p
 }
@@ -208,8 +215,7 @@ func (p profile) pace() (tasks int, tick time.Duration) {
 // The leader of the tasks, and then that of the records, is killed while tasks are accepted and run: none
 // is lost, and tasks are accepted again within ten seconds.
 func TestClusterLeaders(t *testing.T) {
-	t.Parallel()
-	p := clusterProfile()
+	p := clusterProfile(t)
 	s := newSuite(t, p)
 	tasks, tick := p.pace()
 	s.while(tasks, tick, func() {
@@ -236,8 +242,7 @@ func TestClusterLeaders(t *testing.T) {
 
 // Each broker in turn is restarted in good order: no task is lost.
 func TestClusterRestarts(t *testing.T) {
-	t.Parallel()
-	p := clusterProfile()
+	p := clusterProfile(t)
 	s := newSuite(t, p)
 	tasks, tick := p.pace()
 	s.while(tasks, tick, func() {
@@ -257,8 +262,7 @@ func TestClusterRestarts(t *testing.T) {
 // Two of three brokers die. What is left has no say: it accepts nothing and says so by 503, and when
 // the others are back everything goes on, which a write to each stream shows.
 func TestClusterWithoutMajority(t *testing.T) {
-	t.Parallel()
-	p := clusterProfile()
+	p := clusterProfile(t)
 	s := newSuite(t, p)
 	tasks, tick := p.pace()
 	s.while(tasks/3, tick, func() {
@@ -297,8 +301,7 @@ func TestClusterWithoutMajority(t *testing.T) {
 // nothing and says nothing that is not true any more, while the rest goes on. When the links
 // are back it has what all have.
 func TestClusterMinority(t *testing.T) {
-	t.Parallel()
-	p := clusterProfile()
+	p := clusterProfile(t)
 	p.apart = true
 	s := newSuite(t, p)
 	lonely := s.cluster.nodes[0]

@@ -68,8 +68,8 @@ func (b *Broker) confirmMajority(ctx context.Context) error {
 		}
 		return nil, err
 	})
-	var full *jetstream.APIError
-	if err == nil || errors.As(err, &full) {
+	var api *jetstream.APIError
+	if err == nil || errors.As(err, &api) && (api.ErrorCode == errResources || api.ErrorCode == errStorage || api.ErrorCode == errAccountFull) {
 		return nil
 	}
 	return fmt.Errorf("%w: no majority of the brokers: %w", pelton.ErrUnavailable, err)
@@ -209,8 +209,11 @@ func arrangeError(cfg jetstream.StreamConfig, err error) error {
 	return translate("arrange stream "+cfg.Name, err)
 }
 
-// JSClusterNoPeersErrF and JSStreamReplicasNotSupportedErr of the server's errors.json.
+// JSClusterNoPeersErrF, JSStreamReplicasNotSupportedErr, JSInsufficientResourcesErr and
+// JSStorageResourcesExceededErr of the server's errors.json.
 const (
+	errResources            jetstream.ErrorCode = 10023
+	errStorage              jetstream.ErrorCode = 10047
 	errNoPeers              jetstream.ErrorCode = 10005
 	errReplicasNotSupported jetstream.ErrorCode = 10074
 )
