@@ -93,13 +93,13 @@ func Backup(ctx context.Context, nc *nats.Conn, dir string, cfg BackupConfig) (_
 		if err := broker.Exists(ctx, nc, cfg.Namespace); err != nil { // New would make it
 			return nil, fmt.Errorf("back up: %w", err)
 		}
-		c, err := New(ctx, nc, Config{Namespace: cfg.Namespace})
-		if err != nil {
-			return nil, err
+		c, bad := New(ctx, nc, Config{Namespace: cfg.Namespace})
+		if bad != nil {
+			return nil, bad
 		}
 		defer c.Close()
 		paused, err = c.pauseAll(ctx)
-		defer func() {
+		defer func() { // by what Backup returns
 			if err == nil && cfg.StayPaused {
 				return
 			}

@@ -304,6 +304,12 @@ func TestBackupWaitsForWhatRuns(t *testing.T) {
 	if task, err := producing.Get(t.Context(), id); err != nil || task.State != pelton.Succeeded {
 		t.Errorf("the task: %+v, %v", task, err)
 	}
+	if _, err := admin.Backup(t.Context(), nc, dir, admin.BackupConfig{Pause: true, StayPaused: true}); !errors.Is(err, pelton.ErrInvalid) {
+		t.Errorf("backup over another one: %v", err)
+	}
+	if q, err := client.Queue(t.Context(), "default"); err != nil || q.Priorities[pelton.Normal].Paused {
+		t.Errorf("queue after a backup that was to leave it paused, and was not made: %+v, %v", q, err)
+	}
 	cancel()
 	if err := <-ended; err != nil {
 		t.Error(err)
