@@ -72,6 +72,9 @@ func TestArrange(t *testing.T) {
 		for _, id := range ids {
 			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 			task, err := producing.Wait(ctx, id)
+			for errors.Is(err, pelton.ErrUnavailable) && ctx.Err() == nil { // the new copies have no leader yet
+				task, err = producing.Wait(ctx, id)
+			}
 			cancel()
 			if err != nil || task.State != pelton.Succeeded {
 				t.Fatalf("task %s: %+v, %v", id, task, err)

@@ -162,11 +162,10 @@ func (c *cluster) leader(stream string) (leader *node) {
 	return leader
 }
 
-// away ends a broker, starts it again after a while, and waits until it has everything.
-func (c *cluster) away(n *node, sig syscall.Signal, d time.Duration) {
+// restart ends a broker in good order, starts it again, and waits until it has everything.
+func (c *cluster) restart(n *node) {
 	c.s.Helper()
-	c.end(n, sig)
-	c.s.pause(d)
+	c.end(n, syscall.SIGTERM)
 	c.start(n)
 	c.healthy(n)
 }
@@ -189,6 +188,14 @@ func (s *suite) answers(within time.Duration) time.Duration {
 		return ok
 	})
 	return time.Since(began)
+}
+
+// ready reports whether a server's readiness is that status.
+func ready(addr string, want int) bool {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	status, _, err := call(ctx, http.MethodGet, "http://"+addr+"/readyz", "")
+	return err == nil && status == want
 }
 
 // clusterProfile is of tests that run one after the other and before the rest: three brokers that
@@ -249,7 +256,7 @@ func TestClusterRestarts(t *testing.T) {
 		for _, n := range s.cluster.nodes {
 			s.pause(500 * time.Millisecond)
 			s.fault(history.FaultBegin, "broker-restart", history.Everyone)
-			s.cluster.away(n, syscall.SIGTERM, 0)
+			s.cluster.restart(n)
 			s.pause(p.lease)
 			s.fault(history.FaultEnd, "broker-restart", history.Everyone)
 		}
@@ -272,12 +279,7 @@ func TestClusterWithoutMajority(t *testing.T) {
 		for _, n := range dead {
 			s.cluster.end(n, syscall.SIGKILL)
 		}
-		s.eventually("the server is not ready", 30*time.Second, func() bool {
-			ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
-			defer cancel()
-			status, _, err := call(ctx, http.MethodGet, "http://"+s.server.http+"/readyz", "")
-			return err == nil && status == http.StatusServiceUnavailable
-		})
+		s.eventually("the server is not ready", 30*time.Second, func() bool { return ready(s.server.http, http.StatusServiceUnavailable) })
 		for range 3 { // what is refused as unknown may be stored after all
 			if e := s.producer.post(s.producer.name(), order{kind: "chaos.quick"}); e.Kind == history.EnqueueOK || !strings.HasPrefix(e.Note, "503 ") {
 				t.Errorf("a task without a majority of brokers: %s %s, want 503", e.Kind, e.Note)
@@ -327,14 +329,7 @@ func TestClusterMinority(t *testing.T) {
 		}
 		return status, &task
 	}
-	readiness := func(want int) func() bool {
-		return func() bool {
-			ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
-			defer cancel()
-			status, _, err := call(ctx, http.MethodGet, "http://"+addr+"/readyz", "")
-			return err == nil && status == want
-		}
-	}
+	readiness := func(want int) func() bool { return func() bool { return ready(addr, want) } }
 	s.eventually("the other server is ready", 30*time.Second, readiness(http.StatusOK))
 	known := s.producer.must(order{kind: "chaos.sleep", ms: 60_000})
 	s.eventually("the task runs", 20*time.Second, func() bool {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -148,16 +149,7 @@ func (a Arrangement) apply(cfg *jetstream.StreamConfig) bool {
 }
 
 func equalTags(a, b []string) bool {
-	has := make(map[string]bool, len(a))
-	for _, tag := range a {
-		has[tag] = true
-	}
-	for _, tag := range b {
-		if !has[tag] {
-			return false
-		}
-	}
-	return len(a) == len(b)
+	return slices.Equal(slices.Sorted(slices.Values(a)), slices.Sorted(slices.Values(b)))
 }
 
 // Arrange changes the copies and the place of all streams, and reports whether any was
