@@ -39,7 +39,7 @@ type BackupConfig struct {
 type BackupPart struct {
 	Stream   string `json:"stream"`
 	Messages uint64 `json:"messages"`
-	Bytes    int64  `json:"bytes"` // of its file
+	Bytes    int64  `json:"bytes"` // of its files
 }
 
 // BackupReport sums up a backup that was made, checked or restored.
@@ -66,7 +66,11 @@ func reportOf(b *broker.Backup) *BackupReport {
 }
 
 func partOf(s broker.BackupStream) BackupPart {
-	return BackupPart{Stream: s.Name, Messages: s.Messages(), Bytes: s.Size}
+	part := BackupPart{Stream: s.Name, Messages: s.Messages(), Bytes: s.Size}
+	if s.Later != nil {
+		part.Messages, part.Bytes = part.Messages+s.Later.Messages, part.Bytes+s.Later.Size
+	}
+	return part
 }
 
 func telling(tell func(BackupPart)) func(broker.BackupStream) {

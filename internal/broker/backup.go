@@ -27,7 +27,8 @@ import (
 //
 // The snapshots are of different moments, in this order: messages first, records after them,
 // what records are looked up by after those. So each task that was accepted before the backup
-// began is in it, and what happened to it meanwhile is a state that crashes leave too:
+// began is in it, and what happened to it meanwhile is a state that crashes leave too (of
+// streams in which a key has one value, what came meanwhile is in it: see backup_later.go):
 //
 //   - a message whose task has ended since is dropped by its record;
 //   - a record whose message came later is given a new one by the sweep;
@@ -36,7 +37,7 @@ import (
 // What ran has to run again in any case, unless lanes are paused and run dry before.
 
 const (
-	backupFormat   = 1
+	backupFormat   = 2 // 1 had snapshots alone
 	backupManifest = "manifest.json"
 	snapshotChunk  = 128 << 10
 	snapshotWindow = 8 << 20 // of chunks that are under way: what a slow disk keeps in memory
@@ -78,6 +79,11 @@ type BackupStream struct {
 	// Config and State are as the broker tells them, and takes them back.
 	Config json.RawMessage `json:"config"`
 	State  json.RawMessage `json:"state"`
+	// Later is what came while the snapshot was made, nil for nothing.
+	Later *laterFile `json:"later,omitempty"`
+	// End is the stream's last sequence when all streams were written, of those whose sequences
+	// are told by others: see raise.
+	End uint64 `json:"end,omitempty"`
 }
 
 // snapshotState is what is compared of a stream's state.
@@ -160,6 +166,14 @@ func WriteBackup(ctx context.Context, nc *nats.Conn, namespace, dir string, paus
 			tell(*s)
 		}
 	}
+	for i, s := range backup.Streams {
+		if n.probeOf(s.Name) == "" {
+			continue
+		}
+		if backup.Streams[i].End, err = streamEnd(ctx, nc, s.Name); err != nil {
+			return nil, fmt.Errorf("back up stream %s: %w", s.Name, err)
+		}
+	}
 	data, err := json.MarshalIndent(backup, "", "  ")
 	if err != nil {
 		return nil, fmt.Errorf("encode manifest: %w", err)
@@ -168,6 +182,19 @@ func WriteBackup(ctx context.Context, nc *nats.Conn, namespace, dir string, paus
 		return nil, err
 	}
 	return backup, syncFolder(dir)
+}
+
+// probeOf is a subject of a stream whose sequences records tell, on which nobody waits for
+// anything; "" for other streams.
+func (n names) probeOf(stream string) string {
+	switch stream {
+	case n.tasks(0):
+		return n.taskProbe(0)
+	case n.keyed(0):
+		return n.keyedProbe(0)
+	default:
+		return ""
+	}
 }
 
 // writeSynced writes a file that lasts.
@@ -297,6 +324,22 @@ func writeStream(ctx context.Context, nc *nats.Conn, root *os.Root, name string)
 		s.SHA256 = digits(sum)
 		return nil
 	})
+	if err != nil {
+		return nil, err
+	}
+	state, err := s.state()
+	if err != nil {
+		return nil, err
+	}
+	var config struct {
+		PerSubject int `json:"max_msgs_per_subject"`
+	}
+	if err := json.Unmarshal(s.Config, &config); err != nil {
+		return nil, fmt.Errorf("%w: its configuration: %w", pelton.ErrUnavailable, err)
+	}
+	if config.PerSubject == 1 {
+		s.Later, err = writeLater(ctx, nc, root, name, state.LastSeq)
+	}
 	return s, err
 }
 

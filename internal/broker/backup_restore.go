@@ -34,35 +34,41 @@ func ReadBackup(ctx context.Context, dir string) (*Backup, error) {
 		return nil, fmt.Errorf("%w: %s: %w", pelton.ErrInvalid, backupManifest, err)
 	}
 	switch {
-	case backup.Format != backupFormat:
-		return nil, fmt.Errorf("%w: the backup has format %d, this version reads %d", pelton.ErrInvalid, backup.Format, backupFormat)
+	case backup.Format < 1, backup.Format > backupFormat:
+		return nil, fmt.Errorf("%w: the backup has format %d, this version reads 1 to %d", pelton.ErrInvalid, backup.Format, backupFormat)
 	case !namespaceName.MatchString(backup.Namespace), len(backup.Streams) == 0:
 		return nil, fmt.Errorf("%w: %s names no installation", pelton.ErrInvalid, backupManifest)
 	}
 	for _, s := range backup.Streams {
-		if err := checkFile(ctx, root, s); err != nil {
+		if _, err := s.state(); err != nil {
 			return nil, err
+		}
+		if err := checkFile(ctx, root, s.File, s.Size, s.SHA256); err != nil {
+			return nil, err
+		}
+		if l := s.Later; l != nil {
+			if err := checkFile(ctx, root, l.File, l.Size, l.SHA256); err != nil {
+				return nil, err
+			}
 		}
 	}
 	return &backup, nil
 }
 
-func checkFile(ctx context.Context, root *os.Root, s BackupStream) error {
-	if _, err := s.state(); err != nil {
-		return err
-	}
-	file, err := root.Open(s.File)
+// checkFile holds a file against what the manifest says of it.
+func checkFile(ctx context.Context, root *os.Root, name string, wantSize int64, wantSum string) error {
+	file, err := root.Open(name)
 	if err != nil {
-		return fmt.Errorf("%w: backup of stream %s: %w", pelton.ErrInvalid, s.Name, err)
+		return fmt.Errorf("%w: open %s: %w", pelton.ErrInvalid, name, err)
 	}
 	defer func() { _ = file.Close() }()
 	sum := sha256.New()
 	size, err := io.Copy(sum, &cancelled{ctx, file})
 	switch {
 	case err != nil:
-		return fmt.Errorf("read backup of stream %s: %w", s.Name, err)
-	case size != s.Size || digits(sum) != s.SHA256:
-		return fmt.Errorf("%w: %s is damaged: %d bytes with checksum %s, the manifest has %d with %s", pelton.ErrInvalid, s.File, size, digits(sum), s.Size, s.SHA256)
+		return fmt.Errorf("read %s: %w", name, err)
+	case size != wantSize || digits(sum) != wantSum:
+		return fmt.Errorf("%w: %s is damaged: %d bytes with checksum %s, the manifest has %d with %s", pelton.ErrInvalid, name, size, digits(sum), wantSize, wantSum)
 	}
 	return nil
 }
@@ -142,6 +148,16 @@ func RestoreBackup(ctx context.Context, nc *nats.Conn, dir string, how Restoring
 		}
 		if err := awaitRestored(ctx, js, s); err != nil {
 			return nil, err
+		}
+		if s.Later != nil {
+			if err := restoreLater(ctx, nc, root, s.Later); err != nil {
+				return nil, fmt.Errorf("restore stream %s: %w", s.Name, err)
+			}
+		}
+		if probe := n.probeOf(s.Name); probe != "" {
+			if err := raise(ctx, nc, js, s.Name, probe, s.End); err != nil {
+				return nil, fmt.Errorf("restore stream %s: %w", s.Name, err)
+			}
 		}
 		if tell != nil {
 			tell(s)

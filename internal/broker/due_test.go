@@ -289,7 +289,7 @@ func TestEachDueReadsLargeBuckets(t *testing.T) {
 	t.Parallel()
 	b := openNew(t)
 	at := time.Now().Add(time.Hour)
-	records := make([]*Record, dueBatch+100)
+	records := make([]*Record, 2*forwardsBatch+100)
 	for i := range records {
 		records[i] = delayedUntil("q", at.Add(time.Duration(rand.Int64N(int64(time.Second)))))
 	}

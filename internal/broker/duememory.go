@@ -2,14 +2,13 @@ package broker
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
 	"sync"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nats.go"
 
 	"github.com/peltonq/pelton"
 )
@@ -20,9 +19,6 @@ const (
 	dueHeld = 250_000
 	// fewEntries are read one by one, more by a consumer.
 	fewEntries = 32
-	dueBatch   = 2000
-	// dueIdle is when the broker deletes a consumer whose reader died.
-	dueIdle = 30 * time.Second
 )
 
 // dueMemory is what a process has read of the due index. The zero value is empty.
@@ -187,52 +183,19 @@ func (b *Broker) streamDue(ctx context.Context, subject string, from uint64, yie
 	}
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	consumer, err := b.js.CreateConsumer(ctx, b.dueIndex(), jetstream.ConsumerConfig{
-		FilterSubject: subject, DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: from,
-		AckPolicy: jetstream.AckNonePolicy, MemoryStorage: true, Replicas: 1, InactiveThreshold: dueIdle,
-	})
+	reading, err := readForwards(ctx, b.conn.nc, b.js, b.dueIndex(), subject, from)
 	if err != nil {
-		return translate("read the due index", err)
+		return err
 	}
-	name := consumer.CachedInfo().Name
-	defer func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
-		defer cancel()
-		_ = b.js.DeleteConsumer(ctx, b.dueIndex(), name) // else the broker does it when it is idle
-	}()
-	inbox := b.conn.nc.NewInbox()
-	sub, err := b.conn.nc.SubscribeSync(inbox)
-	if err != nil {
-		return fmt.Errorf("%w: read the due index: %w", pelton.ErrUnavailable, err)
-	}
-	defer func() { _ = sub.Unsubscribe() }() // fails only where the connection is gone
-	request, err := json.Marshal(map[string]any{"batch": dueBatch, "no_wait": true})
-	if err != nil {
-		return fmt.Errorf("encode request: %w", err)
-	}
-	for left := consumer.CachedInfo().NumPending; left > 0; {
-		if err := b.conn.nc.PublishRequest("$JS.API.CONSUMER.MSG.NEXT."+b.dueIndex()+"."+name, inbox, request); err != nil {
-			return fmt.Errorf("%w: read the due index: %w", pelton.ErrUnavailable, err)
-		}
-		got := 0
-		for got < dueBatch {
-			msg, err := sub.NextMsgWithContext(ctx)
-			if err != nil {
-				return fmt.Errorf("%w: read the due index: %w", pelton.ErrUnavailable, err)
-			}
-			if msg.Header.Get("Status") != "" {
-				break // no more for now
-			}
-			meta, err := msg.Metadata()
-			if err != nil {
-				return fmt.Errorf("read the due index: %w", err)
-			}
-			got++
+	defer reading.close()
+	for left := reading.pending; left > 0; {
+		over, err := reading.batch(ctx, func(msg *nats.Msg, meta *nats.MsgMetadata) error {
 			left = meta.NumPending
 			yield(meta.Sequence.Stream, msg.Data)
-		}
-		if got == 0 {
-			break
+			return nil
+		})
+		if err != nil || over {
+			return err
 		}
 	}
 	return nil
