@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/peltonq/pelton"
+	"github.com/peltonq/pelton/internal/broker"
 )
 
 const (
@@ -20,12 +21,31 @@ const (
 )
 
 // bulkVerb is what a call by filter does to each task, and to those of which states. A
-// query that names no state goes over all of them, in their order.
+// query that names no state goes over all of them, in their order: that in which a task goes
+// from one to the next, so that none is missed that moves on meanwhile.
 type bulkVerb struct {
 	name   string
 	states []pelton.State
 	also   []pelton.State // only if the query names them
 	act    func(ctx context.Context, id pelton.ID) error
+}
+
+// bulkStep is a list that a call by filter goes over.
+type bulkStep struct {
+	name  string // in cursors
+	state pelton.State
+	part  broker.ListPart
+}
+
+func stepsOf(states []pelton.State) (steps []bulkStep) {
+	for _, s := range states {
+		if s == pelton.Queued {
+			steps = append(steps, bulkStep{"in_lines", s, broker.InLines}, bulkStep{"in_lanes", s, broker.InLanes})
+			continue
+		}
+		steps = append(steps, bulkStep{string(s), s, broker.Everywhere})
+	}
+	return steps
 }
 
 // CancelTasks cancels the tasks that a query selects, as a cancel of each would: at most
@@ -63,22 +83,22 @@ func (c *Client) RetryTasks(ctx context.Context, q pelton.TaskQuery, dryRun bool
 	})
 }
 
-// bulkTasks goes over the lists of one state after the other. Its cursor is the state,
-// a colon, and the cursor of its list.
+// bulkTasks goes over one list after the other. Its cursor is the list's name, a colon, and
+// the cursor of that list.
 func (c *Client) bulkTasks(ctx context.Context, q pelton.TaskQuery, dryRun bool, verb bulkVerb) (*pelton.BulkResult, error) {
 	limit, err := readTaskQuery(q, maxBulk, maxBulk)
 	if err != nil {
 		return nil, err
 	}
-	states, cursor, err := verb.start(q)
+	steps, cursor, err := verb.start(q)
 	if err != nil {
 		return nil, err
 	}
 	k := &bulkCall{c: c, limit: limit, dryRun: dryRun, end: time.Now().Add(bulkTime)}
-	for ; len(states) > 0 && !k.over(); states = states[1:] {
+	for ; len(steps) > 0 && !k.over(); steps = steps[1:] {
 		f := q.TaskFilter
-		f.State = states[0]
-		next, err := c.eachTask(ctx, f, cursor, limit-k.result.Matched, func(task *pelton.Task) bool {
+		f.State = steps[0].state
+		next, err := c.eachTask(ctx, f, steps[0].part, cursor, limit-k.result.Matched, func(task *pelton.Task) bool {
 			return k.visit(ctx, task, func(ctx context.Context) error { return verb.act(ctx, task.ID) })
 		})
 		var invalid *pelton.ValidationError
@@ -92,15 +112,15 @@ func (c *Client) bulkTasks(ctx context.Context, q pelton.TaskQuery, dryRun bool,
 			break
 		}
 	}
-	if len(states) > 0 {
-		return k.done(string(states[0]) + ":" + cursor)
+	if len(steps) > 0 {
+		return k.done(steps[0].name + ":" + cursor)
 	}
 	return k.done("")
 }
 
-// start gives the states that are left to go over, and where to go on with the first.
-func (v *bulkVerb) start(q pelton.TaskQuery) (states []pelton.State, cursor string, err error) {
-	states = v.states
+// start gives the lists that are left to go over, and where to go on with the first.
+func (v *bulkVerb) start(q pelton.TaskQuery) (steps []bulkStep, cursor string, err error) {
+	states := v.states
 	if q.State != "" {
 		states = nil
 		for _, s := range append(append([]pelton.State{}, v.states...), v.also...) {
@@ -112,13 +132,14 @@ func (v *bulkVerb) start(q pelton.TaskQuery) (states []pelton.State, cursor stri
 			return nil, "", invalidField("state", fmt.Sprintf("%s tasks cannot be %s", q.State, v.name))
 		}
 	}
+	steps = stepsOf(states)
 	if q.Cursor == "" {
-		return states, "", nil
+		return steps, "", nil
 	}
-	state, cursor, _ := strings.Cut(q.Cursor, ":")
-	for i, s := range states {
-		if string(s) == state {
-			return states[i:], cursor, nil
+	name, cursor, _ := strings.Cut(q.Cursor, ":")
+	for i, s := range steps {
+		if s.name == name {
+			return steps[i:], cursor, nil
 		}
 	}
 	return nil, "", invalidField("cursor", "is not one of an answer")
@@ -131,7 +152,8 @@ type bulkCall struct {
 	dryRun bool
 	end    time.Time
 	result pelton.BulkResult
-	broken error // what ended it early
+	met    map[pelton.ID]bool // by a dry run: what is called meanwhile is in two lists
+	broken error              // what ended it early
 }
 
 // over reports whether the call has done its share.
@@ -145,7 +167,13 @@ func (k *bulkCall) visit(ctx context.Context, task *pelton.Task, act func(contex
 	switch {
 	case k.over():
 		return false
+	case k.met[task.ID]:
+		return true
 	case k.dryRun:
+		if k.met == nil {
+			k.met = make(map[pelton.ID]bool)
+		}
+		k.met[task.ID] = true
 		k.result.Matched++
 		return true
 	}

@@ -42,7 +42,7 @@ func (c *Client) Tasks(ctx context.Context, q pelton.TaskQuery) (*pelton.TaskPag
 	}
 	page := &pelton.TaskPage{}
 	size := 0
-	page.NextCursor, err = c.eachTask(ctx, q.TaskFilter, q.Cursor, limit, func(task *pelton.Task) bool {
+	page.NextCursor, err = c.eachTask(ctx, q.TaskFilter, broker.Everywhere, q.Cursor, limit, func(task *pelton.Task) bool {
 		size += len(task.Payload) + len(task.Result)
 		if len(page.Items) == limit || size > deadPageBytes && len(page.Items) > 0 {
 			return false
@@ -59,7 +59,7 @@ func (c *Client) Tasks(ctx context.Context, q pelton.TaskQuery) (*pelton.TaskPag
 // eachTask calls visit for the tasks that a filter selects, from a cursor on, until it
 // returns false (that task counts as not visited), after a bounded number of looks, or at
 // the end, where next is "".
-func (c *Client) eachTask(ctx context.Context, f pelton.TaskFilter, cursor string, want int, visit func(*pelton.Task) bool) (next string, err error) {
+func (c *Client) eachTask(ctx context.Context, f pelton.TaskFilter, part broker.ListPart, cursor string, want int, visit func(*pelton.Task) bool) (next string, err error) {
 	switch f.State {
 	case pelton.Scheduled, pelton.Retrying:
 		return c.eachTimed(ctx, f, cursor, want, visit)
@@ -68,7 +68,7 @@ func (c *Client) eachTask(ctx context.Context, f pelton.TaskFilter, cursor strin
 	case pelton.Queued, pelton.Succeeded, pelton.Failed, pelton.Cancelled, pelton.Expired:
 	default: // all states
 	}
-	listed := broker.ListFilter{State: f.State, Queue: f.Queue, Priority: f.Priority, Kind: f.Kind, Since: f.Since, Until: f.Until}
+	listed := broker.ListFilter{State: f.State, Part: part, Queue: f.Queue, Priority: f.Priority, Kind: f.Kind, Since: f.Since, Until: f.Until}
 	return c.b.EachListed(ctx, listed, cursor, func(r *broker.Record) bool {
 		task := r.Task(time.Now())
 		return !f.Matches(task) || visit(task)

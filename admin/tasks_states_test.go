@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/peltonq/pelton"
 	"github.com/peltonq/pelton/admin"
@@ -127,6 +128,14 @@ func newZoo(t *testing.T) *zoo {
 	}
 	z.note(pelton.Scheduled, enqueue(pelton.Spec{Kind: "k", Queue: "idle"}, pelton.WithDelay(time.Hour)).ID)
 	z.waitRunning(t)
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the first of the line is called", func() bool {
+		places, err := js.Stream(t.Context(), "pelton_KEYED_0")
+		return err == nil && places.CachedInfo().State.Msgs == 1
+	})
 	return z
 }
 
@@ -300,5 +309,26 @@ func TestCancelAndRetryByFilter(t *testing.T) {
 		if err := call(); !errors.As(err, &invalid) || len(invalid.Fields) != 1 || invalid.Fields[0].Field != name {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+// Tasks go from a line to a lane while they are cancelled, a few with each call: none is missed.
+func TestCancelByFilterMeetsWhatMovesOn(t *testing.T) {
+	t.Parallel()
+	nc := brokertest.Start(t)
+	client, producing := open(t, nc)
+	stop := working(t, nc)
+	defer stop()
+	for range 200 {
+		enqueue(t, producing, pelton.Spec{Kind: "works", ConcurrencyKey: "k"})
+	}
+	got := bulkAll(t, client.CancelTasks, pelton.TaskQuery{TaskFilter: pelton.TaskFilter{State: pelton.Queued}, Limit: 10}, false)
+	over := len(listAll(t, client, pelton.TaskQuery{TaskFilter: pelton.TaskFilter{State: pelton.Cancelled}}))
+	if over != got.Done || over == 0 {
+		t.Errorf("%d tasks are cancelled, want %d", over, got.Done)
+	}
+	stop() // what was missed stays behind
+	if left := listAll(t, client, pelton.TaskQuery{TaskFilter: pelton.TaskFilter{State: pelton.Queued}}); len(left) > 0 {
+		t.Errorf("still queued: %v", ids(left))
 	}
 }

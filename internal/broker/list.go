@@ -35,6 +35,17 @@ const (
 	resolveAtOnce = 16
 )
 
+// ListPart is a part of the queued tasks. A task goes from its line to its lane while a list
+// is read, and is in both for a moment, never in none: whoever must meet every task reads the lines
+// first, and the lanes after that.
+type ListPart int
+
+const (
+	Everywhere ListPart = iota
+	InLines             // those that wait for the turn of a key or a kind, and those called just now
+	InLanes             // those that a worker may take
+)
+
 // ListFilter selects tasks of a list. Empty fields select all.
 type ListFilter struct {
 	// State is Queued, Succeeded, Failed, Cancelled, Expired, or empty for all tasks.
@@ -42,6 +53,8 @@ type ListFilter struct {
 	Queue    string
 	Priority pelton.Priority
 	Kind     string
+	// Of Queued tasks, all or a part.
+	Part ListPart
 	// Since and Until select by the broker's time of the last change: from Since on, and
 	// before Until. Zero is no bound.
 	Since, Until time.Time
@@ -132,7 +145,15 @@ func (l *list) open(ctx context.Context, cursor string) error {
 	switch l.f.State {
 	case pelton.Queued:
 		l.letter = "q"
-		parts = []part{{l.b.tasks(0), ready, l.fromReady}, {l.b.keyed(0), l.b.placesOf(0, queue), l.fromPlace}}
+		lanes, lines := part{l.b.tasks(0), ready, l.fromReady}, part{l.b.keyed(0), l.b.placesOf(0, queue), l.fromPlace}
+		switch l.f.Part {
+		case InLines:
+			l.letter, parts = "l", []part{lines}
+		case InLanes:
+			l.letter, parts = "r", []part{lanes}
+		case Everywhere:
+			parts = []part{lanes, lines}
+		}
 	case pelton.Failed:
 		l.letter = "f"
 		parts = []part{{l.b.dead(), l.b.deadIn(queue), l.fromLetter}}
