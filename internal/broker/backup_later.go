@@ -80,7 +80,7 @@ func writeLater(ctx context.Context, nc *nats.Conn, root *os.Root, stream string
 		return errors.Join(err, out.Flush())
 	})
 	if err == nil && f.Messages == 0 {
-		return nil, root.Remove(f.File) //nolint:nilnil // documented
+		return nil, root.Remove(f.File)
 	}
 	return f, err
 }
@@ -103,7 +103,7 @@ func eachLater(ctx context.Context, nc *nats.Conn, stream string, after uint64, 
 	if err != nil {
 		return err
 	}
-	defer reading.close()
+	defer reading.close(ctx)
 	for {
 		over, err := reading.batch(ctx, func(msg *nats.Msg, meta *nats.MsgMetadata) error {
 			after = meta.Sequence.Stream

@@ -187,7 +187,7 @@ func (b *Broker) streamDue(ctx context.Context, subject string, from uint64, yie
 	if err != nil {
 		return err
 	}
-	defer reading.close()
+	defer reading.close(ctx)
 	for left := reading.pending; left > 0; {
 		over, err := reading.batch(ctx, func(msg *nats.Msg, meta *nats.MsgMetadata) error {
 			left = meta.NumPending

@@ -39,11 +39,11 @@ func readForwards(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, st
 	}
 	f := &forwards{nc: nc, js: js, stream: stream, name: consumer.CachedInfo().Name, pending: consumer.CachedInfo().NumPending}
 	if f.sub, err = nc.SubscribeSync(nc.NewInbox()); err != nil {
-		f.close()
+		f.close(ctx)
 		return nil, fmt.Errorf("%w: read stream %s: %w", pelton.ErrUnavailable, stream, err)
 	}
 	if err := f.sub.SetPendingLimits(-1, 2*forwardsBytes); err != nil {
-		f.close()
+		f.close(ctx)
 		return nil, fmt.Errorf("bound what is under way: %w", err)
 	}
 	return f, nil
@@ -86,11 +86,11 @@ func (f *forwards) batch(ctx context.Context, yield func(*nats.Msg, *nats.MsgMet
 }
 
 // close drops the consumer; if that fails, the broker does it when it was idle for a while.
-func (f *forwards) close() {
+func (f *forwards) close(ctx context.Context) {
 	if f.sub != nil {
 		_ = f.sub.Unsubscribe() // fails only where the connection is gone
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
 	_ = f.js.DeleteConsumer(ctx, f.stream, f.name)
 }
