@@ -31,12 +31,19 @@ func (s *suite) record(ctx context.Context) {
 		s.Error(err)
 		return
 	}
-	records, err := js.OrderedConsumer(ctx, "KV_pelton_STATE_0", jetstream.OrderedConsumerConfig{})
-	if err != nil {
-		if ctx.Err() == nil {
-			s.Errorf("follow the records: %v", err)
+	var records jetstream.Consumer
+	for records == nil { // a cluster whose brokers come and go cannot always make one
+		if records, err = js.OrderedConsumer(ctx, "KV_pelton_STATE_0", jetstream.OrderedConsumerConfig{}); ctx.Err() != nil {
+			return
 		}
-		return
+		if err != nil {
+			s.Logf("follow the records: %v", err)
+			select {
+			case <-time.After(100 * time.Millisecond):
+			case <-ctx.Done():
+				return
+			}
+		}
 	}
 	following, err := records.Consume(func(msg jetstream.Msg) {
 		if e, ok := stored(msg); ok {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -195,11 +196,14 @@ func (b *Broker) Arrange(ctx context.Context, to Arrangement) (changed bool, err
 // arrangeError tells what a cluster cannot do from what it cannot do now.
 func arrangeError(cfg jetstream.StreamConfig, err error) error {
 	var api *jetstream.APIError
-	if errors.As(err, &api) && (api.ErrorCode == errNoPeers || api.ErrorCode == errReplicasNotSupported) {
+	if errors.As(err, &api) && (api.ErrorCode == errNoPeers && !strings.Contains(api.Description, peerOffline) || api.ErrorCode == errReplicasNotSupported) {
 		return fmt.Errorf("%w: the broker cannot keep %d copies of stream %s: %s", pelton.ErrConflict, cfg.Replicas, cfg.Name, api.Description)
 	}
 	return translate("arrange stream "+cfg.Name, err)
 }
+
+// peerOffline is among the reasons of errNoPeers where there would be peers enough if all were online.
+const peerOffline = "peer offline"
 
 // JSClusterNoPeersErrF, JSStreamReplicasNotSupportedErr, JSInsufficientResourcesErr and
 // JSStorageResourcesExceededErr of the server's errors.json.
