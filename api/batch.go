@@ -22,15 +22,11 @@ type batchItem struct {
 // parseBatch reads {"tasks":[…]}. The error is a problem with the batch as a
 // whole; a problem with one task is that item's.
 func parseBatch(body []byte) ([]batchItem, error) {
-	root := jsontext.Value(body)
-	if root.Kind() != jsontext.KindBeginObject {
-		return nil, fieldProblem(kindInvalid, fieldError{"body", "must be an object, not " + describe(root)})
-	}
 	var (
 		errs  []fieldError
 		tasks jsontext.Value
 	)
-	err := eachMember(root, func(name string, value jsontext.Value) {
+	err := eachField(body, "body", "batch", func(name string, value jsontext.Value) {
 		switch {
 		case name == "tasks" && value.Kind() == jsontext.KindBeginArray:
 			tasks = value
@@ -41,7 +37,7 @@ func parseBatch(body []byte) ([]batchItem, error) {
 		}
 	})
 	if err != nil {
-		return nil, fmt.Errorf("parse batch: %w", err)
+		return nil, err
 	}
 	if len(errs) == 0 && tasks == nil {
 		errs = append(errs, fieldError{"body.tasks", "is required"})

@@ -1,8 +1,6 @@
 package api
 
 import (
-	"fmt"
-
 	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/peltonq/pelton"
@@ -21,12 +19,8 @@ type bulkParser struct {
 // reports whether it knows it. Names and bounds are left to whoever carries the call out.
 // The error is a problem.
 func (p *bulkParser) parse(body []byte, member func(name string, value jsontext.Value) bool) error {
-	root := jsontext.Value(body)
-	if root.Kind() != jsontext.KindBeginObject {
-		return fieldProblem(kindInvalid, fieldError{"body", "must be an object, not " + describe(root)})
-	}
 	p.at = "body"
-	err := eachMember(root, func(name string, value jsontext.Value) {
+	err := eachField(body, p.at, "filter", func(name string, value jsontext.Value) {
 		switch name {
 		case "cursor":
 			p.cursor = p.text(name, value)
@@ -41,7 +35,7 @@ func (p *bulkParser) parse(body []byte, member func(name string, value jsontext.
 		}
 	})
 	if err != nil {
-		return fmt.Errorf("parse filter: %w", err)
+		return err
 	}
 	return p.problem()
 }

@@ -34,6 +34,26 @@ func (p *fieldReader) problem() error {
 	return fieldProblem(kindInvalid, p.errs...)
 }
 
+// eachField calls f with every member of a value that must be an object: at says where it is, what names it.
+// The error is a problem, or that of JSON.
+func eachField(value jsontext.Value, at, what string, f func(name string, value jsontext.Value)) error {
+	if err := mustBeObject(value, at); err != nil {
+		return err
+	}
+	if err := eachMember(value, f); err != nil {
+		return fmt.Errorf("parse %s: %w", what, err)
+	}
+	return nil
+}
+
+// mustBeObject is a problem unless a value is an object.
+func mustBeObject(value jsontext.Value, at string) error {
+	if value.Kind() != jsontext.KindBeginObject {
+		return fieldProblem(kindInvalid, fieldError{at, "must be an object, not " + describe(value)})
+	}
+	return nil
+}
+
 // object calls f with every member of an object.
 func (p *fieldReader) object(field string, value jsontext.Value, f func(name string, value jsontext.Value)) {
 	if value.Kind() != jsontext.KindBeginObject {

@@ -2,7 +2,6 @@ package api
 
 import (
 	"context"
-	"fmt"
 	"net/http"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -104,13 +103,9 @@ type limitParser struct {
 // whoever carries it out, except where an explicit value would be taken for none.
 // The error is a problem.
 func parseLimit(body []byte, name string) (pelton.Limit, error) {
-	root := jsontext.Value(body)
-	if root.Kind() != jsontext.KindBeginObject {
-		return pelton.Limit{}, fieldProblem(kindInvalid, fieldError{"body", "must be an object, not " + describe(root)})
-	}
 	p := limitParser{fieldReader{at: "body"}, pelton.Limit{Name: name}}
-	if err := eachMember(root, p.member); err != nil {
-		return pelton.Limit{}, fmt.Errorf("parse limit: %w", err)
+	if err := eachField(body, p.at, "limit", p.member); err != nil {
+		return pelton.Limit{}, err
 	}
 	return p.limit, p.problem()
 }

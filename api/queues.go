@@ -8,7 +8,6 @@ import (
 	"slices"
 
 	"github.com/danielgtaylor/huma/v2"
-	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/peltonq/pelton"
 )
@@ -76,8 +75,8 @@ func (s *server) patchQueue(ctx context.Context, in *patchInput) (*answer, error
 	if in.err != nil {
 		return nil, in.err
 	}
-	if root := jsontext.Value(in.body); root.Kind() != jsontext.KindBeginObject {
-		return nil, fieldProblem(kindInvalid, fieldError{"body", "must be an object, not " + describe(root)})
+	if err := mustBeObject(in.body, "body"); err != nil {
+		return nil, err
 	}
 	ctx, cancel := detached(ctx, settingsTimeout)
 	defer cancel()

@@ -33,11 +33,8 @@ type taskParser struct {
 // wrong value into a default. The error is a problem.
 func parseTask(raw jsontext.Value, at string, inBatch bool) (pelton.Spec, error) {
 	p := taskParser{fieldReader: fieldReader{at: at}, inBatch: inBatch}
-	if raw.Kind() != jsontext.KindBeginObject {
-		return pelton.Spec{}, fieldProblem(kindInvalid, fieldError{at, "must be an object, not " + describe(raw)})
-	}
-	if err := eachMember(raw, p.member); err != nil {
-		return pelton.Spec{}, fmt.Errorf("parse task: %w", err)
+	if err := eachField(raw, at, "task", p.member); err != nil {
+		return pelton.Spec{}, err
 	}
 	if p.hasDelay && p.hasRunAt {
 		p.fail("delay", delayExcludesRunAt)

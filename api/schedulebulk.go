@@ -63,12 +63,8 @@ func (s *server) backfillSchedule(ctx context.Context, in *backfillInput) (*answ
 // parseBackfill reads {"from","to","limit","dry_run"}. Bounds are left to whoever
 // carries it out.
 func parseBackfill(body []byte) (ask pelton.Backfill, err error) {
-	root := jsontext.Value(body)
-	if root.Kind() != jsontext.KindBeginObject {
-		return ask, fieldProblem(kindInvalid, fieldError{"body", "must be an object, not " + describe(root)})
-	}
 	p := fieldReader{at: "body"}
-	err = eachMember(root, func(name string, value jsontext.Value) {
+	err = eachField(body, p.at, "backfill", func(name string, value jsontext.Value) {
 		switch name {
 		case "from":
 			ask.From = p.moment(name, value)
@@ -83,7 +79,7 @@ func parseBackfill(body []byte) (ask pelton.Backfill, err error) {
 		}
 	})
 	if err != nil {
-		return ask, fmt.Errorf("parse backfill: %w", err)
+		return ask, err
 	}
 	return ask, p.problem()
 }
@@ -139,13 +135,9 @@ type applyRequest struct {
 // parseApply reads {"owner","schedules":[…],"prune","dry_run"}. The list must be
 // there, if only as []: without it, everything of the owner would go.
 func parseApply(body []byte) (ask applyRequest, err error) {
-	root := jsontext.Value(body)
-	if root.Kind() != jsontext.KindBeginObject {
-		return ask, fieldProblem(kindInvalid, fieldError{"body", "must be an object, not " + describe(root)})
-	}
 	p := applyParser{fieldReader: fieldReader{at: "body"}}
-	if err := eachMember(root, p.member); err != nil {
-		return ask, fmt.Errorf("parse schedules: %w", err)
+	if err := eachField(body, p.at, "schedules", p.member); err != nil {
+		return ask, err
 	}
 	if p.tooLarge != nil {
 		return ask, p.tooLarge

@@ -2,7 +2,6 @@ package api
 
 import (
 	"errors"
-	"fmt"
 	"strconv"
 	"time"
 
@@ -26,17 +25,14 @@ type scheduleParser struct {
 // for none. The error is a problem.
 func parseSchedule(raw jsontext.Value, at, name string) (pelton.Schedule, error) {
 	p := scheduleParser{fieldReader: fieldReader{at: at}, schedule: pelton.Schedule{Name: name}}
-	if raw.Kind() != jsontext.KindBeginObject {
-		return p.schedule, fieldProblem(kindInvalid, fieldError{at, "must be an object, not " + describe(raw)})
-	}
 	given := false
-	err := eachMember(raw, func(name string, value jsontext.Value) {
+	err := eachField(raw, at, "schedule", func(name string, value jsontext.Value) {
 		given = given || name == "task"
 		p.member(name, value)
 	})
 	switch {
 	case err != nil:
-		return p.schedule, fmt.Errorf("parse schedule: %w", err)
+		return p.schedule, err
 	case p.tooLarge != nil:
 		return p.schedule, p.tooLarge
 	case !given:

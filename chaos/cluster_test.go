@@ -207,7 +207,7 @@ func clusterProfile(t *testing.T) profile {
 	if raceEnabled && !p.long {
 		t.Skip("clusters run without the race detector, and with it in the long form")
 	}
-	p.brokers, p.lease = 3, 3*time.Second
+	p.brokers, p.lease, p.keys = 3, 3*time.Second, 5
 	return p
 }
 

@@ -2,6 +2,7 @@ package chaos_test
 
 import (
 	"context"
+	"fmt"
 	"math/rand/v2"
 	"sync"
 	"testing"
@@ -21,6 +22,9 @@ func (s *suite) orders(n int) func() (order, bool) {
 			return order{}, false
 		}
 		ms := 10 + random.IntN(600)
+		if s.keys > 0 && random.IntN(4) == 0 {
+			return order{kind: "chaos.sleep", ms: ms / 4, key: fmt.Sprintf("key-%d", random.IntN(s.keys))}, true
+		}
 		switch roll := random.IntN(100); {
 		case roll < 30:
 			return order{kind: "chaos.quick"}, true

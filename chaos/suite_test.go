@@ -36,6 +36,7 @@ type profile struct {
 	data        string         // data folder of the server; empty is one in the suite's own
 	serve       []string       // further flags of the server
 	brokers     int            // of a cluster; zero is one in the server
+	keys        int            // concurrency keys of a quarter of the tasks; zero is none
 	apart       bool           // server and workers do not know the first of them
 	limits      map[string]int // of concurrency keys; others have 1
 }
