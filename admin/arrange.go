@@ -2,7 +2,11 @@ package admin
 
 import (
 	"context"
+	"fmt"
+	"strings"
+	"time"
 
+	"github.com/peltonq/pelton"
 	"github.com/peltonq/pelton/internal/broker"
 )
 
@@ -17,8 +21,38 @@ type Arrangement struct {
 
 // Arrange changes that of all streams and buckets while they are in use, and reports whether
 // anything was different. It takes some seconds, and the cluster copies what there is in the
-// background after that. Repeating it goes on where it failed. Errors: pelton.ErrInvalid;
+// background after that: see AwaitArranged. The task stream refuses everything for about ten of them,
+// before its copies begin (nats-server 2.15). Repeating it goes on where it failed. Errors: pelton.ErrInvalid;
 // pelton.ErrConflict for a cluster that has not so many servers, or none with such tags; pelton.ErrUnavailable.
 func (c *Client) Arrange(ctx context.Context, to Arrangement) (changed bool, err error) {
 	return c.b.Arrange(ctx, broker.Arrangement{Replicas: to.Replicas, Tags: to.Tags})
+}
+
+// Between two looks at the copies: 200 ms at first, twice as long each time, up to 5 s.
+const (
+	arrangedLook    = 200 * time.Millisecond
+	maxArrangedLook = 5 * time.Second
+)
+
+// AwaitArranged waits until the cluster has all copies of everything where they belong. Until
+// then, the loss of one server may be that of the only copy. Errors: pelton.ErrUnavailable, with what
+// is missing, when ctx ends.
+func (c *Client) AwaitArranged(ctx context.Context) error {
+	look := time.NewTimer(0)
+	defer look.Stop()
+	for wait := arrangedLook; ; wait = min(2*wait, maxArrangedLook) {
+		missing, err := c.b.Unsettled(ctx)
+		if err == nil && len(missing) == 0 {
+			return nil
+		}
+		if err == nil {
+			err = fmt.Errorf("%w: %s", pelton.ErrUnavailable, strings.Join(missing, ", "))
+		}
+		look.Reset(wait)
+		select {
+		case <-look.C:
+		case <-ctx.Done():
+			return fmt.Errorf("wait for copies: %w", err)
+		}
+	}
 }

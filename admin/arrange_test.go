@@ -3,6 +3,7 @@ package admin_test
 import (
 	"context"
 	"errors"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -15,10 +16,11 @@ import (
 	"github.com/peltonq/pelton/internal/brokertest"
 )
 
-// An installation with one copy gets three while tasks are accepted and run, and goes back to one.
+// An installation with one copy gets three while tasks are accepted and run, goes on when a server
+// dies that led the tasks, and goes back to one.
 func TestArrange(t *testing.T) {
 	t.Parallel()
-	_, urls := brokertest.StartCluster(t, 3)
+	servers, urls := brokertest.StartCluster(t, 3)
 	nc := brokertest.ConnectTo(t, urls, nats.ReconnectWait(100*time.Millisecond), nats.MaxReconnects(-1))
 	client, producing := open(t, nc)
 	// What a leader had handed out when it died comes back with its lease.
@@ -90,6 +92,33 @@ func TestArrange(t *testing.T) {
 	copies(3)
 	if changed, err := client.Arrange(t.Context(), admin.Arrangement{Replicas: 3}); err != nil || changed {
 		t.Errorf("arrange three again: %t, %v", changed, err)
+	}
+	waiting, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	if err := client.AwaitArranged(waiting); err != nil {
+		t.Fatal(err)
+	}
+	stop = load()
+	tasks, err := js.Stream(t.Context(), "pelton_TASKS_0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range servers {
+		if s.Name() == tasks.CachedInfo().Cluster.Leader {
+			s.Shutdown()
+		}
+	}
+	eventually(t, "tasks are accepted again", func() bool {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		_, err := producing.Enqueue(ctx, pelton.Spec{Kind: "works"})
+		return err == nil
+	})
+	end(stop())
+	soon, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	if err := client.AwaitArranged(soon); !errors.Is(err, pelton.ErrUnavailable) || !strings.Contains(err.Error(), "has 2 of 3 copies") {
+		t.Errorf("copies beside a dead server: %v", err)
 	}
 	if changed, err := client.Arrange(t.Context(), admin.Arrangement{Replicas: 1}); err != nil || !changed {
 		t.Fatalf("arrange one: %t, %v", changed, err)

@@ -32,12 +32,14 @@ type Quota struct{ Used, Limit int64 }
 
 // InspectedStream is a stream that the installation has, or should have.
 type InspectedStream struct {
-	Name     string
-	Missing  bool
-	Misfits  []string // settings that Pelton cannot live with, as sentences
-	Leader   bool     // somebody leads it; always so without a cluster
-	Messages uint64
-	Bytes    uint64
+	Name    string
+	Missing bool
+	Misfits []string // settings that Pelton cannot live with, as sentences
+	Leader  bool     // somebody leads it; always so without a cluster
+	// Unsettled says which of its copies are missing or behind; "" for none.
+	Unsettled string
+	Messages  uint64
+	Bytes     uint64
 }
 
 // Inspect looks at an installation without opening or creating anything. Errors are
@@ -89,6 +91,7 @@ func (found *Inspection) stream(ctx context.Context, js jetstream.JetStream, wan
 	info := stream.CachedInfo()
 	s.Misfits = misfits(want, info.Config)
 	s.Leader = info.Cluster == nil || info.Cluster.Leader != ""
+	s.Unsettled = unsettled(info)
 	s.Messages, s.Bytes = info.State.Msgs, info.State.Bytes
 	// The server read its clock somewhere between question and answer. The quickest
 	// answer knows it best.

@@ -193,6 +193,48 @@ func (b *Broker) Arrange(ctx context.Context, to Arrangement) (changed bool, err
 	return true, b.tellReplicas(ctx, to.Replicas, 0)
 }
 
+// Unsettled are the streams that the cluster still copies or moves, with what is missing: until there
+// are none, the loss of one server may be that of the only copy. Errors: pelton.ErrUnavailable.
+func (b *Broker) Unsettled(ctx context.Context) (streams []string, err error) {
+	for _, want := range b.whole() {
+		stream, err := b.js.Stream(ctx, want.Name)
+		if errors.Is(err, jetstream.ErrStreamNotFound) {
+			continue
+		}
+		if err != nil {
+			return nil, translate("look at stream "+want.Name, err)
+		}
+		if missing := unsettled(stream.CachedInfo()); missing != "" {
+			streams = append(streams, want.Name+" "+missing)
+		}
+	}
+	return streams, nil
+}
+
+// unsettled says what a stream lacks to be as its configuration wants it; "" for nothing. A server
+// calls a new copy current before it has everything, but not the change done (nats-server 2.15).
+func unsettled(info *jetstream.StreamInfo) string {
+	cluster := info.Cluster
+	switch {
+	case cluster == nil:
+		return ""
+	case cluster.Desired != nil:
+		return fmt.Sprintf("has not got its %d copies yet", info.Config.Replicas)
+	case cluster.Leader == "":
+		return "has no leader"
+	}
+	have := 1 // the leader
+	for _, copied := range cluster.Replicas {
+		if copied.Current && !copied.Offline {
+			have++
+		}
+	}
+	if have < info.Config.Replicas {
+		return fmt.Sprintf("has %d of %d copies", have, info.Config.Replicas)
+	}
+	return ""
+}
+
 // arrangeError tells what a cluster cannot do from what it cannot do now.
 func arrangeError(cfg jetstream.StreamConfig, err error) error {
 	var api *jetstream.APIError

@@ -92,6 +92,9 @@ func (d *doctor) streams(streams []broker.InspectedStream) {
 			d.fail("broker.stream", "start the NATS servers that are down: 'nats stream info' shows its peers", "stream %s has no leader: it neither answers nor takes anything", s.Name)
 		case len(s.Misfits) > 0:
 			d.fail("broker.stream", "set it back by 'nats stream edit'", "stream %s was changed: %s", s.Name, strings.Join(s.Misfits, "; "))
+		case s.Unsettled != "":
+			d.warn("broker.copies", "wait, or start the NATS servers that are down, and take no other one down meanwhile", "stream %s %s", s.Name, s.Unsettled)
+			good++
 		default:
 			good++
 		}

@@ -58,3 +58,13 @@ func (p *placeFlags) arrange(ctx context.Context, queues *admin.Client, log *slo
 	}
 	return err
 }
+
+// tellCopies tells when all copies are there, which takes a cluster a while.
+func (p *placeFlags) tellCopies(ctx context.Context, queues *admin.Client, log *slog.Logger) {
+	if p.replicas < 2 && len(p.tags) == 0 {
+		return
+	}
+	if err := queues.AwaitArranged(ctx); err == nil {
+		log.InfoContext(ctx, "all copies are there", slog.Int("replicas", p.replicas), slog.Any("placement_tags", p.tags))
+	}
+}

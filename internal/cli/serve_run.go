@@ -189,6 +189,10 @@ func (s *serving) run(ctx context.Context, l *link) error {
 		queues.Sweep(running, s.log, func(step admin.SweepStep) { m.Swept(step.Looked, step.Repaired, step.Took) })
 		return nil
 	})
+	parts.Go(func() error {
+		s.flags.place.tellCopies(running, queues, s.log)
+		return nil
+	})
 	parts.Go(func() error { return schedules.Run(running) })
 	parts.Go(func() error {
 		keys.Run(running)
