@@ -38,7 +38,7 @@ func (s *suite) busyAfterPause() *slot {
 	s.pauseQueue(s.between(100*time.Millisecond, 400*time.Millisecond))
 	w := s.anyone()
 	before := w.written()
-	s.eventually("a worker is busy", 10*time.Second, func() bool { return w.written() > before+2<<10 })
+	s.eventually("a worker is busy", s.patience(), func() bool { return w.written() > before+2<<10 })
 	return w
 }
 

@@ -49,6 +49,10 @@ func (s *suite) while(n int, tick time.Duration, faults func()) {
 	flooding.Wait()
 }
 
+// patience is how long it may take until a worker is busy: what was handed out to one that is gone
+// comes back with its lease.
+func (s *suite) patience() time.Duration { return 10*time.Second + 2*s.lease }
+
 // burst enqueues n tasks that become ready at the same time, and waits until a worker
 // is in the middle of them: they keep every slot busy with writes, so that a process that dies now dies between
 // two of them. Some fail first and take longer than the lease after that, so that a
@@ -71,7 +75,7 @@ func (s *suite) burst(n int, w *slot) {
 		}
 	})
 	before := w.written()
-	s.eventually("a worker is busy", 10*time.Second, func() bool { return w.written() > before+4<<10 })
+	s.eventually("a worker is busy", s.patience(), func() bool { return w.written() > before+4<<10 })
 	s.pause(s.between(0, 40*time.Millisecond))
 }
 
