@@ -16,6 +16,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -31,6 +32,11 @@ const (
 	fuzzSeedEnv = "PELTON_FUZZ_SEED"
 	fuzzTime    = 4 * time.Second
 	fuzzers     = 4
+	// fuzzToken is the server's own: without one, the first token that the run makes would
+	// close the API to the rest of it.
+	fuzzToken = "fuzz-0123456789abcdef0123456789abcdef"
+	// anonymous is of how many requests one has no token.
+	anonymous = 30
 )
 
 // TestFuzzAPI makes requests from the OpenAPI document, such as it allows and such as it
@@ -39,7 +45,7 @@ const (
 // does not have. PELTON_FUZZ_TIME=2m is the long form.
 func TestFuzzAPI(t *testing.T) {
 	t.Parallel()
-	s := serve(t, "--demo", "--data", t.TempDir(), "--addr", "127.0.0.1:0")
+	s := serve(t, "--demo", "--data", t.TempDir(), "--addr", "127.0.0.1:0", "--token", fuzzToken)
 	length, seed := fuzzTime, rand.Uint64()
 	if text := os.Getenv(fuzzTimeEnv); text != "" {
 		var err error
@@ -85,6 +91,7 @@ type fuzz struct {
 	doc    *openapi3.T
 	ops    []operation
 	client *http.Client
+	fired  atomic.Int64
 
 	mu       sync.Mutex
 	ids      []string       // of tasks that were answered, the last ones
@@ -98,9 +105,19 @@ const maxFuzzFailures = 20
 
 func newFuzz(t *testing.T, s *server) *fuzz {
 	t.Helper()
-	status, _, text, err := call(t.Context(), http.MethodGet, s.url+"/openapi-3.0.json", "")
-	if err != nil || status != http.StatusOK {
-		t.Fatalf("%d %v", status, err)
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.url+"/openapi-3.0.json", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+fuzzToken)
+	resp, err := client.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil || resp.StatusCode != http.StatusOK {
+		t.Fatalf("%s %v", resp.Status, err)
 	}
 	f := &fuzz{server: s, answers: make(map[string]int)}
 	if f.doc, err = openapi3.NewLoader().LoadFromData(text); err != nil {
@@ -164,6 +181,9 @@ func (f *fuzz) fire(t *testing.T, s *shot) {
 	}
 	for name, value := range s.header {
 		req.Header.Set(name, value)
+	}
+	if f.fired.Add(1)%anonymous != 0 {
+		req.Header.Set("Authorization", "Bearer "+fuzzToken)
 	}
 	resp, err := f.client.Do(req)
 	if err != nil {
@@ -293,19 +313,22 @@ func (f *fuzz) undocumented(s *shot, resp *http.Response, answer []byte) error {
 // answers.
 func (f *fuzz) report(t *testing.T, length time.Duration) {
 	t.Helper()
-	all, good := 0, make(map[string]int)
+	all, refused, good := 0, 0, make(map[string]int)
 	var lines []string
 	for _, key := range slices.Sorted(maps.Keys(f.answers)) {
 		n := f.answers[key]
 		all += n
 		lines = append(lines, fmt.Sprintf("%7d  %s", n, key))
-		if call, status, _ := cutLast(key); status < "4" {
+		switch call, status, _ := cutLast(key); {
+		case status < "4":
 			good[call] += n
+		case status == "401":
+			refused += n
 		}
 	}
 	t.Logf("%d requests in %s:\n%s", all, length, strings.Join(lines, "\n"))
-	if all < 200 {
-		t.Errorf("only %d requests were made", all)
+	if all < 200 || refused > all/10 {
+		t.Errorf("%d requests were made, and %d of them refused for want of a token", all, refused)
 	}
 	if length < time.Minute || t.Failed() {
 		return
