@@ -19,7 +19,7 @@ import (
 
 // oldest is the commit from which on every version can be upgraded to this one, with its data and
 // beside its workers. It moves only with a line in the changelog that says so.
-const oldest = "34725ff3c58b288bd071807b3e2c04196a67bcf0"
+const oldest = "adb9307d3ce7e58eb0f883023f899f786eb87702"
 
 var (
 	oldestBinary   = sync.OnceValues(func() (string, error) { return buildOf(oldest) })

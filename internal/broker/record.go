@@ -59,20 +59,27 @@ type Meta struct {
 	Schedule *pelton.TaskSchedule `json:"schedule,omitempty"`
 }
 
-// lean is m without what fill gives back, and earlier versions can do without: the time of creation of a
-// located task, which is its id's. They would take a task without the others for one
-// of no attempts, time, or retention.
+// lean is m without what fill gives back: the defaults, and a time of creation that is the id's. That is
+// a quarter of a plain task's message.
 func (m *Meta) lean() Meta {
 	short := *m
-	if !m.ID.Minted() && m.CreatedAt.Equal(m.ID.Time()) {
+	if m.MaxAttempts == pelton.DefaultMaxAttempts {
+		short.MaxAttempts = 0
+	}
+	if m.Timeout == pelton.DefaultTimeout {
+		short.Timeout = 0
+	}
+	if m.Retention == pelton.DefaultRetention {
+		short.Retention = 0
+	}
+	if m.CreatedAt.Equal(m.ID.Time()) {
 		short.CreatedAt = time.Time{}
 	}
 	return short
 }
 
-// fill sets what is absent, which none of these can be in a task. From this version on the defaults
-// may be: when none before it has to be worked with any more, they can be left out, which is a sixth
-// of a plain task's message.
+// fill sets what is absent, which none of these can be in a task. The defaults are part of the format:
+// another value of one would be another version.
 func (m *Meta) fill() {
 	if m.MaxAttempts == 0 {
 		m.MaxAttempts = pelton.DefaultMaxAttempts
