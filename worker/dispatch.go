@@ -9,8 +9,11 @@ import (
 )
 
 const (
-	// knockWait is how long a request on an empty lane stays open.
+	// knockWait is how long a request on an empty lane stays open at most; see
+	// lane.knockWait.
 	knockWait = 30 * time.Second
+	// knockLeast is how long it stays open at least.
+	knockLeast = time.Second
 	// knockSlack is how much later than that its end may come before it is taken
 	// for lost.
 	knockSlack = 5 * time.Second
@@ -167,7 +170,7 @@ func (d *dispatcher) fill() {
 			batch = min(batch, l.rules.most)
 		}
 		if l.rules.bounded {
-			batch, wait, patience = 1, knockWait, headStart
+			batch, wait, patience = 1, l.knockWait(), headStart
 		}
 		if err := l.puller.Pull(batch, wait); err != nil {
 			d.refused(l, err)
@@ -210,7 +213,7 @@ func (d *dispatcher) knock() {
 			continue
 		}
 		batch := d.standing(l)
-		if err := l.puller.Stand(batch, knockWait); err != nil {
+		if err := l.puller.Stand(batch, l.knockWait()); err != nil {
 			d.refused(l, err)
 			continue
 		}
@@ -227,8 +230,8 @@ func (d *dispatcher) standing(l *lane) int {
 
 // knocking notes that a request waits with the lane from now on.
 func (d *dispatcher) knocking(l *lane, now time.Time) {
-	l.state, l.deadline = laneKnocking, now.Add(knockWait+knockSlack)
-	if d.ranking.knocks.IsZero() {
+	l.state, l.deadline = laneKnocking, now.Add(l.knockWait()+knockSlack)
+	if d.ranking.knocks.IsZero() || l.deadline.Before(d.ranking.knocks) {
 		d.ranking.knocks = l.deadline
 	}
 	d.place(l)

@@ -22,6 +22,7 @@ type bench struct {
 	log     []string
 	refuses error // what pulls say
 	offline bool
+	waits   []time.Duration // of the requests that wait
 }
 
 // fakePuller notes what is asked of it.
@@ -38,15 +39,17 @@ func (p *fakePuller) Pull(batch int, wait time.Duration) error {
 	verb := "probe"
 	if wait > 0 {
 		verb = "knock"
+		p.bench.waits = append(p.bench.waits, wait)
 	}
 	p.bench.note("%s %s %d", verb, p.name, batch)
 	return nil
 }
 
-func (p *fakePuller) Stand(batch int, _ time.Duration) error {
+func (p *fakePuller) Stand(batch int, wait time.Duration) error {
 	if p.bench.refuses != nil {
 		return p.bench.refuses
 	}
+	p.bench.waits = append(p.bench.waits, wait)
 	p.bench.note("knock %s %d", p.name, batch)
 	return nil
 }
@@ -244,6 +247,51 @@ func TestDispatchReopensALaneThatDoesNotAnswer(t *testing.T) {
 	x.clock = x.clock.Add(knockWait + knockSlack)
 	x.overdue()
 	x.expect(t, "reopen 0:high", "reopen 1:low")
+}
+
+// A request that waits is over before the leases are of tasks that were alive when it was made: the broker
+// of a host that went dark must not answer it with one of them.
+func TestDispatchKnocksForHalfALease(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct{ lease, want time.Duration }{
+		{time.Second, time.Second}, {6 * time.Second, 3 * time.Second}, {30 * time.Second, 15 * time.Second}, {time.Hour, 30 * time.Second},
+	} {
+		x := newBench(slots(4), high, low)
+		for _, l := range x.lanes {
+			l.lease.Store(int64(c.lease))
+		}
+		x.rule(0, laneRules{bounded: true})
+		x.fill()
+		x.clock = x.clock.Add(headStart)
+		x.overdue()
+		x.fill()
+		x.end(1, nil)
+		x.fill()
+		x.expect(t, "knock 0:high 1", "probe 1:low 4", "knock 1:low 1")
+		if diff := cmp.Diff([]time.Duration{c.want, c.want}, x.waits); diff != "" {
+			t.Errorf("requests that wait, with a lease of %s (-want +got):\n%s", c.lease, diff)
+		}
+		x.clock = x.clock.Add(c.want + knockSlack)
+		x.overdue()
+		x.expect(t, "reopen 0:high", "reopen 1:low")
+	}
+}
+
+// A request that hangs is noticed in its own time, also after one that may take longer.
+func TestDispatchNoticesTheShortestKnock(t *testing.T) {
+	t.Parallel()
+	x := newBench(slots(4), high, low)
+	x.lanes[0].lease.Store(int64(time.Hour))
+	x.lanes[1].lease.Store(int64(6 * time.Second))
+	x.fill()
+	x.end(0, nil)
+	x.fill()
+	x.end(1, nil)
+	x.fill()
+	x.log = nil
+	x.clock = x.clock.Add(3*time.Second + knockSlack)
+	x.overdue()
+	x.expect(t, "reopen 1:low")
 }
 
 func TestDispatchBacksOffARefusingLane(t *testing.T) {

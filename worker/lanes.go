@@ -85,6 +85,14 @@ type laneEvent struct {
 // leaseNow is the lease by which tasks of the lane are kept.
 func (l *lane) leaseNow() time.Duration { return time.Duration(l.lease.Load()) }
 
+// knockWait is how long a request that waits stays open: half a lease. If this host goes
+// dark, the broker does not know for minutes, and answers the request with one of the tasks
+// that come back with their leases: that one would be out of sight for another lease. Leases last
+// for two thirds after the last sign of life, so by then the request is over.
+func (l *lane) knockWait() time.Duration {
+	return min(knockWait, max(knockLeast, l.leaseNow()/2))
+}
+
 // openLanes watches the worker's queues, opens each of their lanes once and hands
 // it to the dispatcher, and lets lanes follow their queues' settings. It tries
 // again until ctx ends, whatever fails.
