@@ -21,7 +21,7 @@ deps: ## install what the tests need, where it is missing and may be installed
 	@scripts/deps.sh
 
 test: deps ## run all tests of all modules
-	$(GO) test -count=1 ./... # e2e builds the binary itself, which the cache of results does not see
+	$(GO) test -count=1 -timeout 20m ./... # e2e builds the binary itself, which the cache of results does not see
 	cd examples && $(GO) test -count=1 ./...
 	cd bench && $(GO) vet ./... && $(GO) test -count=1 ./...
 	cd deploy && $(GO) vet ./... && $(GO) test -count=1 ./...
@@ -51,7 +51,7 @@ gate: ## hold the benchmarks against the merge base with main; GATE="-base REV" 
 check: lint test gate race ## what CI runs
 
 chaos: ## the long fault suite: real processes, killed; PELTON_CHAOS_SEED replays a run
-	PELTON_CHAOS=long $(GO) test -count=1 -timeout 80m -v ./chaos
+	PELTON_CHAOS=long $(GO) test -count=1 -timeout 90m -v ./chaos
 
 bench: build ## compare with other queues, as docs/performance.md does, in at most 10 minutes
 	cd bench && $(GO) build -trimpath -o ../bin/bench .

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -34,7 +35,7 @@ var nodeBinary = sync.OnceValues(func() (string, error) {
 })
 
 // cluster is some brokers that keep copies of everything. What one says to another goes
-// through a proxy of the two.
+// through a proxy of the two, unless each has a host of its own.
 type cluster struct {
 	s     *suite
 	nodes []*node
@@ -43,20 +44,28 @@ type cluster struct {
 
 // node is one of them, which can be killed and comes back with its data.
 type node struct {
-	name, client, cluster, monitor string
-	life                           int
-	p                              *process
+	name            string
+	dir             string // of its data
+	client, monitor place
+	cluster         string // where it listens to the others
+	life            int
+	p               *process
 }
 
 func newCluster(s *suite, size int) *cluster {
 	s.Helper()
 	c := &cluster{s: s, links: map[[2]*node]*proxy.Proxy{}}
 	for i := range size {
-		c.nodes = append(c.nodes, &node{name: fmt.Sprintf("n%d", i+1), client: freeAddress(s), cluster: freeAddress(s), monitor: freeAddress(s)})
+		name := fmt.Sprintf("n%d", i+1)
+		n := &node{name: name, dir: s.folders[name], client: s.place(name, 4222), monitor: s.place(name, 8222), cluster: s.listens(name, 6222)}
+		if n.dir == "" {
+			n.dir = filepath.Join(s.dir, name)
+		}
+		c.nodes = append(c.nodes, n)
 	}
 	for _, from := range c.nodes {
 		for _, to := range c.nodes {
-			if from == to {
+			if from == to || s.hosts != nil {
 				continue
 			}
 			link, err := proxy.Listen(s.Context(), to.cluster)
@@ -84,13 +93,16 @@ func (c *cluster) start(n *node) {
 	}
 	var routes []string
 	for _, other := range c.nodes {
-		if other != n {
-			routes = append(routes, c.links[[2]*node{n, other}].Addr())
+		switch link := c.links[[2]*node{n, other}]; {
+		case link != nil:
+			routes = append(routes, link.Addr())
+		case other != n:
+			routes = append(routes, other.cluster)
 		}
 	}
 	n.life++
-	n.p = c.s.launch(fmt.Sprintf("%s.%d", n.name, n.life), nil, path, "-name", n.name, "-dir", filepath.Join(c.s.dir, n.name), "-token", token,
-		"-client", n.client, "-cluster", n.cluster, "-monitor", n.monitor, "-routes", strings.Join(routes, ","))
+	n.p = c.s.launch(fmt.Sprintf("%s.%d", n.name, n.life), nil, path, "-name", n.name, "-dir", n.dir, "-token", token,
+		"-client", n.client.listens, "-cluster", n.cluster, "-monitor", n.monitor.listens, "-routes", strings.Join(routes, ","))
 }
 
 // healthy waits until a broker has all that it should have.
@@ -102,21 +114,21 @@ func (c *cluster) healthy(n *node) {
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
-		status, _, err := call(ctx, http.MethodGet, "http://"+n.monitor+"/healthz", "")
+		status, _, err := call(ctx, http.MethodGet, "http://"+n.monitor.here+"/healthz", "")
 		return err == nil && status == http.StatusOK
 	})
 }
 
 // addresses are those of the brokers that are known, as the end of a URL that begins with nats://.
-func (c *cluster) addresses() string {
-	known, all := c.nodes, []string{}
+func (c *cluster) addresses() place {
+	known, listens, here := c.nodes, []string{}, []string{}
 	if c.s.apart {
 		known = c.nodes[1:]
 	}
 	for _, n := range known {
-		all = append(all, n.client)
+		listens, here = append(listens, n.client.listens), append(here, n.client.here)
 	}
-	return strings.Join(all, ",nats://")
+	return place{strings.Join(listens, ",nats://"), strings.Join(here, ",nats://")}
 }
 
 func (c *cluster) kill() {
@@ -132,10 +144,16 @@ func (c *cluster) end(n *node, sig syscall.Signal) {
 	<-n.p.done
 }
 
-// leader is the broker that leads a stream now.
-func (c *cluster) leader(stream string) (leader *node) {
+// leader is the broker that leads a stream now, as those but some say.
+func (c *cluster) leader(stream string, but ...*node) (leader *node) {
 	c.s.Helper()
-	nc, err := nats.Connect("nats://"+c.addresses(), nats.Token(token))
+	var asked []string
+	for _, n := range c.nodes {
+		if !slices.Contains(but, n) {
+			asked = append(asked, "nats://"+n.client.here)
+		}
+	}
+	nc, err := nats.Connect(strings.Join(asked, ","), nats.Token(token))
 	if err != nil {
 		c.s.Fatal(err)
 	}
@@ -160,6 +178,14 @@ func (c *cluster) leader(stream string) (leader *node) {
 		return false
 	})
 	return leader
+}
+
+// another is a broker that is not that one.
+func (c *cluster) another(n *node) *node {
+	if c.nodes[0] != n {
+		return c.nodes[0]
+	}
+	return c.nodes[1]
 }
 
 // restart ends a broker in good order, starts it again, and waits until it has everything.
@@ -279,7 +305,7 @@ func TestClusterWithoutMajority(t *testing.T) {
 		for _, n := range dead {
 			s.cluster.end(n, syscall.SIGKILL)
 		}
-		s.eventually("the server is not ready", 30*time.Second, func() bool { return ready(s.server.http, http.StatusServiceUnavailable) })
+		s.eventually("the server is not ready", 30*time.Second, func() bool { return ready(s.server.http.here, http.StatusServiceUnavailable) })
 		for range 3 { // what is refused as unknown may be stored after all
 			if e := s.producer.post(s.producer.name(), order{kind: "chaos.quick"}); e.Kind == history.EnqueueOK || !strings.HasPrefix(e.Note, "503 ") {
 				t.Errorf("a task without a majority of brokers: %s %s, want 503", e.Kind, e.Note)
@@ -306,66 +332,90 @@ func TestClusterMinority(t *testing.T) {
 	p := clusterProfile(t)
 	p.apart = true
 	s := newSuite(t, p)
-	lonely := s.cluster.nodes[0]
-	addr := freeAddress(s)
-	replica := s.launch("minority", nil, s.bin.pelton, "serve", "--addr", addr, "--nats", "nats://"+lonely.client, "--nats-token", token, "--lease", p.lease.String())
+	lonely, addr := s.cluster.nodes[0], freeAddress(s)
+	replica := s.launch("minority", nil, s.bin.pelton, "serve", "--addr", addr, "--nats", "nats://"+lonely.client.listens, "--nats-token", token, "--lease", p.lease.String())
 	t.Cleanup(func() {
 		if err := replica.signal(syscall.SIGKILL); err != nil {
 			t.Error(err)
 		}
 		<-replica.done
 	})
+	s.minority(addr, lonely, func(alone bool) {
+		mode := proxy.Pass
+		if alone {
+			mode = proxy.Drop
+		}
+		s.cluster.cut(lonely, mode)
+	})
+	s.judge()
+}
+
+// minority cuts off a broker with a server that reaches no other then, while tasks are accepted, and
+// mends it. It looks at what the server says.
+func (s *suite) minority(addr string, lonely *node, cut func(alone bool)) {
+	s.Helper()
 	ask := func(method, path, body string) (int, *pelton.Task) {
 		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 		defer cancel()
 		status, answer, err := call(ctx, method, "http://"+addr+path, body)
 		if err != nil {
-			t.Errorf("%s %s: %v", method, path, err)
+			s.Errorf("%s %s: %v", method, path, err)
 			return 0, nil
 		}
 		var task pelton.Task
 		if status < 300 && json.Unmarshal(answer, &task) != nil {
-			t.Errorf("%s %s: %s", method, path, answer)
+			s.Errorf("%s %s: %s", method, path, answer)
 		}
 		return status, &task
 	}
+	const forNobody = `{"kind":"chaos.sleep","queue":"nobody","retention":"1h"}`
 	readiness := func(want int) func() bool { return func() bool { return ready(addr, want) } }
 	s.eventually("the other server is ready", 30*time.Second, readiness(http.StatusOK))
 	known := s.producer.must(order{kind: "chaos.sleep", ms: 60_000})
+	path := "/tasks/" + known.String()
 	s.eventually("the task runs", 20*time.Second, func() bool {
-		status, task := ask(http.MethodGet, "/tasks/"+known.String(), "")
+		status, task := ask(http.MethodGet, path, "")
 		return status == http.StatusOK && task.State == pelton.Running
 	})
 
-	tasks, tick := p.pace()
+	tasks, tick := s.pace()
 	s.while(tasks/3, tick, func() {
 		s.fault(history.FaultBegin, "broker-cut", history.Everyone)
-		s.cluster.cut(lonely, proxy.Drop)
-		s.answers(30 * time.Second)
+		cut(true)
+		s.Logf("the others accept tasks %s after the cut", s.answers(30*time.Second))
 		s.eventually("the others have leaders of everything", 30*time.Second, func() bool {
 			s.producer.cancel(known)
 			task := s.producer.get(known, "")
 			return task != nil && task.State == pelton.Cancelled
 		})
 		s.pause(time.Second) // a copy may be read for so long after a write
+		var asking sync.WaitGroup
 		for range 5 {
-			if status, task := ask(http.MethodGet, "/tasks/"+known.String(), ""); status != http.StatusServiceUnavailable && (status != http.StatusOK || task.State != pelton.Cancelled) {
-				t.Errorf("a cancelled task by the server that is cut off: %d %+v", status, task)
-			}
-			if status, _ := ask(http.MethodPost, "/tasks", `{"kind":"chaos.sleep","queue":"nobody","retention":"1h"}`); status != http.StatusServiceUnavailable {
-				t.Errorf("a new task by the server that is cut off: %d, want 503", status)
-			}
+			asking.Go(func() {
+				if status, task := ask(http.MethodGet, path, ""); status != http.StatusServiceUnavailable && (status != http.StatusOK || task.State != pelton.Cancelled) {
+					s.Errorf("a cancelled task by the server that is cut off: %d %+v", status, task)
+				}
+			})
+			asking.Go(func() {
+				if status, _ := ask(http.MethodPost, "/tasks", forNobody); status != http.StatusServiceUnavailable {
+					s.Errorf("a new task by the server that is cut off: %d, want 503", status)
+				}
+			})
+			s.pause(200 * time.Millisecond)
 		}
+		asking.Wait()
 		s.eventually("the other server is not ready", 30*time.Second, readiness(http.StatusServiceUnavailable))
-		s.cluster.cut(lonely, proxy.Pass)
+		cut(false)
 		s.cluster.healthy(lonely)
 		s.eventually("the other server is ready again", time.Minute, readiness(http.StatusOK)) // a write reached every stream
-		if status, task := ask(http.MethodGet, "/tasks/"+known.String(), ""); status != http.StatusOK || task.State != pelton.Cancelled {
-			t.Errorf("a cancelled task by the server that was cut off: %d %+v", status, task)
+		if status, task := ask(http.MethodGet, path, ""); status != http.StatusOK || task.State != pelton.Cancelled {
+			s.Errorf("a cancelled task by the server that was cut off: %d %+v", status, task)
 		}
-		s.pause(p.lease)
+		if status, _ := ask(http.MethodPost, "/tasks", forNobody); status != http.StatusAccepted {
+			s.Errorf("a new task by the server that was cut off: %d, want 202", status)
+		}
+		s.pause(s.lease)
 		s.fault(history.FaultEnd, "broker-cut", history.Everyone)
 	})
 	s.healed()
-	s.judge()
 }

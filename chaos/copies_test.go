@@ -52,7 +52,7 @@ func originalOf(msg *jetstream.RawStreamMsg) (original, error) {
 }
 
 func (s *suite) newCopier(ctx context.Context) (*copier, error) {
-	nc, err := nats.Connect("nats://"+s.server.nats, nats.Token(token), nats.Name("copier"), nats.MaxReconnects(-1), nats.ReconnectWait(50*time.Millisecond))
+	nc, err := nats.Connect("nats://"+s.server.nats.here, nats.Token(token), nats.Name("copier"), nats.MaxReconnects(-1), nats.ReconnectWait(50*time.Millisecond))
 	if err != nil {
 		return nil, err
 	}

@@ -45,7 +45,7 @@ func newLinkedSuite(t *testing.T, p profile) (*suite, []*proxy.Proxy) {
 func linked(proxies *[]*proxy.Proxy) func(*suite) {
 	return func(s *suite) {
 		s.link = func() string {
-			through, err := proxy.Listen(s.Context(), s.server.nats)
+			through, err := proxy.Listen(s.Context(), s.server.nats.here)
 			if err != nil {
 				s.Fatal(err)
 			}

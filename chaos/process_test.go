@@ -5,13 +5,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -32,8 +32,12 @@ type process struct {
 // bySignal is the code of a process that a signal ended.
 const bySignal = -1
 
+// launch starts a process, on the host of its name up to the first dot if there is one.
 func (s *suite) launch(name string, env []string, path string, args ...string) *process {
 	s.Helper()
+	if host, _, _ := strings.Cut(name, "."); s.hosts != nil && s.hosts.Addr(host) != "" {
+		path, args = s.hosts.Command(host, path, args...)
+	}
 	p := &process{cmd: exec.Command(path, args...), log: filepath.Join(s.dir, name+".log"), done: make(chan struct{})}
 	out, err := os.Create(p.log)
 	if err != nil {
@@ -81,7 +85,8 @@ const token = "chaos"
 // server is a pelton serve that can be killed and comes back on the same addresses.
 type server struct {
 	s          *suite
-	http, nats string // host:port; of a cluster all of them, with nats:// before the second
+	name       string
+	http, nats place // of a cluster all of them, with nats:// before the second
 
 	mu     sync.Mutex
 	life   int
@@ -91,11 +96,14 @@ type server struct {
 	deadly pelton.ID       // a task that kills it
 }
 
-func newServer(s *suite) *server {
+func newServer(s *suite, name string) *server {
+	v := &server{s: s, name: name, http: s.place(name, 7420)}
 	if s.cluster != nil {
-		return &server{s: s, http: freeAddress(s), nats: s.cluster.addresses()}
+		v.nats = s.cluster.addresses()
+	} else {
+		v.nats = s.place(name, 4222)
 	}
-	return &server{s: s, http: freeAddress(s), nats: freeAddress(s)}
+	return v
 }
 
 // start starts the server and waits until it serves.
@@ -116,23 +124,23 @@ func (v *server) launch() {
 	if data == "" {
 		data = filepath.Join(v.s.dir, "data")
 	}
-	args := []string{"serve", "--addr", v.http, "--nats-token", token, "--lease", v.s.lease.String()}
+	args := []string{"serve", "--addr", v.http.listens, "--nats-token", token, "--lease", v.s.lease.String()}
 	if v.s.cluster != nil {
-		args = append(args, "--nats", "nats://"+v.nats, "--replicas", strconv.Itoa(v.s.brokers))
+		args = append(args, "--nats", "nats://"+v.nats.listens, "--replicas", strconv.Itoa(v.s.brokers))
 	} else {
-		args = append(args, "--nats-listen", v.nats, "--data", data)
+		args = append(args, "--nats-listen", v.nats.listens, "--data", data)
 	}
 	args = append(args, v.s.serve...)
-	v.p = v.s.launch(fmt.Sprintf("server.%d", v.life), env, v.s.bin.pelton, args...)
+	v.p = v.s.launch(fmt.Sprintf("%s.%d", v.name, v.life), env, v.s.bin.pelton, args...)
 }
 
 // ready waits until a server serves.
 func (v *server) ready() {
 	v.s.Helper()
-	v.s.eventually("the server is ready", 30*time.Second, func() bool {
+	v.s.eventually("the "+v.name+" is ready", 30*time.Second, func() bool {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
-		status, _, err := call(ctx, http.MethodGet, "http://"+v.http+"/readyz", "")
+		status, _, err := call(ctx, http.MethodGet, "http://"+v.http.here+"/readyz", "")
 		return err == nil && status == http.StatusOK
 	})
 }
@@ -157,7 +165,7 @@ func (v *server) supervise(ctx context.Context) {
 				what, task = history.ExitFault, v.deadly
 			default:
 				what = "death"
-				v.s.Errorf("the server ended with %d by itself, see %s", p.code, p.log)
+				v.s.Errorf("the %s ended with %d by itself, see %s", v.name, p.code, p.log)
 			}
 			v.s.write(v.s.log, history.Event{Kind: history.FaultBegin, Fault: what, Target: history.Everyone, Task: task})
 			v.s.serverPoints.hit(v.point)
@@ -360,14 +368,4 @@ func (w *slot) kill() {
 		w.s.Error(err)
 	}
 	<-p.done
-}
-
-// freeAddress is a loopback address that nobody listened on a moment ago.
-func freeAddress(s *suite) string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		s.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }

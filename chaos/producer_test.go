@@ -114,8 +114,9 @@ func uniqueKey(kind, key string) string { return kind + "/" + key }
 
 // producer enqueues over HTTP, reads and cancels, and writes down what it was told.
 type producer struct {
-	s   *suite
-	log *history.Log
+	s    *suite
+	log  *history.Log
+	base string // http://HOST:PORT of the API
 
 	mu    sync.Mutex
 	n     int
@@ -124,10 +125,10 @@ type producer struct {
 }
 
 func newProducer(s *suite) *producer {
-	return &producer{s: s, log: s.actor("producer"), known: make(map[pelton.ID]bool)}
+	return &producer{s: s, log: s.actor("producer"), base: "http://" + s.server.http.here, known: make(map[pelton.ID]bool)}
 }
 
-func (p *producer) url(path string) string { return "http://" + p.s.server.http + path }
+func (p *producer) url(path string) string { return p.base + path }
 
 // name gives a name for a request.
 func (p *producer) name() string {
@@ -266,7 +267,10 @@ func runOf(result []byte) (run string, fence uint64) {
 }
 
 // get reads a task and writes down what came; nil if no record did.
-func (p *producer) get(id pelton.ID, wait string) *pelton.Task {
+func (p *producer) get(id pelton.ID, wait string) *pelton.Task { return p.getFrom(p.base, id, wait) }
+
+// getFrom is get from another server.
+func (p *producer) getFrom(base string, id pelton.ID, wait string) *pelton.Task {
 	path := "/tasks/" + id.String()
 	if wait != "" {
 		path += "?wait=" + wait
@@ -274,7 +278,7 @@ func (p *producer) get(id pelton.ID, wait string) *pelton.Task {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	began := history.Now()
-	status, answer, err := call(ctx, http.MethodGet, p.url(path), "")
+	status, answer, err := call(ctx, http.MethodGet, base+path, "")
 	e := history.Event{Began: began, Task: id}
 	var task pelton.Task
 	switch {

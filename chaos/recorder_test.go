@@ -19,7 +19,7 @@ import (
 // with the message. It reads the layout that docs/architecture.md describes.
 func (s *suite) record(ctx context.Context) {
 	log := s.actor("recorder")
-	nc, err := nats.Connect("nats://"+s.server.nats, nats.Token(token), nats.Name("recorder"),
+	nc, err := nats.Connect("nats://"+s.server.nats.here, nats.Token(token), nats.Name("recorder"),
 		nats.MaxReconnects(-1), nats.ReconnectWait(50*time.Millisecond), nats.PingInterval(time.Second), nats.RetryOnFailedConnect(true))
 	if err != nil {
 		s.Error(err)
@@ -107,7 +107,7 @@ func stored(msg jetstream.Msg) (history.Event, bool) {
 // machine that is too busy the server may be the one that gets no processor.
 func (s *suite) watchBroker(ctx context.Context) {
 	log := s.actor("watcher")
-	nc, err := nats.Connect("nats://"+s.server.nats, nats.Token(token), nats.Name("watcher"),
+	nc, err := nats.Connect("nats://"+s.server.nats.here, nats.Token(token), nats.Name("watcher"),
 		nats.MaxReconnects(-1), nats.ReconnectWait(50*time.Millisecond), nats.RetryOnFailedConnect(true))
 	if err != nil {
 		s.Error(err)

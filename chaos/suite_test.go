@@ -19,6 +19,7 @@ import (
 
 	"github.com/peltonq/pelton/chaos/check"
 	"github.com/peltonq/pelton/chaos/history"
+	"github.com/peltonq/pelton/chaos/hosts"
 	"github.com/peltonq/pelton/internal/failpoint"
 )
 
@@ -144,8 +145,11 @@ type suite struct {
 	workerPoints *points        // at which workers die
 	serverPoints *points        // at which the server does
 
-	cluster  *cluster // of brokers; nil for one in the server
+	hosts    *hosts.Network    // nil if all processes are on this one
+	folders  map[string]string // of brokers' data, by their names; others have one in the suite's own
+	cluster  *cluster          // of brokers; nil for one in the server
 	server   *server
+	replica  *server // a second one of a cluster; nil if there is none
 	fleet    []*slot
 	producer *producer
 
@@ -168,7 +172,7 @@ func newSuite(t *testing.T, p profile, options ...func(*suite)) *suite {
 	name := fnv.New64a()
 	_, _ = name.Write([]byte(t.Name()))
 	s := &suite{T: t, profile: p, dir: dir, built: plain, rand: rand.New(rand.NewPCG(seed, name.Sum64()))}
-	s.link = func() string { return "nats://" + s.server.nats }
+	s.link = func() string { return "nats://" + s.server.nats.listens }
 	for _, option := range options {
 		option(s)
 	}
@@ -190,9 +194,14 @@ func newSuite(t *testing.T, p profile, options ...func(*suite)) *suite {
 	if s.brokers > 0 {
 		s.cluster = newCluster(s, s.brokers)
 	}
-	s.server = newServer(s)
+	s.server = newServer(s, "server")
 	s.server.start()
 	s.background.Go(func() { s.server.supervise(s.ctx) })
+	if s.hosts != nil {
+		s.replica = newServer(s, "replica")
+		s.replica.start()
+		s.background.Go(func() { s.replica.supervise(s.ctx) })
+	}
 	s.producer = newProducer(s)
 	s.background.Go(func() {
 		if err := history.WatchStalls(s.ctx, s.log, p.lease/4, history.Everyone); err != nil {
@@ -218,7 +227,11 @@ func (s *suite) end() {
 	for _, w := range s.fleet {
 		w.kill()
 	}
-	s.server.kill()
+	for _, v := range []*server{s.server, s.replica} {
+		if v != nil { // a suite that could not be made has none
+			v.kill()
+		}
+	}
 	if s.cluster != nil {
 		s.cluster.kill()
 	}
@@ -270,6 +283,9 @@ func (s *suite) pause(d time.Duration) {
 func (s *suite) healed() {
 	s.Helper()
 	s.server.ready()
+	if s.replica != nil {
+		s.replica.ready()
+	}
 	for _, w := range s.fleet {
 		w.ready()
 	}

@@ -11,7 +11,6 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
-	"os/user"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -21,6 +20,7 @@ import (
 
 	"github.com/peltonq/pelton"
 	"github.com/peltonq/pelton/internal/brokertest"
+	"github.com/peltonq/pelton/internal/nginxtest"
 )
 
 // balancer is a real nginx with deploy/nginx.conf before replicas.
@@ -46,38 +46,13 @@ func (b balanced) passedOn() bool { return strings.Contains(b.UpstreamStatus, ",
 func nginxBefore(t *testing.T, replicas [2]string, changes ...[2]string) *balancer {
 	t.Helper()
 	require(t, "nginx")
-	dir, address := t.TempDir(), freeAddress(t)
-	text, err := os.ReadFile("../deploy/nginx.conf")
-	if err != nil {
-		t.Fatal(err)
-	}
-	conf := string(text)
-	b := &balancer{url: "http://" + address, log: filepath.Join(dir, "access.log")}
-	for _, swap := range append(changes,
-		[2]string{"listen 8080 ", "listen " + address + " "},
-		[2]string{"api-1:7420", replicas[0]},
-		[2]string{"api-2:7420", replicas[1]},
-		[2]string{"/tmp/nginx/", dir + "/"},
-		[2]string{"/dev/stdout", b.log},
-		[2]string{"/dev/stderr", "stderr"},
-	) {
-		if !strings.Contains(conf, swap[0]) {
-			t.Fatalf("deploy/nginx.conf has no %q", swap[0])
-		}
-		conf = strings.ReplaceAll(conf, swap[0], swap[1])
-	}
-	me, err := user.Current()
-	if err != nil {
-		t.Fatal(err)
-	}
-	path := filepath.Join(dir, "nginx.conf")
-	if err := os.WriteFile(path, []byte("daemon off;\nuser "+me.Username+";\n"+conf), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if out, err := exec.Command("nginx", "-t", "-c", path).CombinedOutput(); err != nil {
+	address := freeAddress(t)
+	conf := nginxtest.Write(t, address, replicas, changes...)
+	b := &balancer{url: "http://" + address, log: conf.Log}
+	if out, err := exec.Command("nginx", "-t", "-c", conf.Path).CombinedOutput(); err != nil {
 		t.Fatalf("nginx -t: %v\n%s", err, out)
 	}
-	p := launch(t, exec.Command("nginx", "-c", path), "nginx")
+	p := launch(t, exec.Command("nginx", "-c", conf.Path), "nginx")
 	t.Cleanup(func() { p.kill(syscall.SIGTERM) }) // SIGKILL would leave its workers behind
 	await(t, p, b.url+"/healthz", http.StatusOK)
 	return b

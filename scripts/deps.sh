@@ -4,7 +4,7 @@
 # aloud; with PELTON_TEST_REQUIRE=1, as in CI, that is a failure.
 set -euo pipefail
 
-declare -A packages=([curl]=curl [jq]=jq [python3]=python3 [gcc]=gcc [redis-server]=redis-server [umount]=mount [nginx]=nginx [openssl]=openssl [tmux]=tmux [prometheus]=prometheus)
+declare -A packages=([curl]=curl [jq]=jq [python3]=python3 [gcc]=gcc [redis-server]=redis-server [umount]=mount [nginx]=nginx [openssl]=openssl [tmux]=tmux [prometheus]=prometheus [ip]=iproute2 [nft]=nftables)
 missing=()
 for program in "${!packages[@]}"; do
   command -v "$program" >/dev/null 2>&1 || missing+=("${packages[$program]}")

@@ -63,7 +63,7 @@ func (a *actor) mux() *worker.Mux {
 	mux := worker.NewMux()
 	for kind, do := range map[string]handler{
 		"chaos.quick": quick, "chaos.sleep": sleep, "chaos.fail": fail, "chaos.panic": panics, "chaos.goexit": goexit,
-		"chaos.exit": exit, "chaos.hang": hang, "chaos.hog": hog, "chaos.snooze": snooze, "chaos.doom": doom,
+		"chaos.exit": exit, "chaos.hang": hang, "chaos.deaf": deaf, "chaos.hog": hog, "chaos.snooze": snooze, "chaos.doom": doom,
 		"chaos.locked": locked,
 	} {
 		mux.Handle(kind, worker.HandlerFunc(func(ctx context.Context, task *pelton.Task) (json.RawMessage, error) {
@@ -213,6 +213,17 @@ func hang(ctx context.Context, _ *actor, r *run) error {
 	defer timer.Stop()
 	<-timer.C
 	return context.Cause(ctx) // too late for anybody to listen
+}
+
+// deaf does not care about its ctx either, and says in the end that all is well. Further starts are done at once.
+func deaf(_ context.Context, a *actor, r *run) error {
+	if !a.again(r) {
+		return nil
+	}
+	timer := time.NewTimer(time.Duration(r.MS) * time.Millisecond)
+	defer timer.Stop()
+	<-timer.C
+	return nil
 }
 
 // hog takes memory, touches every page of it and holds it for a while.

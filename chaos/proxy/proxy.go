@@ -38,6 +38,7 @@ const dialTimeout = 2 * time.Second
 type Proxy struct {
 	listener net.Listener
 	target   string
+	dial     Dial
 	end      context.CancelFunc
 	running  sync.WaitGroup
 
@@ -47,16 +48,26 @@ type Proxy struct {
 	conns   map[net.Conn]bool
 }
 
+// Dial connects to a target.
+type Dial func(ctx context.Context, target string) (net.Conn, error)
+
 // Listen opens a proxy to target on a loopback port that the system chooses. It
 // passes until Set says otherwise, and ends with Close.
 func Listen(ctx context.Context, target string) (*Proxy, error) {
+	return ListenVia(ctx, target, func(ctx context.Context, target string) (net.Conn, error) {
+		return (&net.Dialer{Timeout: dialTimeout}).DialContext(ctx, "tcp", target)
+	})
+}
+
+// ListenVia is Listen to a target that only dial reaches.
+func ListenVia(ctx context.Context, target string, dial Dial) (*Proxy, error) {
 	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, fmt.Errorf("open proxy to %s: %w", target, err)
 	}
 	ctx, end := context.WithCancel(ctx)
 	p := &Proxy{
-		listener: listener, target: target, end: end,
+		listener: listener, target: target, dial: dial, end: end,
 		mode: Pass, changed: make(chan struct{}), conns: make(map[net.Conn]bool),
 	}
 	p.running.Go(func() { p.accept(ctx) })
@@ -115,7 +126,7 @@ func (p *Proxy) serve(ctx context.Context, client net.Conn) {
 	if !p.wait(ctx, true) || !p.wait(ctx, false) {
 		return
 	}
-	server, err := (&net.Dialer{Timeout: dialTimeout}).DialContext(ctx, "tcp", p.target)
+	server, err := p.dial(ctx, p.target)
 	if err != nil {
 		reset(client)
 		return

@@ -92,12 +92,15 @@ var table = []rule{
 	{pkg: "internal/floors"},
 	{pkg: "chaos/history", module: []string{"."}, libraries: []string{"golang.org/x/sys"}},
 	{pkg: "chaos/check", module: []string{".", "chaos/history"}},
-	{pkg: "e2e", module: append([]string{"internal/brokertest", "internal/limit", "redislimit", "chaos/history", "chaos/check"}, outside...), libraries: []string{"go.yaml.in/yaml/v3"}},
+	{pkg: "internal/nginxtest"},
+	{pkg: "e2e", module: append([]string{"internal/brokertest", "internal/nginxtest", "internal/limit", "redislimit", "chaos/history", "chaos/check"}, outside...), libraries: []string{"go.yaml.in/yaml/v3"}},
 	{pkg: "chaos/proxy"},
-	{pkg: "chaos/powerfs", libraries: []string{"github.com/hanwen/go-fuse/v2"}},
+	{pkg: "chaos/guard"},
+	{pkg: "chaos/powerfs", module: []string{"chaos/guard"}, libraries: []string{"github.com/hanwen/go-fuse/v2"}},
+	{pkg: "chaos/hosts", module: []string{"chaos/guard"}, libraries: []string{"golang.org/x/sys"}},
 	{pkg: "chaos/actor", module: []string{".", "worker", "chaos/history"}, libraries: []string{natsClient}},
 	{pkg: "chaos/node", libraries: []string{natsServer}},
-	{pkg: "chaos", module: append([]string{"internal/failpoint", "chaos/history", "chaos/check", "chaos/proxy", "chaos/powerfs"}, outside...)},
+	{pkg: "chaos", module: append([]string{"internal/failpoint", "chaos/history", "chaos/check", "chaos/proxy", "chaos/powerfs", "chaos/hosts", "internal/nginxtest"}, outside...)},
 }
 
 var (
