@@ -2,6 +2,7 @@ package cli_test
 
 import (
 	"errors"
+	"os"
 	"os/exec"
 	"strconv"
 	"strings"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/peltonq/pelton/internal/brokertest"
 	"github.com/peltonq/pelton/internal/certs/certstest"
 )
 
@@ -49,5 +51,20 @@ func cmdCerts(t *testing.T) func(*testscript.TestScript, bool, []string) {
 		for _, name := range args[1:] {
 			ca.Issue(t, ts.MkAbs(name+".pem"), ts.MkAbs(name+"-key.pem"), name)
 		}
+	}
+}
+
+// cmdOperator starts a broker with an operator, and writes credentials for it: operator NAME...
+func cmdOperator(t *testing.T) func(*testscript.TestScript, bool, []string) {
+	return func(ts *testscript.TestScript, _ bool, args []string) {
+		o := brokertest.StartOperator(t)
+		files := map[string][]byte{"stranger": brokertest.StrangeCreds(t)}
+		for _, name := range args {
+			files[name], _ = o.Creds(t)
+		}
+		for name, text := range files {
+			ts.Check(os.WriteFile(ts.MkAbs(name+".creds"), text, 0o600))
+		}
+		ts.Setenv("BROKER", o.Server.ClientURL())
 	}
 }

@@ -29,9 +29,7 @@ type brokerFlags struct {
 }
 
 func (b *brokerFlags) register(flags *pflag.FlagSet) {
-	flags.StringVar(&b.nats.url, "nats", "", "`URL` of the broker; several are separated by commas")
-	secretVar(flags, &b.nats.token, "nats-token", "token of the broker")
-	b.nats.tls.register(flags, false)
+	b.nats.register(flags, "`URL` of the broker; several are separated by commas", false)
 	flags.StringVar(&b.data, "data", "", "data `FOLDER` of a server that is stopped")
 }
 

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"path/filepath"
 	"strings"
+	"sync"
 
 	"github.com/nats-io/nats.go"
 
@@ -24,25 +25,16 @@ func (d *doctor) broker(ctx context.Context) error {
 	if d.flags.nats.url == "" {
 		return nil
 	}
-	url := redactURLs(d.flags.nats.url)
-	opts := []nats.Option{
-		nats.Name("pelton doctor"), nats.Timeout(natsTimeout), nats.NoReconnect(),
-		nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}), // what is denied shows as no answer
-	}
-	if d.flags.nats.token != "" {
-		opts = append(opts, nats.Token(d.flags.nats.token))
-	}
-	nc, err := nats.Connect(d.flags.nats.url, opts...)
-	switch {
-	case errors.Is(err, nats.ErrAuthorization):
-		d.fail("broker.token", "give its token by --nats-token-file, --nats-token or PELTON_NATS_TOKEN", "the broker at %s refuses us: %s", url, err)
+	own, err := d.flags.nats.options()
+	if err != nil {
+		d.fail("broker.access", "servers and workers with the same settings do not start: mend the setting, or the file that it names", "%s", err)
 		return nil
-	case err != nil:
-		d.fail("broker.reachable", "start it there, or say by --nats or PELTON_NATS where it is; 'pelton serve' opens its own with --nats-listen", "the broker at %s: %s", url, redacted(err, d.flags.nats.url))
+	}
+	nc := d.connect(own)
+	if nc == nil {
 		return nil
 	}
 	defer nc.Close()
-	d.ok("broker.reachable", "%s", url)
 
 	found, err := broker.Inspect(ctx, nc, string(d.flags.namespace))
 	switch {
@@ -54,6 +46,47 @@ func (d *doctor) broker(ctx context.Context) error {
 		d.installation(found)
 	}
 	return nil
+}
+
+// connect looks at each of the broker's URLs, and gives a connection by the first that
+// works: of several, one that is out of reach is no more than a warning. It is nil if none
+// does.
+func (d *doctor) connect(own []nats.Option) (nc *nats.Conn) {
+	opts := append([]nats.Option{
+		nats.Name("pelton doctor"), nats.Timeout(natsTimeout), nats.NoReconnect(),
+		nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}), // what is denied shows as no answer
+	}, own...)
+	urls := strings.Split(d.flags.nats.url, ",")
+	conns, errs := make([]*nats.Conn, len(urls)), make([]error, len(urls))
+	var all sync.WaitGroup
+	for i, url := range urls {
+		all.Go(func() { conns[i], errs[i] = nats.Connect(strings.TrimSpace(url), opts...) })
+	}
+	all.Wait()
+	for _, c := range conns {
+		switch {
+		case c == nil:
+		case nc == nil:
+			nc = c
+		default:
+			c.Close()
+		}
+	}
+	for i, err := range errs {
+		url := redactURLs(urls[i])
+		const start = "start it there, or say by --nats or PELTON_NATS where it is; 'pelton serve' opens its own with --nats-listen"
+		switch {
+		case err == nil:
+			d.ok("broker.reachable", "%s", url)
+		case isRefusal(err):
+			d.fail("broker.token", "give its token by --nats-token-file, --nats-token or PELTON_NATS_TOKEN, or credentials by --nats-creds or PELTON_NATS_CREDS", "the broker at %s refuses us: %s", url, err)
+		case nc != nil:
+			d.warn("broker.reachable", start, "one of several brokers, at %s: %s", url, redacted(err, urls[i]))
+		default:
+			d.fail("broker.reachable", start, "the broker at %s: %s", url, redacted(err, urls[i]))
+		}
+	}
+	return nc
 }
 
 // redacted is an error without a URL's user and password.

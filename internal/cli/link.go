@@ -80,18 +80,14 @@ func newLink(log *slog.Logger, as party, connect func(...nats.Option) (*nats.Con
 }
 
 // dialLink connects to an external broker. A URL that cannot be one is a usage
-// error; a broker that is down is none.
+// error, and so are files that cannot be used; a broker that is down is none.
 func dialLink(log *slog.Logger, f natsFlags, as party) (*link, error) {
-	secure, err := f.tls.options()
+	own, err := f.options()
 	if err != nil {
 		return nil, err
 	}
 	l, err := newLink(log, as, func(opts ...nats.Option) (*nats.Conn, error) {
-		opts = append(opts, secure...)
-		if f.token != "" {
-			opts = append(opts, nats.Token(f.token))
-		}
-		return nats.Connect(f.url, opts...)
+		return nats.Connect(f.url, append(opts, own...)...)
 	})
 	if err != nil {
 		return nil, usagef("--nats %s (PELTON_NATS): %w", redactURLs(f.url), err)
@@ -102,10 +98,16 @@ func dialLink(log *slog.Logger, f natsFlags, as party) (*link, error) {
 // err is why the connection is over.
 func (l *link) err() error {
 	err := l.nc.LastError()
-	if errors.Is(err, nats.ErrAuthorization) || errors.Is(err, nats.ErrAuthExpired) || errors.Is(err, nats.ErrAuthRevoked) {
-		return &codeError{exitAuth, fmt.Errorf("the broker refuses us: %w; --nats-token or PELTON_NATS_TOKEN is its token", err)}
+	if isRefusal(err) {
+		return &codeError{exitAuth, fmt.Errorf("the broker refuses us: %w; --nats-token (PELTON_NATS_TOKEN) is its token, --nats-creds (PELTON_NATS_CREDS) a file of credentials", err)}
 	}
 	return fmt.Errorf("%w: the connection to the broker is over: %w", pelton.ErrUnavailable, err)
+}
+
+// isRefusal reports whether a broker does not take who connects, or not any more.
+func isRefusal(err error) bool {
+	return errors.Is(err, nats.ErrAuthorization) || errors.Is(err, nats.ErrAuthExpired) || errors.Is(err, nats.ErrAuthRevoked) ||
+		errors.Is(err, nats.ErrAccountAuthExpired)
 }
 
 // close ends the connection and waits until its handlers have run.

@@ -58,6 +58,9 @@ func TestMain(m *testing.M) {
 //		sets VARIABLE to the one line of a file
 //	certs AUTHORITY NAME...
 //		makes an authority, and certificates of it
+//	operator NAME...
+//		starts a broker that knows its clients by credentials, writes such for it to
+//		NAME.creds and a stranger's to stranger.creds, and sets BROKER
 //	secure
 //		makes PELTON_URL an https:// one
 //	comesto CODE program [arg...]
@@ -95,7 +98,7 @@ func TestScript(t *testing.T) {
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"serve": cmdServe, "shutdown": cmdShutdown, "exits": cmdExits, "eventually": cmdEventually,
 			"get": cmdGet, "field": cmdField, "freeport": cmdFreePort, "signalafter": cmdSignalAfter, "genlines": cmdGenLines, "drained": cmdDrained,
-			"secret": cmdSecret, "comesto": cmdComesTo, "certs": cmdCerts(t), "secure": cmdSecure,
+			"secret": cmdSecret, "comesto": cmdComesTo, "certs": cmdCerts(t), "operator": cmdOperator(t), "secure": cmdSecure,
 			"needtmux": cmdNeedTmux, "terminal": cmdTerminal, "screen": cmdScreen, "keys": cmdKeys, "colours": cmdColours,
 		},
 	})

@@ -84,9 +84,7 @@ SIGINT; a second signal ends it at once.`,
 	flags.StringVar(&f.data, "data", "./pelton-data", "`folder` of the embedded broker's data")
 	flags.Var(&f.sync, "sync", "when written data reaches the disk: always, or an interval")
 	flags.StringVar(&f.natsListen, "nats-listen", "", "`HOST:PORT` on which other processes reach the embedded broker")
-	flags.StringVar(&f.nats.url, "nats", "", "`URL` of an external broker, instead of the embedded one")
-	secretVar(flags, &f.nats.token, "nats-token", "token of the broker")
-	f.nats.tls.register(flags, true)
+	f.nats.register(flags, "`URL` of an external broker, instead of the embedded one; several are separated by commas", true)
 	f.tls.register(flags)
 	f.audit = enumValue{value: auditOperate, allowed: []string{auditOff, auditOperate, auditAll}}
 	flags.Var(&f.audit, "audit", "which calls the audit log keeps: off, operate (changes, but for enqueues), all")
@@ -117,6 +115,12 @@ func (f *serveFlags) check() error {
 	}
 	if f.nats.url == "" && f.natsListen == "" && f.nats.tls.given() {
 		return usagef("--nats-tls-cert, --nats-tls-key and --nats-tls-ca are for --nats-listen or --nats")
+	}
+	if f.nats.url == "" && f.nats.creds != "" {
+		return usagef("--nats-creds (%s) is for --nats: the embedded broker knows its clients by --nats-token", envName("nats-creds"))
+	}
+	if err := f.nats.check(); err != nil {
+		return err
 	}
 	if f.drainDelay < 0 || f.drainDelay.duration() > maxDrainDelay {
 		return usagef("--drain-delay %s is not between 0s and %s", &f.drainDelay, pelton.FormatDuration(maxDrainDelay))

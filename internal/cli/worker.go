@@ -34,13 +34,6 @@ func (a *app) workerCmd() *cobra.Command {
 	return group("worker", "Run workers, and see which are there", a.workerRunCmd(), a.workerListCmd())
 }
 
-// natsFlags say where the broker is.
-type natsFlags struct {
-	url   string
-	token string
-	tls   natsTLSFlags
-}
-
 func (a *app) workerRunCmd() *cobra.Command {
 	var (
 		nats     natsFlags
@@ -85,9 +78,7 @@ Exit codes: 0 stopped in order, 1 tasks outlived the grace, 7 no broker within 3
 		},
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&nats.url, "nats", "", "`URL` of the broker; several are separated by commas")
-	secretVar(flags, &nats.token, "nats-token", "token of the broker")
-	nats.tls.register(flags, false)
+	nats.register(flags, "`URL` of the broker; several are separated by commas", false)
 	flags.StringVar(&metricsAddr, "metrics-addr", "", "`ADDR` on which /metrics is served for Prometheus; none by default")
 	namespace.register(flags)
 	slots.register(flags)

@@ -15,6 +15,8 @@ const (
 	lru        = "github.com/hashicorp/golang-lru/v2"
 	natsClient = "github.com/nats-io/nats.go"
 	natsServer = "github.com/nats-io/nats-server/v2"
+	natsJWT    = "github.com/nats-io/jwt/v2"
+	natsKeys   = "github.com/nats-io/nkeys"
 )
 
 // table lists every package, from the ground up: a row names only rows above it
@@ -32,7 +34,7 @@ var table = []rule{
 
 	// The broker, and the only packages that link its server.
 	{pkg: "internal/embed", libraries: []string{natsServer, natsClient, "github.com/gofrs/flock"}},
-	{pkg: "internal/brokertest", module: []string{"internal/embed"}, libraries: []string{natsServer, natsClient}},
+	{pkg: "internal/brokertest", module: []string{"internal/embed"}, libraries: []string{natsServer, natsClient, natsJWT, natsKeys}},
 	{pkg: "internal/broker", module: []string{".", "internal/failpoint"}, libraries: []string{natsClient, lru, "golang.org/x/sync"}},
 
 	// What counts starts: in the process, and in Redis for the fleet. The second is
