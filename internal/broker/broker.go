@@ -206,6 +206,10 @@ func (b *Broker) openStream(ctx context.Context, want jetstream.StreamConfig) (c
 	stream, err := b.js.Stream(ctx, want.Name)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		stream, err = b.js.CreateStream(ctx, want)
+		if err != nil && isConsumersLimit(err) { // the account has a bound, which counts then
+			want.MaxConsumers = -1
+			stream, err = b.js.CreateStream(ctx, want)
+		}
 		created = err == nil
 		if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
 			stream, err = b.js.Stream(ctx, want.Name) // another process was first
@@ -228,6 +232,17 @@ func (b *Broker) openStream(ctx context.Context, want jetstream.StreamConfig) (c
 	return created, nil
 }
 
+// isConsumersLimit reports whether a stream or an account has as many consumers as it may.
+// A watch of nats.go tells so by an error of its older API.
+func isConsumersLimit(err error) bool {
+	var (
+		api   *jetstream.APIError
+		older *nats.APIError
+	)
+	return errors.As(err, &api) && api.ErrorCode == jetstream.JSErrCodeMaximumConsumersLimit ||
+		errors.As(err, &older) && uint16(older.ErrorCode) == uint16(jetstream.JSErrCodeMaximumConsumersLimit)
+}
+
 // translate wraps an error of the jetstream package, whose calls here read or
 // are idempotent: whatever did not succeed can be tried again.
 func translate(doing string, err error) error {
@@ -245,6 +260,8 @@ func translate(doing string, err error) error {
 		return fmt.Errorf("%s: %w: too few brokers of the cluster are online: %s", doing, pelton.ErrUnavailable, api.Description)
 	case errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount):
 		return fmt.Errorf("%s: %w: JetStream is not enabled for the account", doing, pelton.ErrUnavailable)
+	case isConsumersLimit(err):
+		return fmt.Errorf("%s: %w; the stream's max_consumers, or the account's, says how many", doing, err)
 	case errors.As(err, &api) && api.Code < 500:
 		return fmt.Errorf("%s: %w", doing, err)
 	default:

@@ -19,6 +19,11 @@ const (
 	deadLetterAge  = pelton.FailedRetention
 	markerTTL      = time.Minute // how long the place of an expired key is remembered
 	laneMaxWaiting = 4096        // waiting pulls per lane, over all workers
+
+	// mostConsumers is a stream's own bound, which is there because -1 would be taken for the
+	// server's default: 1,000 a stream (nats-server 2.15), which 500 workers reach, who
+	// follow the settings with two each, or 200 queues.
+	mostConsumers = 1_000_000
 )
 
 // streams are all streams of the installation, those behind buckets included,
@@ -35,7 +40,7 @@ func (n names) streams(replicas int) []jetstream.StreamConfig {
 			MaxMsgs:            -1,
 			MaxBytes:           -1, // with a limit, the oldest task would be dropped
 			MaxMsgSize:         -1,
-			MaxConsumers:       -1,
+			MaxConsumers:       mostConsumers,
 			MaxMsgsPerSubject:  -1,
 			AllowDirect:        true,
 			AllowMsgSchedules:  true,
@@ -53,7 +58,7 @@ func (n names) streams(replicas int) []jetstream.StreamConfig {
 			MaxMsgs:           -1,
 			MaxBytes:          -1,
 			MaxMsgSize:        -1,
-			MaxConsumers:      -1,
+			MaxConsumers:      mostConsumers,
 			MaxMsgsPerSubject: 1,
 			AllowDirect:       true,
 		},
@@ -71,7 +76,7 @@ func (n names) streams(replicas int) []jetstream.StreamConfig {
 			MaxMsgs:           -1,
 			MaxBytes:          -1,
 			MaxMsgSize:        -1,
-			MaxConsumers:      -1,
+			MaxConsumers:      mostConsumers,
 			MaxMsgsPerSubject: -1,
 			AllowDirect:       true,
 			AllowMsgSchedules: true,
@@ -88,7 +93,7 @@ func (n names) streams(replicas int) []jetstream.StreamConfig {
 			MaxMsgs:           -1,
 			MaxBytes:          -1,
 			MaxMsgSize:        -1,
-			MaxConsumers:      -1,
+			MaxConsumers:      mostConsumers,
 			MaxMsgsPerSubject: -1,
 			AllowDirect:       true,
 			AllowMsgSchedules: true,
@@ -104,7 +109,7 @@ func (n names) streams(replicas int) []jetstream.StreamConfig {
 			MaxMsgs:           -1,
 			MaxBytes:          -1,
 			MaxMsgSize:        -1,
-			MaxConsumers:      -1,
+			MaxConsumers:      mostConsumers,
 			MaxMsgsPerSubject: -1,
 			AllowDirect:       true,
 			AllowMsgTTL:       true,
@@ -126,7 +131,7 @@ func bucket(name, description string, replicas int, atomic bool) jetstream.Strea
 		MaxMsgs:                -1,
 		MaxBytes:               -1,
 		MaxMsgSize:             -1,
-		MaxConsumers:           -1,
+		MaxConsumers:           mostConsumers,
 		MaxMsgsPerSubject:      1,
 		AllowRollup:            true,
 		DenyDelete:             true,
@@ -176,7 +181,9 @@ func misfits(want, got jetstream.StreamConfig) []string {
 	}
 	// Limits of a stream's consumers would be those of lanes and counters: the
 	// inactivity limit deletes them.
-	check("max_consumers", want.MaxConsumers, got.MaxConsumers)
+	if got.MaxConsumers >= 0 && got.MaxConsumers < want.MaxConsumers {
+		bad = append(bad, fmt.Sprintf("max_consumers is %d, must be -1 or at least %d", got.MaxConsumers, want.MaxConsumers))
+	}
 	check("consumer_limits", jetstream.StreamConsumerLimits{}, got.ConsumerLimits)
 	if want.AllowMsgSchedules {
 		check("allow_msg_schedules", true, got.AllowMsgSchedules)

@@ -126,6 +126,7 @@ func serverOptions(cfg Config) (*server.Options, error) {
 		StoreDir:               cfg.Dir,
 		SyncAlways:             cfg.Sync.Always,
 		SyncInterval:           cfg.Sync.Interval,
+		JetStreamLimits:        server.JSLimitOpts{DefaultMaxConsumers: -1}, // for streams of earlier versions, which have no bound
 		MaxPayload:             maxPayload,
 		MaxConn:                maxConnections,
 	}
