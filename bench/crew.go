@@ -281,6 +281,7 @@ var workerRoles = map[string]func(ctx context.Context, args []string, t *tally) 
 // serverRoles serve until ctx ends, after they printed "ready" and their address.
 var serverRoles = map[string]func(ctx context.Context, args []string) error{
 	"nats-server": natsServer,
+	"node":        nodeServer,
 	"asynq-http":  asynqServer,
 	"http-bare":   bareServer,
 }

@@ -41,7 +41,7 @@ const (
 func (f *floor) start(ctx context.Context, dir string) (err error) {
 	f.next(dir)
 	if f.inProcess {
-		if f.server, err = startNATS(f.data(), true, f.synced); err != nil {
+		if f.server, err = runNATS(natsOptions(f.data(), true, f.synced)); err != nil {
 			return err
 		}
 		f.nc, err = nats.Connect("", nats.InProcessServer(f.server))
@@ -224,22 +224,18 @@ func natsServer(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	s, err := startNATS(args[0], false, synced)
-	if err != nil {
-		return err
-	}
-	fmt.Println("ready", s.ClientURL())
-	<-ctx.Done()
-	s.Shutdown()
-	s.WaitForShutdown()
-	return nil
+	return serveNATS(ctx, natsOptions(args[0], false, synced))
 }
 
-func startNATS(data string, inProcess, synced bool) (*natsserver.Server, error) {
-	s, err := natsserver.NewServer(&natsserver.Options{
+func natsOptions(data string, inProcess, synced bool) *natsserver.Options {
+	return &natsserver.Options{
 		Host: "127.0.0.1", Port: natsserver.RANDOM_PORT, DontListen: inProcess, JetStream: true, StoreDir: data,
 		SyncInterval: time.Second, SyncAlways: synced, NoSigs: true, NoLog: true,
-	})
+	}
+}
+
+func runNATS(opts *natsserver.Options) (*natsserver.Server, error) {
+	s, err := natsserver.NewServer(opts)
 	if err != nil {
 		return nil, err
 	}

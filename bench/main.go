@@ -4,6 +4,8 @@
 //	go run . -pelton ../bin/pelton                      the comparison, short form
 //	go run . -pelton ../bin/pelton -full                the same with more of everything
 //	go run . -pelton ../bin/pelton -only pelton,floor -modes drain -reps 5
+//	go run . -pelton ../bin/pelton -fleet 500           a cluster, and workers that wait
+//	go run . -pelton ../bin/pelton -cluster 20000       a cluster's throughput
 //	go run . -pelton ../bin/pelton -own                 start, idle cost, latency, throughput
 //
 // It starts and ends its own servers on loopback ports, with data in a temporary
@@ -42,6 +44,9 @@ type options struct {
 	flow    int
 	blocked int
 	delayed int
+	fleet   int
+	cluster int
+	profile string
 }
 
 func main() {
@@ -76,11 +81,14 @@ func run(ctx context.Context) error {
 	flag.IntVar(&o.flow, "flow", 0, "measure what limits cost that never bind with so many tasks, and nothing else")
 	flag.IntVar(&o.blocked, "blocked", 0, "measure what so many tasks that wait for one key cost those of another, and nothing else")
 	flag.IntVar(&o.delayed, "delayed", 0, "measure delayed tasks, with so many pending, and nothing else")
+	flag.IntVar(&o.fleet, "fleet", 0, "measure a cluster of three brokers beside so many idle workers, and nothing else")
+	flag.IntVar(&o.cluster, "cluster", 0, "measure how fast a cluster of three brokers takes and hands out so many tasks, with one copy and with three, and nothing else")
+	flag.StringVar(&o.profile, "profile", "", "write CPU profiles of the brokers of -fleet and -cluster to this folder")
 	flag.Parse()
 	if flag.NArg() > 0 {
 		return fmt.Errorf("unexpected %q", flag.Arg(0))
 	}
-	if o.own || o.waiting > 0 || o.flow > 0 || o.blocked > 0 || o.delayed > 0 {
+	if o.own || o.waiting > 0 || o.flow > 0 || o.blocked > 0 || o.delayed > 0 || o.fleet > 0 || o.cluster > 0 {
 		return runOwn(ctx, o)
 	}
 	return runCompare(ctx, o)

@@ -58,6 +58,10 @@ func idleWorker(ctx context.Context, binary, data string) (_ []figure, err error
 
 // post sends a task and waits for its answer.
 func post(ctx context.Context, base, body, wait string) error {
+	return postBy(ctx, http.DefaultClient, base, body, wait)
+}
+
+func postBy(ctx context.Context, client *http.Client, base, body, wait string) error {
 	url := base + "/tasks"
 	if wait != "" {
 		url += "?wait=" + wait
@@ -67,7 +71,7 @@ func post(ctx context.Context, base, body, wait string) error {
 		return err
 	}
 	req.Header.Set("Content-Type", "application/json")
-	resp, err := http.DefaultClient.Do(req)
+	resp, err := client.Do(req)
 	if err != nil {
 		return err
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"os"
 )
 
@@ -20,41 +21,8 @@ func measure(ctx context.Context, o options) ([]figure, error) {
 		return nil, err
 	}
 	defer os.RemoveAll(dir)
-	binary := o.pelton
 	var figures []figure
-	steps := []func(context.Context) ([]figure, error){
-		func(ctx context.Context) ([]figure, error) { return startTime(ctx, binary, dir+"/start") },
-		func(ctx context.Context) ([]figure, error) { return idleWorker(ctx, binary, dir+"/idle") },
-		func(ctx context.Context) ([]figure, error) { return latency(ctx, binary, dir+"/latency", o.samples) },
-		func(ctx context.Context) ([]figure, error) {
-			return throughput(ctx, binary, dir+"/throughput", o.tasks)
-		},
-	}
-	if o.waiting > 0 {
-		steps = []func(context.Context) ([]figure, error){
-			func(ctx context.Context) ([]figure, error) { return waiting(ctx, binary, dir+"/waiting", o.waiting) },
-		}
-	}
-	if o.flow > 0 {
-		steps = []func(context.Context) ([]figure, error){
-			func(ctx context.Context) ([]figure, error) { return flow(ctx, binary, dir+"/flow", o.flow) },
-		}
-	}
-	if o.blocked > 0 {
-		steps = []func(context.Context) ([]figure, error){
-			func(ctx context.Context) ([]figure, error) { return blocked(ctx, binary, dir+"/blocked", o.blocked) },
-		}
-	}
-	if o.delayed > 0 {
-		steps = []func(context.Context) ([]figure, error){
-			func(ctx context.Context) ([]figure, error) { return punctual(ctx, binary, dir+"/punctual") },
-			func(ctx context.Context) ([]figure, error) {
-				return together(ctx, binary, dir+"/together", max(1, o.delayed/4))
-			},
-			func(ctx context.Context) ([]figure, error) { return pending(ctx, binary, dir+"/pending", o.delayed) },
-		}
-	}
-	for _, step := range steps {
+	for _, step := range o.steps(dir) {
 		before, err := readCPU()
 		if err != nil {
 			return figures, err
@@ -73,4 +41,46 @@ func measure(ctx context.Context, o options) ([]figure, error) {
 		figures = append(figures, got...)
 	}
 	return figures, nil
+}
+
+// steps are what the flags ask for: the most particular one counts.
+func (o options) steps(dir string) []func(context.Context) ([]figure, error) {
+	type step = func(context.Context) ([]figure, error)
+	binary := o.pelton
+	switch {
+	case o.cluster > 0:
+		of := func(copies int) step {
+			return func(ctx context.Context) ([]figure, error) {
+				return clusterRates(ctx, fmt.Sprintf("%s/copies-%d", dir, copies), o.cluster, copies, o.profile)
+			}
+		}
+		return []step{of(1), of(clusterSize)}
+	case o.fleet > 0:
+		return []step{func(ctx context.Context) ([]figure, error) {
+			return idleFleet(ctx, binary, dir+"/fleet", o.fleet, o.profile)
+		}}
+	case o.delayed > 0:
+		return []step{
+			func(ctx context.Context) ([]figure, error) { return punctual(ctx, binary, dir+"/punctual") },
+			func(ctx context.Context) ([]figure, error) {
+				return together(ctx, binary, dir+"/together", max(1, o.delayed/4))
+			},
+			func(ctx context.Context) ([]figure, error) { return pending(ctx, binary, dir+"/pending", o.delayed) },
+		}
+	case o.blocked > 0:
+		return []step{func(ctx context.Context) ([]figure, error) { return blocked(ctx, binary, dir+"/blocked", o.blocked) }}
+	case o.flow > 0:
+		return []step{func(ctx context.Context) ([]figure, error) { return flow(ctx, binary, dir+"/flow", o.flow) }}
+	case o.waiting > 0:
+		return []step{func(ctx context.Context) ([]figure, error) { return waiting(ctx, binary, dir+"/waiting", o.waiting) }}
+	default:
+		return []step{
+			func(ctx context.Context) ([]figure, error) { return startTime(ctx, binary, dir+"/start") },
+			func(ctx context.Context) ([]figure, error) { return idleWorker(ctx, binary, dir+"/idle") },
+			func(ctx context.Context) ([]figure, error) { return latency(ctx, binary, dir+"/latency", o.samples) },
+			func(ctx context.Context) ([]figure, error) {
+				return throughput(ctx, binary, dir+"/throughput", o.tasks)
+			},
+		}
+	}
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"log/slog"
+	"os"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -76,6 +78,23 @@ type staff struct {
 	Workers int      `json:"workers"` // each with a connection of its own; 0 means one
 	Slots   int      `json:"slots"`   // of each
 	Queues  []string `json:"queues"`  // nil means the default queue
+	// Each is how many of the queues each worker serves; 0 means all. The one with number
+	// First+i, counted round, is the first of worker i.
+	Each  int `json:"each,omitempty"`
+	First int `json:"first,omitempty"`
+}
+
+// of is the staff of worker i alone.
+func (s staff) of(i int) staff {
+	if s.Each == 0 {
+		return s
+	}
+	own := make([]string, s.Each)
+	for j := range own {
+		own[j] = s.Queues[(s.First+i+j)%len(s.Queues)]
+	}
+	s.Queues = own
+	return s
 }
 
 func (p *peltonTCP) footprint() ([]int, string) { return []int{p.server.cmd.Process.Pid}, p.data() }
@@ -130,7 +149,7 @@ func peltonWorker(ctx context.Context, args []string, t *tally) error {
 				return
 			}
 			defer nc.Close()
-			errs[i] = runPelton(ctx, nc, t, s)
+			errs[i] = runPelton(ctx, nc, t, s.of(i))
 		})
 	}
 	group.Wait()
@@ -143,7 +162,8 @@ func runPelton(ctx context.Context, nc *nats.Conn, t *tally, s staff) error {
 		t.handled(sentAt(task.Payload))
 		return nil, nil
 	}))
-	w, err := worker.New(nc, mux, worker.Config{Concurrency: s.Slots, Queues: s.Queues})
+	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	w, err := worker.New(nc, mux, worker.Config{Concurrency: s.Slots, Queues: s.Queues, Logger: log})
 	if err != nil {
 		return err
 	}

@@ -13,7 +13,7 @@ import (
 // whoever answers it, and no writes.
 func TestTapHearsReads(t *testing.T) {
 	t.Parallel()
-	s, err := startNATS(t.TempDir(), false, false)
+	s, err := runNATS(natsOptions(t.TempDir(), false, false))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -110,6 +110,14 @@ func whileWaiting(ctx context.Context, s *server, client *producer.Client, prefi
 
 // request makes a call without a body and wants it to go well.
 func request(ctx context.Context, method, url string) error {
+	return answered(ctx, method, url, func(body io.Reader) error {
+		_, err := io.Copy(io.Discard, io.LimitReader(body, 1<<20))
+		return err
+	})
+}
+
+// answered is request with what reads the answer.
+func answered(ctx context.Context, method, url string, read func(body io.Reader) error) error {
 	req, err := http.NewRequestWithContext(ctx, method, url, http.NoBody)
 	if err != nil {
 		return err
@@ -119,9 +127,9 @@ func request(ctx context.Context, method, url string) error {
 		return err
 	}
 	defer resp.Body.Close()
-	answer, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
-	if err == nil && resp.StatusCode/100 != 2 {
-		err = fmt.Errorf("%s %s: %s: %s", method, url, resp.Status, answer)
+	if resp.StatusCode/100 != 2 {
+		answer, err := io.ReadAll(io.LimitReader(resp.Body, 1000))
+		return errors.Join(fmt.Errorf("%s %s: %s: %s", method, url, resp.Status, answer), err)
 	}
-	return err
+	return read(resp.Body)
 }
