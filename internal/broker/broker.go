@@ -177,7 +177,11 @@ func Open(ctx context.Context, nc *nats.Conn, cfg Config) (*Broker, error) {
 	ctx, b.stop = context.WithCancel(context.WithoutCancel(ctx))
 	b.groups.open(ctx, b)
 	b.background.Go(func() { b.followHorizon(ctx) })
-	b.background.Go(func() { b.wakeWatchers(ctx) })
+	again, forget := b.conn.reconnected() // here, so that none is missed
+	b.background.Go(func() {
+		defer forget()
+		b.wakeWatchers(ctx, again)
+	})
 	return b, nil
 }
 

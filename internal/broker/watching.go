@@ -26,7 +26,7 @@ const (
 type watching struct {
 	mu     sync.Mutex
 	byID   map[pelton.ID]*watched
-	single int       // of byID
+	single int       // subscriptions of tasks, those that are being left included
 	all    *watchAll // nil while nobody needs it
 }
 
@@ -116,13 +116,15 @@ func (w *watching) leave(id pelton.ID, t *watched, ch chan Event) {
 		return
 	}
 	delete(w.byID, id)
-	if t.single {
-		w.single--
-	}
 	w.mu.Unlock()
 	<-t.ready // whoever was first subscribes, whether he has left or not
 	if t.stop != nil {
 		t.stop()
+	}
+	if t.single { // counted for as long as it is there
+		w.mu.Lock()
+		w.single--
+		w.mu.Unlock()
 	}
 }
 
@@ -186,10 +188,8 @@ func (w *watching) tell(id pelton.ID, data []byte, single bool) {
 }
 
 // wakeWatchers tells everybody who watches that there may be news when the connection
-// is back: what happened meanwhile was announced to nobody.
-func (b *Broker) wakeWatchers(ctx context.Context) {
-	again, stop := b.conn.reconnected()
-	defer stop()
+// is back, which again says: what happened meanwhile was announced to nobody.
+func (b *Broker) wakeWatchers(ctx context.Context, again <-chan struct{}) {
 	for {
 		select {
 		case <-again:
