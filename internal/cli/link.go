@@ -17,7 +17,7 @@ import (
 const (
 	natsTimeout = 2 * time.Second        // of one attempt to connect
 	natsWait    = 250 * time.Millisecond // between attempts
-	natsPing    = 2 * time.Second        // a silent broker is noticed after two of these, about as soon as a cluster has other leaders
+	natsPing    = 5 * time.Second        // a silent broker is noticed after two of these
 	openTimeout = 10 * time.Second       // of one attempt to open the installation
 	openPause   = 250 * time.Millisecond // between attempts
 )
