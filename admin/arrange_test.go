@@ -16,8 +16,8 @@ import (
 	"github.com/peltonq/pelton/internal/brokertest"
 )
 
-// An installation with one copy gets three while tasks are accepted and run, goes on when a server
-// dies that led the tasks, and goes back to one.
+// An installation with one copy gets three while tasks are accepted and run, goes back to one, and, with
+// three again, goes on when the server dies that led the tasks.
 func TestArrange(t *testing.T) {
 	t.Parallel()
 	servers, urls := brokertest.StartCluster(t, 3)
@@ -93,6 +93,15 @@ func TestArrange(t *testing.T) {
 	if changed, err := client.Arrange(t.Context(), admin.Arrangement{Replicas: 3}); err != nil || changed {
 		t.Errorf("arrange three again: %t, %v", changed, err)
 	}
+	if changed, err := client.Arrange(t.Context(), admin.Arrangement{Replicas: 1}); err != nil || !changed {
+		t.Fatalf("arrange one: %t, %v", changed, err)
+	}
+	copies(1)
+	end([]pelton.ID{enqueue(t, producing, pelton.Spec{Kind: "works"})})
+
+	if changed, err := client.Arrange(t.Context(), admin.Arrangement{Replicas: 3}); err != nil || !changed {
+		t.Fatalf("arrange three again: %t, %v", changed, err)
+	}
 	waiting, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	if err := client.AwaitArranged(waiting); err != nil {
@@ -120,9 +129,4 @@ func TestArrange(t *testing.T) {
 	if err := client.AwaitArranged(soon); !errors.Is(err, pelton.ErrUnavailable) || !strings.Contains(err.Error(), "has 2 of 3 copies") {
 		t.Errorf("copies beside a dead server: %v", err)
 	}
-	if changed, err := client.Arrange(t.Context(), admin.Arrangement{Replicas: 1}); err != nil || !changed {
-		t.Fatalf("arrange one: %t, %v", changed, err)
-	}
-	copies(1)
-	end([]pelton.ID{enqueue(t, producing, pelton.Spec{Kind: "works"})})
 }

@@ -79,7 +79,7 @@ func TestPowerLoss(t *testing.T) {
 	p.data, p.serve = d.data(), []string{"--sync", "always"}
 	p.lease = 5 * time.Second // a broker that syncs every write is slow, and no lease is to end for that
 	if raceEnabled {
-		p.lease *= 2
+		p.lease *= 3
 	}
 	cuts := 3
 	if p.long {
