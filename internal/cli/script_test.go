@@ -330,7 +330,7 @@ func cmdGenLines(ts *testscript.TestScript, _ bool, args []string) {
 func cmdDrained(ts *testscript.TestScript, _ bool, args []string) {
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
-	for end := time.Now().Add(patience); ; <-tick.C {
+	for end := time.Now().Add(3 * patience); ; <-tick.C { // thousands of tasks, under the race detector too
 		ts.Check(ts.Exec("pelton", "queue", "get", args[0], "-o", "json"))
 		var q pelton.Queue
 		ts.Check(json.Unmarshal([]byte(ts.ReadFile("stdout")), &q))
