@@ -170,7 +170,7 @@ func WriteBackup(ctx context.Context, nc *nats.Conn, namespace, dir string, paus
 		if n.probeOf(s.Name) == "" {
 			continue
 		}
-		if backup.Streams[i].End, err = streamEnd(ctx, nc, s.Name); err != nil {
+		if backup.Streams[i].End, err = lastSequence(ctx, nc, s.Name); err != nil {
 			return nil, fmt.Errorf("back up stream %s: %w", s.Name, err)
 		}
 	}

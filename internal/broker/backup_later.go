@@ -32,8 +32,8 @@ const (
 	laterLook = 20 * time.Millisecond // until a copy that lags behind is asked again
 	// maxLater bounds one message in the file: its payload in base64, and its headers.
 	maxLater = 96 << 20
-	// fillersAtOnce bounds the unanswered fillers of raise.
-	fillersAtOnce = 1000
+	// publishedAtOnce bounds the messages of publishAll that are not answered yet.
+	publishedAtOnce = 1000
 )
 
 // laterFile is what a stream got while its snapshot was made: a line of JSON for each message, by sequence.
@@ -53,7 +53,8 @@ type laterMessage struct {
 	Time    time.Time   `json:"time"`
 }
 
-func streamEnd(ctx context.Context, nc *nats.Conn, stream string) (last uint64, err error) {
+// lastSequence is what the stream's leader says of it.
+func lastSequence(ctx context.Context, nc *nats.Conn, stream string) (last uint64, err error) {
 	var answer struct {
 		State snapshotState `json:"state"`
 	}
@@ -89,7 +90,7 @@ func writeLater(ctx context.Context, nc *nats.Conn, root *os.Root, stream string
 // may be of a copy that lags behind: so the end is where the leader has nothing after it, or beyond where the
 // leader's end was.
 func eachLater(ctx context.Context, nc *nats.Conn, stream string, after uint64, give func(laterMessage) error) error {
-	end, err := streamEnd(ctx, nc, stream)
+	end, err := lastSequence(ctx, nc, stream)
 	if err != nil {
 		return err
 	}
@@ -190,7 +191,7 @@ func publishAll(ctx context.Context, nc *nats.Conn, next func() (*nats.Msg, erro
 	}
 	for {
 		var sent []jetstream.PubAckFuture
-		for len(sent) < fillersAtOnce {
+		for len(sent) < publishedAtOnce {
 			msg, err := next()
 			if err != nil {
 				return err
@@ -213,7 +214,7 @@ func publishAll(ctx context.Context, nc *nats.Conn, next func() (*nats.Msg, erro
 				return errors.Join(pelton.ErrUnavailable, context.Cause(ctx))
 			}
 		}
-		if len(sent) < fillersAtOnce {
+		if len(sent) < publishedAtOnce {
 			return nil
 		}
 	}
@@ -223,7 +224,7 @@ func publishAll(ctx context.Context, nc *nats.Conn, next func() (*nats.Msg, erro
 // which places it has; some of a backup may be of messages that came after the snapshot of
 // messages. No other message may get their sequences.
 func raise(ctx context.Context, nc *nats.Conn, js jetstream.JetStream, stream, probe string, end uint64) error {
-	last, err := streamEnd(ctx, nc, stream)
+	last, err := lastSequence(ctx, nc, stream)
 	if err != nil || last >= end {
 		return err
 	}

@@ -106,7 +106,7 @@ func TestRestoredSequencesAreNew(t *testing.T) {
 		}); err != nil {
 			t.Error(err)
 		}
-		end, err := streamEnd(t.Context(), from, s.Name)
+		end, err := lastSequence(t.Context(), from, s.Name)
 		if err != nil {
 			t.Error(err)
 		}
