@@ -110,11 +110,12 @@ func TestShutdownGivesBackWhatWasPrefetched(t *testing.T) {
 	const slots, fast, more = 2, 1000, 1 << 30
 	r := newRig(t)
 	release := make(chan struct{})
-	var left, stuck atomic.Int64
+	var left atomic.Int64
+	stuck := make(chan pelton.ID, slots)
 	left.Store(fast)
-	r.on("k", func(context.Context, *pelton.Task) (json.RawMessage, error) {
+	r.on("k", func(_ context.Context, task *pelton.Task) (json.RawMessage, error) {
 		if left.Add(-1) < 0 {
-			stuck.Add(1)
+			stuck <- task.ID
 			<-release
 		}
 		return nil, nil
@@ -122,7 +123,11 @@ func TestShutdownGivesBackWhatWasPrefetched(t *testing.T) {
 	b := r.broker(t)
 	ids := r.enqueueMany(t, 2*fast, "k")
 	first := r.run(t, worker.Config{Concurrency: slots})
-	eventually(t, "all slots are taken", func() bool { return stuck.Load() == slots })
+	// A task that runs has a record when it has run for a while, not at once.
+	for range slots {
+		id := receive(t, stuck, "a task that takes a slot")
+		eventually(t, "its record says running", func() bool { return r.get(t, id).State == pelton.Running })
+	}
 	if n := handedOut(t, b); n <= slots {
 		t.Errorf("%d tasks are handed out: nothing was prefetched", n)
 	}

@@ -4,6 +4,7 @@
 package certs
 
 import (
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -44,25 +45,22 @@ type Source struct {
 
 	mu     sync.Mutex
 	looked time.Time
-	stamps [3]stamp // of what is in use
-	failed [3]stamp // of what could not be used
+	used   sums // of what is in use
+	failed sums // of what could not be used
 	config *tls.Config
 }
 
-// stamp tells one content of a file from another, well enough: programs that renew
-// certificates write new files.
-type stamp struct {
-	changed time.Time
-	size    int64
-	missing bool
-}
+// sums tell one content of the three files from another; of no file, or one that cannot be
+// read, the sum is zero. Times of change would not do: two changes within one tick of the
+// file system's clock, milliseconds, have the same.
+type sums [3][sha256.Size]byte
 
 // Open reads the files. protos are those to negotiate, such as h2; none for none.
 func Open(files Files, log *slog.Logger, protos ...string) (*Source, error) {
 	if err := files.Check(); err != nil {
 		return nil, err
 	}
-	s := &Source{files: files, log: log, protos: protos, looked: time.Now(), stamps: files.stamps()}
+	s := &Source{files: files, log: log, protos: protos, looked: time.Now(), used: files.sums()}
 	var err error
 	s.config, err = s.load()
 	return s, err
@@ -85,27 +83,25 @@ func (s *Source) current() *tls.Config {
 		return s.config
 	}
 	s.looked = time.Now()
-	stamps := s.files.stamps()
-	if stamps == s.stamps || stamps == s.failed {
+	found := s.files.sums()
+	if found == s.used || found == s.failed {
 		return s.config
 	}
 	config, err := s.load()
 	if err != nil {
-		s.failed = stamps
+		s.failed = found
 		s.log.Error("changed certificate cannot be used, the one before stays in use", slog.String("file", s.files.Cert), slog.Any("error", err))
 		return s.config
 	}
-	s.config, s.stamps, s.failed = config, stamps, [3]stamp{}
+	s.config, s.used, s.failed = config, found, sums{}
 	s.log.Info("certificate read again", slog.String("file", s.files.Cert))
 	return config
 }
 
-func (f Files) stamps() (all [3]stamp) {
+func (f Files) sums() (all sums) {
 	for i, name := range []string{f.Cert, f.Key, f.ClientCA} {
-		if info, err := os.Stat(name); err == nil {
-			all[i] = stamp{changed: info.ModTime(), size: info.Size()}
-		} else {
-			all[i] = stamp{missing: true}
+		if text, err := os.ReadFile(name); err == nil { //nolint:gosec // the operator names it
+			all[i] = sha256.Sum256(text)
 		}
 	}
 	return all
