@@ -54,10 +54,12 @@ func (a *app) printTask(out *outputFlag, t *taskAnswer) error {
 	if p := t.Progress; p != nil {
 		pairs = append(pairs, [2]string{"Progress", strings.TrimSpace(fmt.Sprintf("%d/%d %s", p.Done, p.Total, p.Message))})
 	}
-	if e := t.Error; e != nil {
+	before := t.Errors
+	if e := t.Error; e != nil { // the last of them; a task that succeeded has none
 		pairs = append(pairs, [2]string{"Error", clip(fmt.Sprintf("%s: %s", e.Reason, e.Message), mostCell)})
+		before = before[:max(0, len(before)-1)]
 	}
-	for _, e := range t.Errors[:max(0, len(t.Errors)-1)] { // the last one stands above
+	for _, e := range before {
 		pairs = append(pairs, [2]string{"Before", clip(fmt.Sprintf("%s, attempt %d: %s: %s", instant(e.At), e.Attempt, e.Reason, e.Message), mostCell)})
 	}
 	pairs = append(pairs, [2]string{"Payload", value(t.Payload)}, [2]string{"Result", value(t.Result)})
