@@ -53,6 +53,13 @@ podMonitor: {enabled: true}
 nats: {url: "nats://a:4222", replicas: 1}
 podDisruptionBudget: {enabled: false}
 `,
+	"external brokers that know users": `
+nats: {url: "tls://a:4222,tls://b:4222", credsSecret: user, credsKey: u.creds, tlsSecret: certs, tlsClient: true}
+workers: [{name: demo}]
+`,
+	"external brokers with an authority of their own": `
+nats: {url: "tls://a:4222", existingSecret: broker, key: nk, tlsSecret: certs}
+`,
 }
 
 // helm lint has nothing to say, with any of the values.
@@ -89,6 +96,11 @@ func TestSchema(t *testing.T) {
 		`workers: [{name: a, grace: 1m}]`:    "grace",
 		`ingress: {enabled: true}`:           "host",
 		`auth: {existingSecret: "A secret"}`: "existingSecret",
+
+		`nats: {credsSecret: user}`: "url",
+		`nats: {url: "nats://a", credsSecret: user, existingSecret: broker}`: "existingSecret",
+		`nats: {tlsSecret: certs}`:                "url",
+		`nats: {url: "tls://a", tlsClient: true}`: "tlsSecret",
 	} {
 		if _, err := render(values); err == nil || !strings.Contains(err.Error(), named) {
 			t.Errorf("%s: %v", values, err)
@@ -110,6 +122,9 @@ func TestShapes(t *testing.T) {
 		"embedded broker, with all":        {[]string{"StatefulSet/queue=1", "Deployment/queue-demo=1", "Deployment/queue-mail=?"}, 2, 2, 0, 1, 2, 1},
 		"external brokers":                 {[]string{"Deployment/r-pelton=3", "Deployment/r-pelton-demo=3"}, 1, 2, 1, 0, 2, 0},
 		"external brokers without a token": {[]string{"Deployment/r-pelton=2"}, 1, 0, 1, 0, 0, 0},
+
+		"external brokers that know users":                {[]string{"Deployment/r-pelton=2", "Deployment/r-pelton-demo=1"}, 1, 2, 1, 0, 0, 0},
+		"external brokers with an authority of their own": {[]string{"Deployment/r-pelton=2"}, 1, 1, 1, 0, 0, 0},
 	} {
 		m := install(t, installations[name])
 		got := shape{services: len(m.services), budgets: len(m.budgets), policies: len(m.policies), scaled: len(m.scaled)}

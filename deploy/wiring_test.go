@@ -174,18 +174,46 @@ func (m *manifests) checkPod(w workload, problem func(string, ...any)) {
 			problem("%s mounts %s", w.name, mount.Name)
 		}
 	}
+	files := m.checkFiles(spec, problem)
 	for _, env := range c.Env {
 		if env.ValueFrom != nil {
 			m.checkSecret(*env.ValueFrom.SecretKeyRef, problem)
 		}
+		if strings.HasPrefix(env.Value, "/etc/") && !slices.Contains(files, env.Value) {
+			problem("%s is told of %s, and has %v", w.name, env.Value, files)
+		}
 	}
+}
+
+// checkFiles looks at the files that a pod has of secrets. It returns where they are.
+func (m *manifests) checkFiles(spec core.PodSpec, problem func(string, ...any)) (files []string) {
+	for _, volume := range spec.Volumes {
+		if volume.Secret == nil {
+			continue
+		}
+		if mode := *volume.Secret.DefaultMode; mode&0o007 != 0 || mode&0o040 == 0 {
+			problem("%s may be read by %o", volume.Name, mode)
+		}
+		for _, item := range volume.Secret.Items {
+			m.checkSecret(core.SecretKeySelector{LocalObjectReference: core.LocalObjectReference{Name: volume.Secret.SecretName}, Key: item.Key}, problem)
+			for _, mount := range spec.Containers[0].VolumeMounts {
+				if mount.Name == volume.Name {
+					files = append(files, mount.MountPath+"/"+item.Path)
+				}
+			}
+		}
+	}
+	return files
 }
 
 // checkSecret looks for a key: in a secret of the chart, or one that the values name.
 func (m *manifests) checkSecret(ref core.SecretKeySelector, problem func(string, ...any)) {
-	given := map[string]string{"api": "t", "broker": "nk", "redis": "redis-url"}
-	if key, there := given[ref.Name]; there {
-		if ref.Key != key && ref.Key != "nats-token" {
+	given := map[string][]string{
+		"api": {"t"}, "broker": {"nk", "nats-token"}, "redis": {"redis-url"},
+		"user": {"u.creds"}, "certs": {"ca.crt", "tls.crt", "tls.key"},
+	}
+	if keys, there := given[ref.Name]; there {
+		if !slices.Contains(keys, ref.Key) {
 			problem("%s of the secret %s is not what the values say", ref.Key, ref.Name)
 		}
 		return

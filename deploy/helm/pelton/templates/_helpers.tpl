@@ -51,12 +51,61 @@ key: {{ empty .Values.nats.existingSecret | ternary "nats-token" .Values.nats.ke
     secretKeyRef:
       {{- include "pelton.natsSecret" . | nindent 6 }}
 {{- end }}
+{{- if .Values.nats.credsSecret }}
+- name: PELTON_NATS_CREDS
+  value: /etc/pelton/creds/{{ .Values.nats.credsKey }}
+{{- end }}
+{{- if .Values.nats.tlsSecret }}
+- name: PELTON_NATS_TLS_CA
+  value: /etc/pelton/tls/ca.crt
+{{- if .Values.nats.tlsClient }}
+- name: PELTON_NATS_TLS_CERT
+  value: /etc/pelton/tls/tls.crt
+- name: PELTON_NATS_TLS_KEY
+  value: /etc/pelton/tls/tls.key
+{{- end }}
+{{- end }}
 {{- with .Values.redis.existingSecret }}
 - name: PELTON_REDIS
   valueFrom:
     secretKeyRef:
       name: {{ . }}
       key: {{ $.Values.redis.key }}
+{{- end }}
+{{- end }}
+
+{{/* The files that this names, and where they are. Only the keys that are used are there. */}}
+{{- define "pelton.mounts" -}}
+{{- if .Values.nats.credsSecret }}
+- name: nats-creds
+  mountPath: /etc/pelton/creds
+  readOnly: true
+{{- end }}
+{{- if .Values.nats.tlsSecret }}
+- name: nats-tls
+  mountPath: /etc/pelton/tls
+  readOnly: true
+{{- end }}
+{{- end }}
+{{- define "pelton.volumes" -}}
+{{- if .Values.nats.credsSecret }}
+- name: nats-creds
+  secret:
+    secretName: {{ .Values.nats.credsSecret }}
+    defaultMode: 0440
+    items: [{key: {{ .Values.nats.credsKey }}, path: {{ .Values.nats.credsKey }}}]
+{{- end }}
+{{- if .Values.nats.tlsSecret }}
+- name: nats-tls
+  secret:
+    secretName: {{ .Values.nats.tlsSecret }}
+    defaultMode: 0440
+    items:
+      - {key: ca.crt, path: ca.crt}
+      {{- if .Values.nats.tlsClient }}
+      - {key: tls.crt, path: tls.crt}
+      - {key: tls.key, path: tls.key}
+      {{- end }}
 {{- end }}
 {{- end }}
 
@@ -169,7 +218,16 @@ spec:
       volumeMounts:
         - name: data
           mountPath: /data
+      {{- else }}
+      {{- with (include "pelton.mounts" . | trim) }}
+      volumeMounts:
+        {{- . | nindent 8 }}
       {{- end }}
+      {{- end }}
+  {{- with (include "pelton.volumes" . | trim) }}
+  volumes:
+    {{- . | nindent 4 }}
+  {{- end }}
   {{- with (include "pelton.placement" .Values.server) }}
   {{- . | nindent 2 }}
   {{- end }}
