@@ -59,6 +59,10 @@ func (c *Client) Sweep(ctx context.Context, log *slog.Logger, show func(SweepSte
 // broker has come up after a power cut.
 func (c *Client) RestoreLanes(ctx context.Context) error { return c.b.RestoreLanes(ctx) }
 
+// GroupedStreams are the streams to which writes go in batches that need not be whole after a
+// crash of the broker, where that syncs every write.
+func (c *Client) GroupedStreams() []string { return c.b.GroupedStreams() }
+
 // NoteStart tells workers that the broker in this process has started, after an unclean
 // stop or not, and whether it syncs every write. Until it did, they look up every task
 // that they are handed. Errors: pelton.ErrUnavailable.

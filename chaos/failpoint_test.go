@@ -44,7 +44,8 @@ func TestFailpoints(t *testing.T) {
 		s.producer.enqueue(order{kind: "chaos.fail", times: 1})
 		releases := slices.ContainsFunc(s.fleet, func(w *slot) bool { return w.diesAt() == failpoint.ReleaseRecorded })
 		if releases || n%8 == 0 {
-			s.producer.enqueue(order{kind: "chaos.sleep", ms: 1300}) // longer than the grace
+			// Longer than the grace, and than what this loop takes to see that it runs.
+			s.producer.enqueue(order{kind: "chaos.sleep", ms: 4000})
 		}
 		if id, ok := s.producer.enqueue(order{kind: "chaos.doom", times: 1}); ok {
 			doomed = append(doomed, id)

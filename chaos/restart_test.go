@@ -14,6 +14,9 @@ func TestRollingRestart(t *testing.T) {
 	t.Parallel()
 	p := theProfile()
 	p.lease = 5 * time.Second // longer than any restart takes
+	if raceEnabled {
+		p.lease *= 3
+	}
 	s := newSuite(t, p)
 	rounds := 2
 	if p.long {

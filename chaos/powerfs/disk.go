@@ -23,6 +23,7 @@ type Disk struct {
 type file struct {
 	ino   uint64
 	dir   bool
+	link  bool   // its data is where it leads
 	mode  uint32 // permissions
 	mtime time.Time
 	data  []byte

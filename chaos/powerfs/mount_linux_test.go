@@ -198,6 +198,34 @@ func TestNames(t *testing.T) {
 	}
 }
 
+func TestLinks(t *testing.T) {
+	t.Parallel()
+	m := boot(t)
+	elsewhere := t.TempDir()
+	link := func() {
+		m.ok(os.Symlink(elsewhere, m.path("away")))
+		m.ok(os.WriteFile(m.path("away/file"), []byte("1"), 0o600))
+	}
+	link()
+	if data, err := os.ReadFile(filepath.Join(elsewhere, "file")); err != nil || string(data) != "1" {
+		t.Errorf("behind the link is %q, %v", data, err)
+	}
+	m.lose()
+	if _, err := os.Lstat(m.path("away")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a link whose name was not synced: %v", err)
+	}
+	link()
+	m.sync(".")
+	m.lose()
+	if target, err := os.Readlink(m.path("away")); err != nil || target != elsewhere {
+		t.Errorf("the link leads to %q, %v", target, err)
+	}
+	m.ok(os.Remove(m.path("away")))
+	if _, err := os.Stat(elsewhere); err != nil {
+		t.Error(err)
+	}
+}
+
 // A directory that was synced before its own name is lost with it.
 func TestNamesFromTheTop(t *testing.T) {
 	t.Parallel()

@@ -25,6 +25,8 @@ var _ interface {
 	fusefs.NodeStatfser
 	fusefs.NodeCreater
 	fusefs.NodeMkdirer
+	fusefs.NodeSymlinker
+	fusefs.NodeReadlinker
 	fusefs.NodeUnlinker
 	fusefs.NodeRmdirer
 	fusefs.NodeRenamer
@@ -56,19 +58,26 @@ const (
 
 func (n *node) child(ctx context.Context, f *file, out *fuse.EntryOut) *fusefs.Inode {
 	describe(f, &out.Attr)
-	kind := uint32(syscall.S_IFREG)
-	if f.dir {
-		kind = syscall.S_IFDIR
+	return n.NewInode(ctx, &node{disk: n.disk, life: n.life, file: f}, fusefs.StableAttr{Mode: kindOf(f), Ino: f.ino})
+}
+
+func kindOf(f *file) uint32 {
+	switch {
+	case f.dir:
+		return syscall.S_IFDIR
+	case f.link:
+		return syscall.S_IFLNK
+	default:
+		return syscall.S_IFREG
 	}
-	return n.NewInode(ctx, &node{disk: n.disk, life: n.life, file: f}, fusefs.StableAttr{Mode: kind, Ino: f.ino})
 }
 
 func describe(f *file, out *fuse.Attr) {
 	out.Ino, out.Size, out.Blksize = f.ino, uint64(len(f.data)), blockSize
 	out.Blocks = (out.Size + 511) / 512
-	out.Mode = syscall.S_IFREG | f.mode
+	out.Mode = kindOf(f) | f.mode
 	if out.Nlink = 1; f.dir {
-		out.Mode, out.Nlink = syscall.S_IFDIR|f.mode, 2
+		out.Nlink = 2
 	}
 	out.SetTimes(&f.mtime, &f.mtime, &f.mtime)
 }
@@ -141,6 +150,28 @@ func (n *node) Mkdir(ctx context.Context, name string, mode uint32, out *fuse.En
 	return child, errno
 }
 
+// Symlink makes a link, which is on the disk when the folder that has its name is synced.
+func (n *node) Symlink(ctx context.Context, target, name string, out *fuse.EntryOut) (child *fusefs.Inode, errno syscall.Errno) {
+	errno = n.within(func() syscall.Errno {
+		f, errno := n.disk.create(n.file, name, false, 0o777)
+		if errno != 0 {
+			return errno
+		}
+		f.link, f.data = true, []byte(target)
+		child = n.child(ctx, f, out)
+		return 0
+	})
+	return child, errno
+}
+
+func (n *node) Readlink(context.Context) (target []byte, errno syscall.Errno) {
+	errno = n.within(func() syscall.Errno {
+		target = n.file.data
+		return 0
+	})
+	return target, errno
+}
+
 func (n *node) Unlink(_ context.Context, name string) syscall.Errno {
 	return n.within(func() syscall.Errno { return n.disk.remove(n.file, name, false) })
 }
@@ -162,11 +193,7 @@ func (n *node) Readdir(context.Context) (stream fusefs.DirStream, errno syscall.
 		var entries []fuse.DirEntry
 		for _, name := range n.file.list() {
 			f := n.file.names[name]
-			kind := uint32(syscall.S_IFREG)
-			if f.dir {
-				kind = syscall.S_IFDIR
-			}
-			entries = append(entries, fuse.DirEntry{Name: name, Ino: f.ino, Mode: kind})
+			entries = append(entries, fuse.DirEntry{Name: name, Ino: f.ino, Mode: kindOf(f)})
 		}
 		stream = fusefs.NewListDirStream(entries)
 		return 0

@@ -20,13 +20,13 @@ import (
 // one sync, whatever is in it. So writes that come while another one is being synced are
 // gathered and sent as one batch: group commit.
 //
-// A batch is stored as a whole or not at all. One write in it that is refused, because its
-// revision is stale, refuses all; then the batch is halved, until the write is alone
-// and gets its own answer. A batch of one is the slowest way to write, so a write that
-// is alone goes as an ordinary message.
+// One write in a batch that is refused, because its revision is stale, refuses all; then the
+// batch is halved, until the write is alone and gets its own answer. A batch of one is the
+// slowest way to write, so a write that is alone goes as an ordinary message.
 //
 // Crash windows: those of each write. A batch whose answer is lost is of unknown outcome for
-// all of its writes.
+// all of its writes. Nothing here needs a batch to be whole: a broker that dies while it commits
+// one may keep the first of its writes alone, see embed.Server.StageBatches.
 
 const (
 	headerBatchID     = "Nats-Batch-Id"
@@ -59,6 +59,10 @@ func (gs *groups) open(ctx context.Context, b *Broker) {
 	gs.tasks.open(ctx, b)
 	gs.records.open(ctx, b)
 }
+
+// GroupedStreams are the streams whose writes are grouped where the broker syncs every write: none
+// of their batches needs to be whole after a crash of the broker.
+func (b *Broker) GroupedStreams() []string { return []string{b.tasks(0), bucketStream(b.state(0))} }
 
 // of is the group of a write, nil if it goes by itself: what has further headers, because
 // batches refuse some of them, and everything where the broker does not sync every write.

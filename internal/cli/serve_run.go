@@ -250,6 +250,9 @@ func (s *serving) settle(ctx context.Context, l *link, queues *admin.Client) err
 	if err := s.noteStart(ctx, l, queues, s.embed.UncleanStart()); err != nil {
 		return err
 	}
+	if err := s.embed.StageBatches(queues.GroupedStreams()...); err != nil {
+		s.log.WarnContext(ctx, "batches are gathered on the disk", slog.Any("error", err))
+	}
 	return s.embed.Persist()
 }
 

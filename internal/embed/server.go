@@ -36,10 +36,12 @@ type Server struct {
 	logger *slog.Logger
 	url    string // empty without a port
 
-	level atomic.Int32 // how full the disk is
+	level  atomic.Int32 // how full the disk is
+	memory string       // memoryFolder
 
-	mu   sync.Mutex
-	nats *server.Server // nil while it is down
+	mu     sync.Mutex
+	nats   *server.Server // nil while it is down
+	staged []string       // streams whose batches are gathered in memory
 
 	untend  context.CancelFunc
 	tending sync.WaitGroup
@@ -77,7 +79,7 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, errors.Join(err, folder.close(!folder.unclean))
 	}
-	s := &Server{cfg: cfg, folder: folder, logger: cfg.Logger, nats: ns, stopped: make(chan struct{})}
+	s := &Server{cfg: cfg, folder: folder, logger: cfg.Logger, memory: memoryFolder(), nats: ns, stopped: make(chan struct{})}
 	if cfg.Listen != "" {
 		s.url, s.cfg.Listen = ns.ClientURL(), ns.Addr().String()
 	}
@@ -94,6 +96,9 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 // run starts the server and checks that it has what it should. A server that
 // fails is gone when run returns.
 func run(cfg Config, folder *folder) (*server.Server, error) {
+	if err := folder.unstage(); err != nil {
+		return nil, err
+	}
 	stored, err := folder.streams()
 	if err != nil {
 		return nil, err
@@ -237,7 +242,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 				end(s.nats)
 			}
 			s.mu.Unlock()
-			s.stopErr = s.folder.close(true)
+			s.stopErr = errors.Join(s.folder.unstage(), s.folder.close(true))
 			s.logger.InfoContext(ctx, "embedded broker stopped", slog.String("data", s.folder.dir))
 		}()
 	})

@@ -137,5 +137,8 @@ func (s *Server) renew() error {
 		return err
 	}
 	s.nats = ns
+	if err := s.stage(); err != nil {
+		s.logger.Warn("batches are gathered on the disk", slog.Any("error", err))
+	}
 	return limit(ns, level(s.level.Load()))
 }
