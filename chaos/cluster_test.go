@@ -52,9 +52,10 @@ type node struct {
 	p               *process
 }
 
-func newCluster(s *suite, size int) *cluster {
+func newCluster(s *suite, size int) {
 	s.Helper()
 	c := &cluster{s: s, links: map[[2]*node]*proxy.Proxy{}}
+	s.cluster = c // from here on the suite ends what has started, whatever comes
 	for i := range size {
 		name := fmt.Sprintf("n%d", i+1)
 		n := &node{name: name, dir: s.folders[name], client: s.place(name, 4222), monitor: s.place(name, 8222), cluster: s.listens(name, 6222)}
@@ -82,7 +83,6 @@ func newCluster(s *suite, size int) *cluster {
 	for _, n := range c.nodes {
 		c.healthy(n)
 	}
-	return c
 }
 
 func (c *cluster) start(n *node) {
@@ -133,7 +133,9 @@ func (c *cluster) addresses() place {
 
 func (c *cluster) kill() {
 	for _, n := range c.nodes {
-		c.end(n, syscall.SIGKILL)
+		if n.p != nil { // nil: it never started
+			c.end(n, syscall.SIGKILL)
+		}
 	}
 }
 

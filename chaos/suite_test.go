@@ -192,7 +192,7 @@ func newSuite(t *testing.T, p profile, options ...func(*suite)) *suite {
 
 	t.Cleanup(s.end)
 	if s.brokers > 0 {
-		s.cluster = newCluster(s, s.brokers)
+		newCluster(s, s.brokers)
 	}
 	s.server = newServer(s, "server")
 	s.server.start()
