@@ -23,8 +23,10 @@ const (
 	// headStart is how long a lane with max_running is waited for before lower ones
 	// are asked: whether it has a task that may start, the broker does not say.
 	headStart = 5 * time.Millisecond
-	// mostStanding is how many tasks a knock is for at most.
-	mostStanding = 8
+	// A knock is for leastStanding tasks at most, or more if there are few lanes, up to
+	// mostStanding: all may bring what they are for when the worker has got slow.
+	leastStanding = 8
+	mostStanding  = 64
 	// laneBackoff follows a request that could not be made or was refused.
 	laneBackoff = 250 * time.Millisecond
 )
@@ -156,6 +158,7 @@ func (d *dispatcher) add(l *lane) {
 // for them.
 func (d *dispatcher) fill() {
 	d.serve()
+	d.knock(true)
 	for d.probing == nil {
 		now := d.now()
 		l, batch := d.next(now)
@@ -170,7 +173,7 @@ func (d *dispatcher) fill() {
 			batch = min(batch, l.rules.most)
 		}
 		if l.rules.bounded {
-			batch, wait, patience = 1, l.knockWait(), headStart
+			batch, wait, patience = 1, l.knockFor(now), headStart
 		}
 		if err := l.puller.Pull(batch, wait); err != nil {
 			d.refused(l, err)
@@ -184,7 +187,7 @@ func (d *dispatcher) fill() {
 		d.place(l)
 	}
 	if d.probing == nil {
-		d.knock()
+		d.knock(false)
 	}
 }
 
@@ -201,31 +204,60 @@ func (d *dispatcher) next(now time.Time) (l *lane, batch int) {
 }
 
 // knock leaves a waiting request with every empty lane that has room, or will have
-// soon. Without, what is known of an empty lane goes stale.
-func (d *dispatcher) knock() {
+// soon. Without, what is known of an empty lane goes stale. ahead is those alone whose tasks
+// may wait here: they do not wait for the answer of a lower lane, and what that brings does not
+// take their room.
+func (d *dispatcher) knock(ahead bool) {
+	if ahead && d.meter.idle() {
+		return
+	}
 	for _, l := range d.emptied() {
 		if l.state != laneEmpty {
 			continue
 		}
-		if d.bounds.room(d.running, l.rank) == 0 && !d.soon(l) {
+		batch := d.standing(l)
+		switch {
+		case d.allowed(l) > d.stock.of[l.rank]:
+		case ahead:
+			d.place(l) // later
+			continue
+		case d.bounds.room(d.running, l.rank) == 0 && !d.soon(l):
 			l.state = laneUnknown
 			d.place(l)
 			continue
 		}
-		batch := d.standing(l)
-		if err := l.puller.Stand(batch, l.knockWait()); err != nil {
+		now := d.now()
+		if err := l.puller.Stand(batch, l.knockFor(now)); err != nil {
 			d.refused(l, err)
 			continue
 		}
 		l.want, l.hold = batch, 0
-		d.knocking(l, d.now())
+		d.knocking(l, now)
+	}
+}
+
+// prolong lets a knock for several be followed by another when half of it is used up, so
+// that a lane in which tasks come one after the other is never without one: what comes
+// while it is asked anew waits for two ways to the broker. Whoever cannot be asked is as soon
+// as the knock is used up.
+func (d *dispatcher) prolong(l *lane) {
+	target := d.standing(l)
+	if 2*l.want > target || target < 2 {
+		return
+	}
+	// Not until the instant of the queue: the end of a request may be lost beside one of the same
+	// lane at the same time, if a task is just being handed out.
+	if err := l.puller.Stand(target-l.want, l.knockWait()); err == nil {
+		l.want = target
+		l.deadline = d.now().Add(l.knockWait() + knockSlack)
 	}
 }
 
 // standing is how many tasks a knock is for: one, or, where more may wait for a slot, some, so that
 // a busy worker has those that come while it would ask again.
 func (d *dispatcher) standing(l *lane) int {
-	return min(max(1, d.allowed(l)-d.stock.of[l.rank]), mostStanding)
+	most := min(max(leastStanding, mostAhead/len(d.lanes)), mostStanding)
+	return min(max(1, d.allowed(l)-d.stock.of[l.rank]), most)
 }
 
 // knocking notes that a request waits with the lane from now on.
@@ -267,6 +299,10 @@ func (d *dispatcher) on(e laneEvent) {
 
 // ended notes the end of a lane's open request.
 func (d *dispatcher) ended(l *lane, end broker.PullEnd) {
+	if l.state == laneKnocking && end.Err == nil && 0 < end.Left && end.Left < l.want { // the one that follows it is open
+		l.want -= end.Left
+		return
+	}
 	if d.probing == l {
 		d.probing = nil
 	}
@@ -286,10 +322,12 @@ func (d *dispatcher) count(l *lane) {
 	if l.want == 0 {
 		return
 	}
+	l.want--
 	if l.state == laneKnocking {
 		l.offered = d.now() // it had nothing until now
+		d.prolong(l)
 	}
-	if l.want--; l.want == 0 { // the request is complete, and the lane may have more
+	if l.want == 0 { // the request is complete, and the lane may have more
 		l.state = laneUnknown
 		if d.probing == l {
 			d.probing = nil

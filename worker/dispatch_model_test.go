@@ -89,7 +89,8 @@ func TestDispatchModel(t *testing.T) {
 			},
 			"end": func(t *rapid.T) {
 				if l := anyLane(t); l.want > 0 {
-					x.on(laneEvent{lane: l, generation: l.generation})
+					left := rapid.IntRange(0, l.want).Draw(t, "left")
+					x.on(laneEvent{lane: l, generation: l.generation, end: broker.PullEnd{Left: left}})
 				}
 			},
 			"free": func(t *rapid.T) {

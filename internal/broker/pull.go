@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"strconv"
 	"sync"
 	"time"
 
@@ -37,6 +38,9 @@ type Delivery struct {
 type PullEnd struct {
 	// Err is nil for an end in good order: nothing (more) there, or the time is up.
 	Err error
+	// Left is how many deliveries the request was still for, where the broker says so: when its
+	// time was up.
+	Left int
 }
 
 // Puller asks one lane for deliveries with pull requests of its own making. It
@@ -93,8 +97,8 @@ func (b *Broker) openPuller(lane Lane, stream, consumer string, deliver func(*De
 
 // Pull asks for up to batch deliveries. wait 0 means those that are ready now;
 // otherwise the request stays open for that long until there is one, and then
-// brings what is ready at once. A Puller has one request open at a time; its end
-// is announced to end.
+// brings what is ready at once. A Puller has one request open at a time, or several of
+// Stand; the end of each is announced to end, unless it brought all it was for.
 func (p *Puller) Pull(batch int, wait time.Duration) error {
 	// no_wait with expires is a one-shot: wait for the first, take what is there,
 	// end (nats-server 2.15, consumer.go, processNextMsgRequest). For one delivery a
@@ -166,7 +170,8 @@ func (d *Delivery) decode() {
 func pullEnd(msg *nats.Msg) (PullEnd, bool) {
 	switch status := msg.Header.Get("Status"); status {
 	case "404", "408": // nothing (more), or the time is up
-		return PullEnd{}, true
+		left, _ := strconv.Atoi(msg.Header.Get("Nats-Pending-Messages")) // 0 without
+		return PullEnd{Left: left}, true
 	case "100", "":
 		return PullEnd{}, false
 	case "503":

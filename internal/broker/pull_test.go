@@ -94,6 +94,41 @@ func TestStandingPull(t *testing.T) {
 	}
 }
 
+// Standing requests may follow each other before the first is complete. Each end says how many
+// deliveries it was still for: what all were for is what came and what was left.
+func TestStandingPullsOverlap(t *testing.T) {
+	t.Parallel()
+	b := open(t, brokertest.Start(t), broker.Config{})
+	if err := b.EnsureLane(t.Context(), "q", pelton.Low); err != nil {
+		t.Fatal(err)
+	}
+	l := openLane(t, b, "q", pelton.Low)
+	left := 0
+	for _, batch := range []int{4, 5, 1} {
+		if err := l.Stand(batch, time.Second); err != nil {
+			t.Fatal(err)
+		}
+		left += batch
+		for range 2 {
+			if err := b.Enqueue(t.Context(), newRecord("q", pelton.Low)); err != nil {
+				t.Fatal(err)
+			}
+			receive(t, l.deliveries, "delivery of a standing pull")
+			left--
+		}
+	}
+	for left > 0 {
+		e := receive(t, l.ends, "end of a standing pull")
+		if e.Err != nil || e.Left == 0 {
+			t.Fatalf("end = %+v, %d are left", e, left)
+		}
+		left -= e.Left
+	}
+	if n := len(l.deliveries) + len(l.ends); n != 0 || left != 0 {
+		t.Errorf("%d answers too many, %d left", n, left)
+	}
+}
+
 func TestNakComesBackAtOnce(t *testing.T) {
 	t.Parallel()
 	b := open(t, brokertest.Start(t), broker.Config{})
