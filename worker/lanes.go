@@ -113,22 +113,36 @@ func (l *lane) knockFor(now time.Time) time.Duration {
 	return wait
 }
 
-// openLanes watches the worker's queues, opens each of their lanes once and hands
+// openLanes watches the limits and the worker's queues, opens each of their lanes once and hands
 // it to the dispatcher, and lets lanes follow their queues' settings. It tries
-// again until ctx ends, whatever fails.
-func (w *Worker) openLanes(ctx context.Context, d *dispatcher) {
+// again until ctx ends, whatever fails; work is the first watch.
+func (w *Worker) openLanes(ctx context.Context, d *dispatcher, work *broker.Work) {
 	watch := newLaneWatch(w, d)
 	for ctx.Err() == nil {
-		err := watch.run(ctx)
+		var err error
+		if work == nil {
+			work, err = w.b.WatchWork(ctx, w.cfg.Queues)
+		}
+		if err == nil {
+			err = watch.run(ctx, work)
+			work = nil
+		}
 		if ctx.Err() != nil {
 			return
 		}
-		if !errors.Is(err, pelton.ErrUnavailable) && !errors.Is(err, errWatchEnded) {
+		if errors.Is(err, errWatchEnded) {
+			pause(ctx, rewatch)
+			continue
+		}
+		if !errors.Is(err, pelton.ErrUnavailable) {
 			w.cfg.Logger.Warn("lanes are not watched, trying again", "error", err)
 		}
 		pause(ctx, time.Second)
 	}
 }
+
+// rewatch is the pause before the configuration is watched again when the watch has ended.
+const rewatch = 250 * time.Millisecond
 
 func (w *Worker) openPuller(d *dispatcher, l *lane, generation int) (puller, error) {
 	return w.b.OpenPuller(l.Lane,

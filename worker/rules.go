@@ -1,12 +1,9 @@
 package worker
 
 import (
-	"context"
-	"errors"
 	"sync/atomic"
 	"time"
 
-	"github.com/peltonq/pelton"
 	"github.com/peltonq/pelton/internal/broker"
 )
 
@@ -18,8 +15,6 @@ const (
 	// which they came; pauseSpread is how far at most.
 	pauseStep   = time.Millisecond
 	pauseSpread = 10 * time.Second
-	// rewatch is the pause before the rules are watched again.
-	rewatch = 250 * time.Millisecond
 )
 
 // rules say which tasks may not start. They are made anew with every change.
@@ -100,27 +95,9 @@ func (r *rules) paused(kind, key string, waited, now time.Time) time.Time {
 	return until
 }
 
-// followRules keeps the rules up to date until ctx ends, whatever fails, and
-// closes known when it has them for the first time.
-func (w *Worker) followRules(ctx context.Context, known chan<- struct{}) {
-	for ctx.Err() == nil {
-		err := w.watchRules(ctx, &known)
-		if ctx.Err() != nil {
-			return
-		}
-		if !errors.Is(err, pelton.ErrUnavailable) && !errors.Is(err, errWatchEnded) {
-			w.cfg.Logger.Warn("limits are not watched, trying again", "error", err)
-		}
-		pause(ctx, rewatch)
-	}
-}
-
-func (w *Worker) watchRules(ctx context.Context, known *chan<- struct{}) error {
-	found, stop, err := w.b.WatchRules(ctx)
-	if err != nil {
-		return err
-	}
-	defer stop()
+// followRules takes in the rules that come until there are no more, and closes known when it has
+// the first, which is complete.
+func (w *Worker) followRules(found <-chan broker.Rules, known chan<- struct{}) {
 	for from := range found {
 		before := w.rules.Load()
 		now := newRules(from, before)
@@ -128,12 +105,11 @@ func (w *Worker) watchRules(ctx context.Context, known *chan<- struct{}) error {
 		if len(now.byKind) > 0 && len(before.byKind) == 0 && w.cfg.Limiter == nil {
 			w.warnUnshared()
 		}
-		if *known != nil {
-			close(*known)
-			*known = nil
+		if known != nil {
+			close(known)
+			known = nil
 		}
 	}
-	return errWatchEnded
 }
 
 // warnUnshared says what limits mean without a limiter that is shared.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"sync"
 	"time"
 
 	"github.com/peltonq/pelton"
@@ -23,7 +24,7 @@ const (
 	repairLook = 5 * time.Second
 )
 
-// laneWatch follows the settings of the worker's queues. All of it belongs to the
+// laneWatch follows the settings of the worker's queues, and the limits. All of it belongs to the
 // goroutine that runs it.
 type laneWatch struct {
 	w     *Worker
@@ -50,23 +51,29 @@ func newLaneWatch(w *Worker, d *dispatcher) *laneWatch {
 	return &laneWatch{w: w, d: d, lanes: make(map[broker.Lane]*watchedLane), looks: make(map[string]*look)}
 }
 
-// run watches until the watch ends or a lane cannot be opened.
-func (lw *laneWatch) run(ctx context.Context) error {
-	changes, stop, err := lw.w.b.WatchQueues(ctx, lw.w.cfg.Queues)
-	if err != nil {
-		return err
+// run follows a watch until it ends or a lane cannot be opened. No lane is opened, and
+// nothing starts, before the limits are known.
+func (lw *laneWatch) run(ctx context.Context, work *broker.Work) error {
+	var following sync.WaitGroup
+	defer following.Wait()
+	defer work.Stop()
+	known, over := make(chan struct{}), make(chan struct{})
+	following.Go(func() {
+		defer close(over)
+		lw.w.followRules(work.Rules, known)
+	})
+	select {
+	case <-known:
+	case <-over:
+		return errWatchEnded
 	}
-	defer stop()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
 		select {
-		case cfg, ok := <-changes:
+		case cfg, ok := <-work.Queues:
 			if !ok {
 				return errWatchEnded
-			}
-			if cfg == nil { // the end of what was there
-				continue
 			}
 			if err := lw.follow(ctx, cfg); err != nil {
 				return err

@@ -105,9 +105,11 @@ func (w *Worker) Run(ctx context.Context) error {
 	defer endHard()
 	defer w.idle.Wait()
 
-	if err := b.LoadLimits(ctx); err != nil {
+	work, err := b.WatchWork(serving, w.cfg.Queues)
+	if err != nil {
 		return fmt.Errorf("open worker: %w", err)
 	}
+	defer work.Stop()
 	stopCancels, err := b.ServeCancels(w.dropTask)
 	if err != nil {
 		return err
@@ -137,15 +139,16 @@ func (w *Worker) Run(ctx context.Context) error {
 	})
 
 	w.cfg.Logger.Info("worker started", "worker", w.id, "queues", w.cfg.Queues, "concurrency", w.cfg.Concurrency, "kinds", w.mux.Kinds())
-	w.dispatch(serving)
+	w.dispatch(serving, work)
 	if ctx.Err() == nil {
 		return errors.Join(context.Cause(serving), w.drain(endBase))
 	}
 	return w.drain(endBase)
 }
 
-// dispatch takes deliveries and starts them until ctx ends.
-func (w *Worker) dispatch(ctx context.Context) {
+// dispatch takes deliveries and starts them until ctx ends. work is what it follows as long as that
+// lasts.
+func (w *Worker) dispatch(ctx context.Context, work *broker.Work) {
 	slots, err := w.cfg.bounds()
 	if err != nil { // New has checked them
 		w.cfg.Logger.Error("worker bounds", "error", err)
@@ -177,15 +180,7 @@ func (w *Worker) dispatch(ctx context.Context) {
 	}
 	var opening sync.WaitGroup
 	watching, stopWatching := context.WithCancel(ctx)
-	known := make(chan struct{})
-	opening.Go(func() { w.followRules(watching, known) })
-	opening.Go(func() {
-		select {
-		case <-known: // nothing starts before its limits are known
-			w.openLanes(watching, d)
-		case <-watching.Done():
-		}
-	})
+	opening.Go(func() { w.openLanes(watching, d, work) })
 	defer opening.Wait()
 	defer stopWatching() // a panic must not wait for it
 	d.run(ctx, reconnected)

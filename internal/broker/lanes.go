@@ -232,16 +232,9 @@ func (b *Broker) feedQueues(ctx context.Context, up <-chan struct{}, updates <-c
 		}
 		var cfg *QueueConfig // nil for the end of what was there at the start
 		if entry != nil {
-			queue := strings.TrimPrefix(entry.Key(), queueKeyPrefix)
-			if queues != nil && !slices.Contains(queues, queue) {
+			if cfg = b.queueOf(entry, queues); cfg == nil {
 				continue
 			}
-			var err error
-			if cfg, err = decodeQueue(queue, entry.Value(), entry.Revision()); err != nil {
-				b.cfg.Logger.Error("configuration of a queue is unreadable", "queue", queue, "error", err)
-				continue
-			}
-			cfg.Lanes = slices.DeleteFunc(cfg.Lanes, func(p pelton.Priority) bool { return p == "" || p.Rank() < 0 })
 		}
 		select {
 		case out <- cfg:

@@ -11,7 +11,7 @@ import (
 )
 
 // runningLimits is this process's view of the limits, kept by a watch that starts with
-// the first use. It may be behind by the time that a change takes to come: no
+// the first use, or by that of WatchWork. It may be behind by the time that a change takes to come: no
 // process takes more than its own view allows, and the lines' documents hold
 // whatever the views are (settleLine).
 type runningLimits struct {
@@ -24,6 +24,7 @@ type runningLimits struct {
 	stopped  bool
 	stop     context.CancelFunc
 	ready    chan struct{} // closed when what is there has been read
+	once     sync.Once     // that it is closed
 	watching sync.WaitGroup
 }
 
@@ -144,16 +145,17 @@ func (b *Broker) watchLimits(ctx context.Context) error {
 	}
 	defer stop()
 	for rules := range found {
-		limits := make([]pelton.Limit, len(rules.Limits))
-		for i, l := range rules.Limits {
-			limits[i] = l.Limit
-		}
-		b.limits.set(limits)
-		select {
-		case <-b.limits.ready:
-		default:
-			close(b.limits.ready)
-		}
+		b.limits.know(rules)
 	}
 	return nil
+}
+
+// know takes in what a watch has brought.
+func (l *runningLimits) know(rules Rules) {
+	limits := make([]pelton.Limit, len(rules.Limits))
+	for i, limit := range rules.Limits {
+		limits[i] = limit.Limit
+	}
+	l.set(limits)
+	l.once.Do(func() { close(l.ready) })
 }
