@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"math"
 	"net"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -87,6 +88,10 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 	s.untend = untend
 	s.look(tending)
 	s.tending.Go(func() { s.tend(tending) })
+	if !cfg.Sync.Always && cfg.Sync.Interval <= earlyMost {
+		early := &earlyWriter{store: filepath.Join(cfg.Dir, storeName), hand: startWriting}
+		s.tending.Go(func() { early.run(tending) })
+	}
 	cfg.Logger.InfoContext(ctx, "embedded broker started",
 		slog.String("data", cfg.Dir), slog.String("sync", cfg.Sync.String()), slog.String("url", s.ClientURL()),
 		slog.Bool("unclean", folder.unclean), slog.Duration("took", time.Since(began)))
