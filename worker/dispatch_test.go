@@ -251,10 +251,10 @@ func TestDispatchReopensALaneThatDoesNotAnswer(t *testing.T) {
 
 // A request that waits is over before the leases are of tasks that were alive when it was made: the broker
 // of a host that went dark must not answer it with one of them.
-func TestDispatchKnocksForHalfALease(t *testing.T) {
+func TestDispatchKnocksForLessThanALeaseLasts(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct{ lease, want time.Duration }{
-		{time.Second, time.Second}, {6 * time.Second, 3 * time.Second}, {30 * time.Second, 15 * time.Second}, {time.Hour, 30 * time.Second},
+		{time.Second, time.Second}, {6 * time.Second, 3600 * time.Millisecond}, {30 * time.Second, 18 * time.Second}, {time.Hour, 30 * time.Second},
 	} {
 		x := newBench(slots(4), high, low)
 		for _, l := range x.lanes {
@@ -269,7 +269,7 @@ func TestDispatchKnocksForHalfALease(t *testing.T) {
 		x.fill()
 		x.expect(t, "knock 0:high 1", "probe 1:low 4", "knock 1:low 1")
 		for _, wait := range x.waits {
-			if wait < c.want/16 || wait > c.want {
+			if wait < c.want/32 || wait > c.want {
 				t.Errorf("a request waits for %s with a lease of %s, want at most %s", wait, c.lease, c.want)
 			}
 		}
@@ -294,7 +294,7 @@ func TestDispatchRenewsTogether(t *testing.T) {
 		return all
 	}
 	a, b := ends("emails", 7*time.Millisecond, time.Minute), ends("reports", 7*time.Millisecond, time.Minute)
-	if len(a) < 4 || len(a) > 6 {
+	if len(a) < 4 || len(a) > 5 {
 		t.Errorf("requests of a minute end at %d instants: %v", len(a), a)
 	}
 	for end := range a {
@@ -321,7 +321,7 @@ func TestDispatchNoticesTheShortestKnock(t *testing.T) {
 	x.end(1, nil)
 	x.fill()
 	x.log = nil
-	x.clock = x.clock.Add(3*time.Second + knockSlack)
+	x.clock = x.clock.Add(3600*time.Millisecond + knockSlack)
 	x.overdue()
 	x.expect(t, "reopen 1:low")
 }

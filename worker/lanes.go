@@ -86,27 +86,31 @@ type laneEvent struct {
 // leaseNow is the lease by which tasks of the lane are kept.
 func (l *lane) leaseNow() time.Duration { return time.Duration(l.lease.Load()) }
 
-// knockWait is how long a request that waits stays open at most: half a lease. If this host goes
+// knockWait is how long a request that waits stays open at most: three fifths of a lease. If this host goes
 // dark, the broker does not know for minutes, and answers the request with one of the tasks
 // that come back with their leases: that one would be out of sight for another lease. Leases last
 // for two thirds after the last sign of life, so by then the request is over.
 func (l *lane) knockWait() time.Duration {
-	return min(knockWait, max(knockLeast, l.leaseNow()/2))
+	return min(knockWait, max(knockLeast, 3*l.leaseNow()/5))
 }
+
+// knockPhases is how many instants there are in a period at which requests are renewed.
+const knockPhases = 32
 
 // knockFor is how long a request stays open that is made now: until the next instant of its
 // queue, of which there is one in every knockWait, or a little less. All workers that serve the
-// lane renew their requests at that instant, and those of other queues are at others: each
+// lane renew their requests at that instant, and those of most other queues are at others: each
 // request and its end are written to the log of the lane's consumer, on as many brokers as
-// keep a copy, and there they are one entry instead of one for each worker, and a log
+// keep a copy, and there they are one entry instead of one for each worker, in a log
 // that is synced once in a while instead of all the time. It goes by the clock of this host; if that
 // is not like others', its requests are renewed by themselves.
 func (l *lane) knockFor(now time.Time) time.Duration {
-	least := l.knockWait() / 16 // a clock that is slightly slow must not lead to two renewals
+	least := l.knockWait() / 32 // a clock that is slightly slow must not lead to two renewals
 	period := l.knockWait() - least
-	phase := fnv.New64a()
-	_, _ = phase.Write([]byte(l.Queue)) // never fails
-	wait := period - time.Duration((uint64(now.UnixNano())+phase.Sum64()%uint64(period))%uint64(period))
+	queue := fnv.New32a()
+	_, _ = queue.Write([]byte(l.Queue)) // never fails
+	phase := period * time.Duration(queue.Sum32()%knockPhases) / knockPhases
+	wait := period - (time.Duration(now.UnixNano())+phase)%period
 	if wait < least {
 		wait += period
 	}
