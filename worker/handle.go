@@ -149,12 +149,13 @@ func (w *Worker) unloadable(c candidate, err error) {
 
 // admit asks the record what to do with the delivery, and does it. A lost
 // compare-and-swap means that somebody else did something: ask again. A fresh
-// delivery has no record that could be asked, at first.
+// delivery has no record that could be asked, at first, and one that was called from
+// its line may have it with it: then whatever is written is refused if it has changed.
 func (w *Worker) admit(c candidate) {
 	c.fresh = c.delivery.Fresh
-	for ; ; c.fresh = false {
-		record := c.delivery.Unrecorded()
-		if !c.fresh {
+	for first := true; ; c.fresh, first = false, false {
+		record := w.assumed(c, first)
+		if record == nil {
 			var err error
 			if record, err = w.load(c.delivery); err != nil {
 				w.unloadable(c, err)
@@ -201,6 +202,19 @@ func (w *Worker) admit(c candidate) {
 		if err := w.act(w.newRun(c, record), what, c); !errors.Is(err, broker.ErrStale) {
 			return
 		}
+	}
+}
+
+// assumed is what a delivery's record must be if nothing has become of the task
+// before; nil if it has to be read.
+func (w *Worker) assumed(c candidate, first bool) *broker.Record {
+	switch {
+	case c.fresh:
+		return c.delivery.Unrecorded()
+	case first && c.delivery.First() && w.running(c.delivery.Envelope.ID) == nil:
+		return c.delivery.Unstarted()
+	default:
+		return nil
 	}
 }
 

@@ -104,6 +104,9 @@ func (c *cursor) metaField(key []byte, m *Meta) bool {
 	case "schedule":
 		c.once(15)
 		m.Schedule = rare[*pelton.TaskSchedule](c)
+	case "recorded":
+		c.once(44)
+		m.Recorded = c.count()
 	default:
 		return false
 	}

@@ -114,6 +114,7 @@ func (w *lineWriter) meta(m *Meta) {
 	if m.Schedule != nil {
 		w.rare(`,"schedule":`, m.Schedule)
 	}
+	w.countUnlessZero(`,"recorded":`, m.Recorded)
 }
 
 // record writes the fields that recordMeta has besides those of Meta, in their order.

@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"bytes"
 	"errors"
 	"slices"
 	"strings"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/peltonq/pelton"
 	"github.com/peltonq/pelton/internal/brokertest"
@@ -161,7 +163,7 @@ func TestSettleCallsInOrder(t *testing.T) {
 	for range 4 {
 		d := wait(t, lane, "called task")
 		must(t, d.Err)
-		equalBytes(t, "payload, which the record has", d.Envelope.Payload, nil)
+		equalBytes(t, "payload, which is short", d.Envelope.Payload, one[0].Payload)
 		got = append(got, d.Envelope.ID)
 	}
 	if diff := cmp.Diff(append(idsOf(one[0]), idsOf(three[:3]...)...), got); diff != "" {
@@ -189,6 +191,71 @@ func TestSettleCallsInOrder(t *testing.T) {
 	if got := streamState(t, b, b.tasks(0)).State.LastSeq; got != 6 {
 		t.Errorf("%d messages for 6 calls", got)
 	}
+}
+
+// The message of a call has what the record of a new task has, if that is short and
+// usual: then nobody has to read it. A write that goes by it fails if the record has
+// changed.
+func TestUnstarted(t *testing.T) {
+	t.Parallel()
+	usual := func(change func(*Record)) *Record {
+		r := keyed("k")
+		change(r)
+		return r
+	}
+	for name, tc := range map[string]struct {
+		record *Record
+		has    bool
+	}{
+		"usual":    {usual(func(*Record) {}), true},
+		"empty":    {usual(func(r *Record) { r.Payload = nil }), true},
+		"long":     {usual(func(r *Record) { r.Payload = bytes.Repeat([]byte{'1'}, smallInLine+1) }), false},
+		"unique":   {usual(func(r *Record) { r.Unique = &pelton.Unique{Key: "u"} }), false},
+		"kept":     {usual(func(r *Record) { r.KeepUntil = time.Now().UTC() }), false},
+		"requeued": {usual(func(r *Record) { r.Epoch = 1; r.EnterLine() }), false},
+		"delayed": {usual(func(r *Record) {
+			r.State, r.RunAt = pelton.Scheduled, time.Now().Add(50*time.Millisecond).UTC()
+		}), false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := openNew(t)
+			must(t, b.Enqueue(t.Context(), tc.record))
+			lane := deliveries(t, b, "q", pelton.Low, 1)
+			reaches(t, "it is called", func() bool { return len(settled(t, b, "k").Granted) == 1 })
+			d := wait(t, lane, "called task")
+			must(t, d.Err)
+			got := d.Unstarted()
+			if !tc.has {
+				if got != nil || len(d.Envelope.Payload) > 0 {
+					t.Errorf("the message has a record %+v, and a payload of %d bytes", got, len(d.Envelope.Payload))
+				}
+				return
+			}
+			want, err := b.LoadRecord(t.Context(), tc.record.ID)
+			must(t, err)
+			if got == nil {
+				t.Fatal("the message has no record")
+			}
+			if diff := cmp.Diff(want, got, cmpopts.EquateEmpty(), cmpopts.IgnoreFields(Record{}, "Version")); diff != "" {
+				t.Errorf("the message's record is not the stored one (-stored +message's):\n%s", diff)
+			}
+			if strings.Contains(string(mustEncode(t, got)), "recorded") {
+				t.Error("what is for places is in the record")
+			}
+			must(t, b.SaveRecord(t.Context(), want)) // something becomes of it
+			if err := b.SaveRecord(t.Context(), got); !errors.Is(err, ErrStale) {
+				t.Errorf("a write by what it was: %v", err)
+			}
+		})
+	}
+}
+
+func mustEncode(t *testing.T, r *Record) []byte {
+	t.Helper()
+	data, err := encodeRecord(r)
+	must(t, err)
+	return data
 }
 
 // Settlers that compete, in one process and in several, never give more turns

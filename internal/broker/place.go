@@ -53,6 +53,32 @@ func (m *Meta) Line(of LineOf) Line {
 	return Line{Key: m.ConcurrencyKey}
 }
 
+// smallInLine bounds the payloads, in bytes, that are in the task's place as well as in
+// its record.
+const smallInLine = 1 << 10
+
+// usualInLine reports whether the record is one of a new task in the line of its key
+// and says nothing that its envelope does not: see Unstarted.
+func (r *Record) usualInLine() bool {
+	return r.InLine && r.State == pelton.Queued && r.Epoch == 0 && r.Revision > 0 && len(r.Payload) <= smallInLine &&
+		len(r.Places) == 1 && r.Places[0] == Place{Of: OfKey} && r.Former == 0 &&
+		r.Unique == nil && r.Schedule == nil && r.KeepUntil.IsZero() && r.Limited == nil
+}
+
+// Unstarted is the record of a delivery's task as it was when the task took its place, from
+// the message that it was called by; nil if that does not have it. A write that
+// expects its revision fails if anything has become of the task since.
+func (d *Delivery) Unstarted() *Record {
+	e := d.Envelope
+	if e.Recorded == 0 || e.Epoch != 0 || e.ConcurrencyKey == "" {
+		return nil
+	}
+	r := &Record{Meta: e.Meta, State: pelton.Queued, Payload: e.Payload, Revision: e.Recorded}
+	r.Recorded = 0
+	r.EnterLine()
+	return r
+}
+
 // StandsIn reports whether the task has a place in its line of that sort.
 func (r *Record) StandsIn(of LineOf) bool {
 	return slices.ContainsFunc(r.Places, func(p Place) bool { return p.Of == of })
@@ -117,6 +143,7 @@ type lineDoc struct {
 
 	revision uint64
 	written  time.Time
+	conn     uint64 // how often the connection was made anew, when it was read or written
 }
 
 func (d *lineDoc) has(id pelton.ID, epoch uint32) bool {

@@ -71,10 +71,15 @@ func (b *Broker) scheduleWrite(e *Envelope, runAt time.Time) (write, error) {
 }
 
 // placeWrite is the place that the task takes in its line, or the schedule that
-// takes it for a delayed one. It is the task's envelope without the payload, which
-// the record has.
+// takes it for a delayed one. It is the task's envelope: that of a task that has a
+// record like any other with all that is in that (see Recorded), otherwise without
+// the payload.
 func (b *Broker) placeWrite(r *Record) (write, error) {
-	data, err := encodeEnvelope(&Envelope{Meta: r.Meta})
+	e := &Envelope{Meta: r.Meta}
+	if r.usualInLine() {
+		e.Recorded, e.Payload = r.Revision, r.Payload
+	}
+	data, err := encodeEnvelope(e)
 	if err != nil {
 		return write{}, fmt.Errorf("publish place of task %s: %w", r.ID, err)
 	}

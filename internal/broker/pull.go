@@ -181,6 +181,10 @@ func pullEnd(msg *nats.Msg) (PullEnd, bool) {
 	}
 }
 
+// First reports whether the broker hands the message over for the first time, as far as
+// it remembers.
+func (d *Delivery) First() bool { return d.times == 1 }
+
 // Ack takes the message out of the stream. It is not awaited: an ack that gets
 // lost makes a redelivery, which admission drops.
 func (d *Delivery) Ack() error { return d.signal("+ACK") }

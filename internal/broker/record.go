@@ -57,6 +57,10 @@ type Meta struct {
 	ConcurrencyKey string `json:"concurrency_key,omitempty"`
 	// Schedule says which tick of which schedule the task is of.
 	Schedule *pelton.TaskSchedule `json:"schedule,omitempty"`
+	// Recorded is in places alone, and in the messages that they are called by: the
+	// revision of the task's record, if that says nothing that is not here too, and
+	// the payload is here. 0 is a place without a payload.
+	Recorded uint64 `json:"recorded,omitempty"`
 }
 
 // lean is m without what fill gives back: the defaults, and a time of creation that is the id's. That is
