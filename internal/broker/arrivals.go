@@ -3,6 +3,7 @@ package broker
 import (
 	"context"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -13,7 +14,7 @@ import (
 
 const (
 	arrivalsAtOnce = 256              // arrivals of one request
-	arrivalsHeld   = 1024             // arrivals that a process holds
+	arrivalsHeld   = 4096             // arrivals that a process holds
 	arrivalsWait   = 30 * time.Second // how long a request for them stays open
 	linesAtOnce    = 8                // lines that a process settles at a time
 )
@@ -40,6 +41,7 @@ func (b *Broker) serveArrivals(ctx context.Context) error {
 		return err
 	}
 	defer forget()
+	conn := b.connections()
 	if err := b.createConsumer(ctx, b.keyed(0), b.arrivals(b.cfg.Lease)); err != nil {
 		return err
 	}
@@ -78,16 +80,20 @@ func (b *Broker) serveArrivals(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("remember lines: %w", err)
 	}
-	c := &caller{b: b, lines: lines, waiting: map[Line][]*Delivery{}, room: make(chan struct{}, linesAtOnce), held: make(chan struct{}, arrivalsHeld)}
+	c := &caller{b: b, conn: conn, lines: lines, waiting: map[Line][]*Delivery{}, room: make(chan struct{}, linesAtOnce), held: make(chan struct{}, arrivalsHeld)}
+	defer c.unpark()
 	defer c.settling.Wait()
+	parking, stop := context.WithCancel(ctx)
+	defer stop()
+	c.settling.Go(func() { c.settleParked(parking) })
 	for {
 		batch, err := p.collect(ctx, arrivalsAtOnce, up, arrived, ended)
 		for _, d := range batch {
 			if err != nil || ctx.Err() != nil {
 				b.giveBackArrival(d, 0)
-			} else if line, ok := c.lineOf(d); ok {
-				c.take(ctx, line, d)
+				continue
 			}
+			c.serve(ctx, d)
 		}
 		if err != nil || ctx.Err() != nil {
 			return err
@@ -131,6 +137,7 @@ func (p *Puller) collect(ctx context.Context, most int, up <-chan struct{}, arri
 // settled is settled with it next.
 type caller struct {
 	b        *Broker
+	conn     uint64                   // how often the connection was made anew, when it began
 	lines    *lru.Cache[string, Line] // by subject
 	room     chan struct{}            // for lines
 	held     chan struct{}            // arrivals
@@ -138,6 +145,29 @@ type caller struct {
 
 	mu      sync.Mutex
 	waiting map[Line][]*Delivery // by line that somebody settles
+}
+
+// serve deals with one arrival.
+func (c *caller) serve(ctx context.Context, d *Delivery) {
+	data := d.data
+	line, ok := c.lineOf(d)
+	switch {
+	case ok || strings.HasPrefix(d.subject, c.b.laterPlacePrefix(0)):
+		c.b.known.arrived(c.conn, d, line, data)
+	default:
+		c.b.known.unreadable(c.conn, d)
+	}
+	switch {
+	case !ok:
+		// A schedule, whose place will arrive in its time, or what a line holds until it is
+		// reached, and says so then.
+		c.b.dealtWithArrivals([]*Delivery{d}, nil)
+	case c.b.seen.reached(c.conn, line) >= d.Seq: // somebody was faster
+		c.b.dealtWithArrivals([]*Delivery{d}, nil)
+	case c.park(line, d):
+	default:
+		c.take(ctx, line, d)
+	}
 }
 
 // take blocks while too many arrivals are held.
@@ -178,18 +208,14 @@ func (c *caller) settle(ctx context.Context, line Line) bool {
 	if err != nil && ctx.Err() == nil {
 		c.b.cfg.Logger.Warn("line not settled, trying again", "concurrency_key", line.Key, "kind", line.Kind, "error", err)
 	}
-	for _, d := range arrivals {
-		if err != nil {
-			c.b.giveBackArrival(d, time.Second)
-		} else if err := d.Ack(); err != nil {
-			c.b.cfg.Logger.Debug("acknowledgement not sent", "error", err)
-		}
+	c.b.dealtWithArrivals(arrivals, err)
+	for range arrivals {
 		<-c.held
 	}
 	return true
 }
 
-// lineOf is the line in which a task took a place. What is no place is dropped.
+// lineOf is the line in which a task took a place.
 func (c *caller) lineOf(d *Delivery) (Line, bool) {
 	if line, known := c.lines.Get(d.subject); known {
 		d.data = nil
@@ -202,11 +228,6 @@ func (c *caller) lineOf(d *Delivery) (Line, bool) {
 				return line, true
 			}
 		}
-	}
-	// A schedule, whose place will arrive in its time, or what a line holds until it is
-	// reached, and says so then.
-	if err := d.Ack(); err != nil {
-		c.b.cfg.Logger.Debug("acknowledgement not sent", "error", err)
 	}
 	return Line{}, false
 }

@@ -94,6 +94,8 @@ type Broker struct {
 	limits     runningLimits
 	lineDoors  doors
 	seen       seenDocs
+	known      knownPlaces
+	parked     parkedArrivals
 	finishing  singleflight.Group // by task and epoch: see finishHolder
 
 	due        dueMemory

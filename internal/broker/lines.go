@@ -44,7 +44,7 @@ import (
 // loadLine reads a line's document from the leader. One that is not there, or was
 // deleted, is empty.
 func (b *Broker) loadLine(ctx context.Context, line Line) (*lineDoc, error) {
-	doc := &lineDoc{Line: line}
+	doc, conn := &lineDoc{Line: line}, b.connections()
 	msg, err := b.get(ctx, bucketStream(b.keys()), getRequest{LastFor: b.line(line)}, false)
 	switch {
 	case errors.Is(err, pelton.ErrNotFound):
@@ -56,7 +56,7 @@ func (b *Broker) loadLine(ctx context.Context, line Line) (*lineDoc, error) {
 			return nil, fmt.Errorf("load line: %w", err)
 		}
 	}
-	doc.revision, doc.written = msg.seq, msg.time
+	doc.revision, doc.written, doc.conn = msg.seq, msg.time, conn
 	b.seen.keep(doc)
 	return doc, nil
 }
@@ -87,6 +87,7 @@ func (b *Broker) saveLine(ctx context.Context, doc *lineDoc) error {
 		}
 		w.data = data
 	}
+	conn := b.connections()
 	seq, err := b.do(ctx, w)
 	if errors.Is(err, pelton.ErrUnknownOutcome) {
 		err = errors.Join(ErrStale, err)
@@ -95,7 +96,7 @@ func (b *Broker) saveLine(ctx context.Context, doc *lineDoc) error {
 		b.seen.forget(doc.Line)
 		return fmt.Errorf("save line: %w", err)
 	}
-	doc.revision = seq
+	doc.revision, doc.conn = seq, conn
 	b.seen.keep(doc)
 	return nil
 }

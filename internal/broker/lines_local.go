@@ -44,6 +44,22 @@ func (s seenDocs) of(line Line) *lineDoc {
 	return nil
 }
 
+// reached is the place up to which, as far as is known, everybody was called or had
+// left. It may be further by now. It is 0 where the connection is another by now: a broker
+// that lost power may give out sequences anew.
+func (s seenDocs) reached(conn uint64, line Line) uint64 {
+	if doc, ok := s.docs.Get(line); ok && doc.conn == conn {
+		return doc.Reached
+	}
+	return 0
+}
+
+// full reports whether as many as limit had a turn, as far as is known on the connection.
+func (s seenDocs) full(conn uint64, line Line, limit int) bool {
+	doc, ok := s.docs.Get(line)
+	return ok && doc.conn == conn && len(doc.Granted) >= limit
+}
+
 // hasTurn reports whether the task is known to have a turn. If not, it may have one.
 func (s seenDocs) hasTurn(line Line, id pelton.ID, epoch uint32) bool {
 	doc, ok := s.docs.Get(line)

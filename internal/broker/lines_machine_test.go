@@ -10,13 +10,15 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/peltonq/pelton"
+	"github.com/peltonq/pelton/internal/brokertest"
 )
 
 // lineMachine plays producers, workers and their deaths on one lane, step by step,
 // in any order. What a worker does with a delivery is written down here once more,
 // in short.
 type lineMachine struct {
-	b        *Broker
+	b        *Broker            // that of the process whose turn it is
+	learnt   map[*Broker]uint64 // up to where it has been handed arrivals
 	limits   map[string]int
 	arrived  map[string]bool        // keys with an arrival that nobody has settled yet
 	ids      []pelton.ID            // all tasks
@@ -29,6 +31,7 @@ type lineMachine struct {
 	swept    bool                   // something happened that only the sweep repairs
 	unsure   map[pelton.ID]struct{} // tasks that took another place than was noted
 	places   int
+	draining bool // nothing is drawn any more
 }
 
 // ctx bounds one step; rapid's own T has none.
@@ -94,6 +97,9 @@ func (m *lineMachine) deliver(t *rapid.T, ctx context.Context, msg *stored, dies
 	}
 	env, err := decodeEnvelope(msg.data)
 	m.must(t, err)
+	if m.deliverUnread(t, ctx, msg.seq, env, dies) {
+		return
+	}
 	r := m.load(t, ctx, env.ID)
 	switch {
 	case r.State.Terminal():
@@ -128,6 +134,47 @@ func (m *lineMachine) deliver(t *rapid.T, ctx context.Context, msg *stored, dies
 			m.handlers[msg.seq] = r.ID
 		}
 	}
+}
+
+// deliverUnread is a worker that does not read the record first: it may take it for what it
+// was when the task took its place.
+func (m *lineMachine) deliverUnread(t *rapid.T, ctx context.Context, seq uint64, env *Envelope, dies int) (done bool) {
+	r := (&Delivery{Envelope: env}).Unstarted()
+	if r == nil || m.draining || !rapid.Bool().Draw(t, "unread") {
+		return false
+	}
+	called, err := m.b.Called(ctx, r)
+	m.must(t, err)
+	if !called {
+		if dies > 0 {
+			m.ack(seq)
+		}
+		return true
+	}
+	r.State, r.Owner, r.Carrier, r.InLine = pelton.Running, "w", seq, false
+	if err := m.b.SaveRecord(ctx, r); errors.Is(err, ErrStale) {
+		return false
+	} else {
+		m.must(t, err)
+	}
+	m.checkOrder(t, r)
+	if dies > 0 {
+		m.handlers[seq] = r.ID
+	}
+	return true
+}
+
+// learn hands the process the next arrival, which it takes note of, no more.
+func (m *lineMachine) learn(t *rapid.T, ctx context.Context) {
+	msg, err := m.b.get(ctx, m.b.keyed(0), getRequest{Seq: m.learnt[m.b] + 1, NextFor: m.b.ns + ".k.0.>"}, false)
+	if errors.Is(err, pelton.ErrNotFound) {
+		t.Skip("no arrival")
+	}
+	m.must(t, err)
+	m.learnt[m.b] = msg.seq
+	env, err := decodeEnvelope(msg.data)
+	m.must(t, err)
+	m.b.known.arrived(m.b.connections(), &Delivery{Seq: msg.seq, subject: msg.subject}, env.Line(OfKey), msg.data)
 }
 
 // drop is a worker that drops a message, or gives it back if that must not be.
@@ -230,6 +277,7 @@ func (m *lineMachine) settle(t *rapid.T, ctx context.Context, key string) {
 // drain plays a calm end: whatever is delivered is dealt with, whatever arrived is
 // settled. Everything must end by that alone, unless only a sweep can repair it.
 func (m *lineMachine) drain(t *rapid.T, ctx context.Context) {
+	m.draining = true
 	for range 8 * (len(m.ids) + 4) {
 		for _, key := range []string{"a", "b"} {
 			if m.arrived[key] {
@@ -305,7 +353,9 @@ func (m *lineMachine) check(t *rapid.T) {
 // order, and everything ends.
 func TestLineMachine(t *testing.T) {
 	t.Parallel()
-	b := openNew(t)
+	srv := brokertest.Start(t)
+	b := openOn(t, srv, Config{})
+	processes := []*Broker{b, openOn(t, srv, Config{})}
 	rapid.Check(t, func(rt *rapid.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
@@ -315,12 +365,14 @@ func TestLineMachine(t *testing.T) {
 			}
 		}
 		m := &lineMachine{
-			b: b, limits: map[string]int{"a": 1, "b": rapid.IntRange(1, 3).Draw(rt, "limit")}, arrived: map[string]bool{"a": false, "b": false},
+			b: b, learnt: map[*Broker]uint64{}, limits: map[string]int{"a": 1, "b": rapid.IntRange(1, 3).Draw(rt, "limit")}, arrived: map[string]bool{"a": false, "b": false},
 			handlers: map[uint64]pelton.ID{}, keyOf: map[pelton.ID]string{}, place: map[pelton.ID]int{}, started: map[string]int{},
 			seen: map[pelton.ID]uint32{}, unsure: map[pelton.ID]struct{}{},
 		}
-		m.must(rt, b.LoadLimits(ctx))
-		b.limits.set([]pelton.Limit{{Name: "b", ConcurrencyKey: "b", MaxRunning: m.limits["b"]}})
+		for _, b := range processes {
+			m.must(rt, b.LoadLimits(ctx))
+			b.limits.set([]pelton.Limit{{Name: "b", ConcurrencyKey: "b", MaxRunning: m.limits["b"]}})
+		}
 		dies := rapid.SampledFrom([]int{9, 9, 9, 0, 1})
 		anyTask := func(rt *rapid.T) pelton.ID {
 			if len(m.ids) == 0 {
@@ -329,7 +381,9 @@ func TestLineMachine(t *testing.T) {
 			return rapid.SampledFrom(m.ids).Draw(rt, "task")
 		}
 		rt.Repeat(map[string]func(*rapid.T){
-			"": m.check,
+			"":               m.check,
+			"other process":  func(rt *rapid.T) { m.b = processes[rapid.IntRange(0, 1).Draw(rt, "process")] },
+			"arrival learnt": func(rt *rapid.T) { m.learn(rt, ctx) },
 			"enqueue": func(rt *rapid.T) {
 				key := rapid.SampledFrom([]string{"a", "b"}).Draw(rt, "key")
 				r := keyed(key)

@@ -45,7 +45,14 @@ func (b *Broker) settleLine(ctx context.Context, line Line, s lineSettling) (*li
 		return nil, fmt.Errorf("settle line: %w: %w", pelton.ErrUnavailable, err)
 	}
 	defer leave()
-	var doc *lineDoc
+	arrivals := b.parked.take(line)
+	doc, err := b.settleAlone(ctx, line, s)
+	b.dealtWithArrivals(arrivals, err)
+	return doc, err
+}
+
+// settleAlone is settleLine for whoever is the only one in this process.
+func (b *Broker) settleAlone(ctx context.Context, line Line, s lineSettling) (doc *lineDoc, err error) {
 	var taken bool
 	if s.seen {
 		if doc = b.seen.of(line); doc != nil {
@@ -112,8 +119,15 @@ func (b *Broker) callNext(ctx context.Context, doc *lineDoc, taken, front bool) 
 	limit := b.limits.of(doc.Line)
 	trusted := doc.Reached > 0 && !front
 	next, voids, unread := uint64(1), 0, false
+	reached := uint64(0) // as it was written
+	if trusted {
+		reached = doc.Reached
+	}
 	for len(doc.Granted) < limit && (!taken || voids < voidsAtOnce) {
-		msg, err := b.get(ctx, b.keyed(0), getRequest{Seq: next, NextFor: b.placesIn(0, doc.Line)}, false)
+		if unread {
+			reached = 0
+		}
+		msg, err := b.nextPlace(ctx, doc.Line, next, reached)
 		if errors.Is(err, pelton.ErrNotFound) {
 			break
 		}
@@ -264,6 +278,7 @@ func (b *Broker) publishCall(ctx context.Context, head *placeHead, place *stored
 // deletePlaces deletes messages of lines, without waiting for it. One that stays is
 // deleted by whoever finds it next.
 func (b *Broker) deletePlaces(seqs []uint64) {
+	b.known.over(b.connections(), seqs)
 	for _, seq := range seqs {
 		if err := b.conn.post(deletion(b.keyed(0), seq)); err != nil {
 			b.cfg.Logger.Debug("place not deleted", "seq", seq, "error", err)

@@ -118,7 +118,10 @@ func (n names) laterPlacesIn(shard uint8, queue string) string {
 	return fmt.Sprintf("%s.k.%d.s.%s.>", n.ns, shard, queue)
 }
 
-func (n names) laterPlaces(shard uint8) string { return fmt.Sprintf("%s.k.%d.s.>", n.ns, shard) }
+func (n names) laterPlaces(shard uint8) string { return n.laterPlacePrefix(shard) + ">" }
+
+// laterPlacePrefix begins the subjects of all delayed tasks that will take a place.
+func (n names) laterPlacePrefix(shard uint8) string { return fmt.Sprintf("%s.k.%d.s.", n.ns, shard) }
 
 // dueIn is where the entries of a queue's tasks are that are due in a span of time: see
 // due.go. A queue named "*" stands for all of them.
