@@ -274,8 +274,7 @@ func (c *conn) post(subject string, body []byte) error {
 	if !c.nc.IsConnected() { // it would wait in the client for the next connection
 		return pelton.ErrUnavailable
 	}
-	// Nobody is subscribed to the reply, which the server wants to have.
-	return c.nc.PublishRequest("$JS.API."+subject, c.prefix+"no.one", body) //nolint:wrapcheck // the caller knows what it posted
+	return c.nc.Publish("$JS.API."+subject, body) //nolint:wrapcheck // the caller knows what it posted
 }
 
 // waiter waits for the end of one call after the other.
