@@ -9,24 +9,12 @@ import (
 )
 
 const (
-	// knockWait is how long a request on an empty lane stays open at most; see
-	// lane.knockWait.
-	knockWait = 30 * time.Second
-	// knockLeast is how long it stays open at least.
-	knockLeast = time.Second
-	// knockSlack is how much later than that its end may come before it is taken
-	// for lost.
-	knockSlack = 5 * time.Second
 	// probeWait is how long the broker may take over a request for what is ready
 	// now. Only a stalled or restarting broker does.
 	probeWait = 2 * time.Second
 	// headStart is how long a lane with max_running is waited for before lower ones
 	// are asked: whether it has a task that may start, the broker does not say.
 	headStart = 5 * time.Millisecond
-	// A knock is for leastStanding tasks at most, or more if there are few lanes, up to
-	// mostStanding: all may bring what they are for when the worker has got slow.
-	leastStanding = 8
-	mostStanding  = 64
 	// laneBackoff follows a request that could not be made or was refused.
 	laneBackoff = 250 * time.Millisecond
 )
@@ -203,72 +191,6 @@ func (d *dispatcher) next(now time.Time) (l *lane, batch int) {
 	return d.seen[next], batch
 }
 
-// knock leaves a waiting request with every empty lane that has room, or will have
-// soon. Without, what is known of an empty lane goes stale. ahead is those alone whose tasks
-// may wait here: they do not wait for the answer of a lower lane, and what that brings does not
-// take their room.
-func (d *dispatcher) knock(ahead bool) {
-	if ahead && d.meter.idle() {
-		return
-	}
-	for _, l := range d.emptied() {
-		if l.state != laneEmpty {
-			continue
-		}
-		batch := d.standing(l)
-		switch {
-		case d.allowed(l) > d.stock.of[l.rank]:
-		case ahead:
-			d.place(l) // later
-			continue
-		case d.bounds.room(d.running, l.rank) == 0 && !d.soon(l):
-			l.state = laneUnknown
-			d.place(l)
-			continue
-		}
-		now := d.now()
-		if err := l.puller.Stand(batch, l.knockFor(now)); err != nil {
-			d.refused(l, err)
-			continue
-		}
-		l.want, l.hold = batch, 0
-		d.knocking(l, now)
-	}
-}
-
-// prolong lets a knock for several be followed by another when half of it is used up, so
-// that a lane in which tasks come one after the other is never without one: what comes
-// while it is asked anew waits for two ways to the broker. Whoever cannot be asked is as soon
-// as the knock is used up.
-func (d *dispatcher) prolong(l *lane) {
-	target := d.standing(l)
-	if 2*l.want > target || target < 2 {
-		return
-	}
-	// Not until the instant of the queue: the end of a request may be lost beside one of the same
-	// lane at the same time, if a task is just being handed out.
-	if err := l.puller.Stand(target-l.want, l.knockWait()); err == nil {
-		l.want = target
-		l.deadline = d.now().Add(l.knockWait() + knockSlack)
-	}
-}
-
-// standing is how many tasks a knock is for: one, or, where more may wait for a slot, some, so that
-// a busy worker has those that come while it would ask again.
-func (d *dispatcher) standing(l *lane) int {
-	most := min(max(leastStanding, mostAhead/len(d.lanes)), mostStanding)
-	return min(max(1, d.allowed(l)-d.stock.of[l.rank]), most)
-}
-
-// knocking notes that a request waits with the lane from now on.
-func (d *dispatcher) knocking(l *lane, now time.Time) {
-	l.state, l.deadline = laneKnocking, now.Add(l.knockWait()+knockSlack)
-	if d.ranking.knocks.IsZero() || l.deadline.Before(d.ranking.knocks) {
-		d.ranking.knocks = l.deadline
-	}
-	d.place(l)
-}
-
 func (d *dispatcher) refused(l *lane, err error) {
 	d.log.Debug("lane cannot be asked", "queue", l.Queue, "priority", string(l.Priority), "error", err)
 	d.rest(l)
@@ -299,8 +221,9 @@ func (d *dispatcher) on(e laneEvent) {
 
 // ended notes the end of a lane's open request.
 func (d *dispatcher) ended(l *lane, end broker.PullEnd) {
-	if l.state == laneKnocking && end.Err == nil && 0 < end.Left && end.Left < l.want { // the one that follows it is open
+	if l.state == laneKnocking && l.follows > 0 && end.Err == nil && 0 < end.Left && end.Left < l.want { // of one, and another is open
 		l.want -= end.Left
+		l.follows--
 		return
 	}
 	if d.probing == l {

@@ -115,3 +115,16 @@ func TestDispatchGivesUpAProlongedKnock(t *testing.T) {
 func (x *bench) left(i, n int) {
 	x.on(laneEvent{lane: x.lanes[i], generation: x.lanes[i].generation, end: broker.PullEnd{Left: n}})
 }
+
+// Without one that follows, the end of a request is the end of all, whatever it says was left.
+func TestDispatchKnockEnds(t *testing.T) {
+	t.Parallel()
+	x := newBench(slots(8), critical)
+	x.flow(critical, 500)
+	x.fill()
+	x.end(0, nil)
+	x.fill()
+	x.left(0, 9) // of ten: one was lost
+	x.fill()
+	x.expect(t, "probe 0:critical 18", "knock 0:critical 10", "knock 0:critical 10")
+}

@@ -3,7 +3,6 @@ package worker
 import (
 	"context"
 	"errors"
-	"hash/fnv"
 	"sync/atomic"
 	"time"
 
@@ -33,7 +32,8 @@ type lane struct {
 	// Of the dispatcher.
 	puller   puller
 	state    laneState
-	want     int       // deliveries the open request may still bring
+	want     int       // deliveries the open request may still bring, or the open ones
+	follows  int       // requests that followed an open knock; some may be complete
 	deadline time.Time // when the open request is taken for lost
 	// generation counts the lane's pullers. What an earlier one still brings is not
 	// of the open request.
@@ -85,37 +85,6 @@ type laneEvent struct {
 
 // leaseNow is the lease by which tasks of the lane are kept.
 func (l *lane) leaseNow() time.Duration { return time.Duration(l.lease.Load()) }
-
-// knockWait is how long a request that waits stays open at most: three fifths of a lease. If this host goes
-// dark, the broker does not know for minutes, and answers the request with one of the tasks
-// that come back with their leases: that one would be out of sight for another lease. Leases last
-// for two thirds after the last sign of life, so by then the request is over.
-func (l *lane) knockWait() time.Duration {
-	return min(knockWait, max(knockLeast, 3*l.leaseNow()/5))
-}
-
-// knockPhases is how many instants there are in a period at which requests are renewed.
-const knockPhases = 32
-
-// knockFor is how long a request stays open that is made now: until the next instant of its
-// queue, of which there is one in every knockWait, or a little less. All workers that serve the
-// lane renew their requests at that instant, and those of most other queues are at others: each
-// request and its end are written to the log of the lane's consumer, on as many brokers as
-// keep a copy, and there they are one entry instead of one for each worker, in a log
-// that is synced once in a while instead of all the time. It goes by the clock of this host; if that
-// is not like others', its requests are renewed by themselves.
-func (l *lane) knockFor(now time.Time) time.Duration {
-	least := l.knockWait() / 32 // a clock that is slightly slow must not lead to two renewals
-	period := l.knockWait() - least
-	queue := fnv.New32a()
-	_, _ = queue.Write([]byte(l.Queue)) // never fails
-	phase := period * time.Duration(queue.Sum32()%knockPhases) / knockPhases
-	wait := period - (time.Duration(now.UnixNano())+phase)%period
-	if wait < least {
-		wait += period
-	}
-	return wait
-}
 
 // openLanes watches the limits and the worker's queues, opens each of their lanes once and hands
 // it to the dispatcher, and lets lanes follow their queues' settings. It tries

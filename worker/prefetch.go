@@ -61,9 +61,6 @@ func (m *meter) pass(running [ranks]int, now time.Time) {
 	m.since, m.count, m.spent = now, [ranks]int{}, [ranks]float64{}
 }
 
-// idle says that nothing was done of late.
-func (m *meter) idle() bool { return m.ends == [ranks]float64{} }
-
 // prefetch is how many tasks of a priority may wait for a slot of this worker.
 //
 // Of the slots that become free in prefetchFor it counts those that it may have and
