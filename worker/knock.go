@@ -19,7 +19,7 @@ const (
 	leastStanding = 8
 	mostStanding  = 64
 	// knockPhases is how many instants there are in a period at which requests are renewed.
-	knockPhases = 32
+	knockPhases = 128
 )
 
 // knockWait is how long a request that waits stays open at most: three fifths of a lease. If this host goes
