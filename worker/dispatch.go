@@ -248,7 +248,7 @@ func (d *dispatcher) count(l *lane) {
 	l.want--
 	if l.state == laneKnocking {
 		l.offered = d.now() // it had nothing until now
-		d.prolong(l)
+		d.prolong(l, l.offered)
 	}
 	if l.want == 0 { // the request is complete, and the lane may have more
 		l.state = laneUnknown

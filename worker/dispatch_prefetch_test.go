@@ -47,14 +47,15 @@ func TestDispatchPrefetches(t *testing.T) {
 	x.expect(t, "start 0:low 7", "start 0:low 8", "start 0:low 9") // the knock is for two more
 	x.deliver(0, 10, 11)
 	x.fill()
-	x.expect(t, "knock 0:low 4") // which it was again after the first of these
+	x.expect(t, "probe 0:low 3")
 
 	x.flow(low, 90)
 	x.meter.runs[low] = 2 // for 22 ms each
+	x.deliver(0, 12)
 	x.end(0, nil)
 	x.fill()
-	x.expect(t) // what waits is kept, but nothing more is asked for, not even by a knock
-	for seq := range 2 {
+	x.expect(t) // what was asked for is kept, but nothing more, not even by a knock
+	for seq := range 3 {
 		x.next(low)
 		x.expect(t, fmt.Sprintf("start 0:low %d", 10+seq))
 	}

@@ -53,17 +53,20 @@ func TestDispatchProlongsAKnock(t *testing.T) {
 	x.end(0, nil)
 	x.fill()
 	x.expect(t, "probe 0:critical 18", "knock 0:critical 10")
+	x.clock = x.clock.Add(followAfter)
 	x.deliver(0, 1, 2, 3, 4)
 	x.expect(t, "start 0:critical 1", "start 0:critical 2", "start 0:critical 3", "start 0:critical 4")
 	x.deliver(0, 5)
-	x.expect(t, "knock 0:critical 5", "start 0:critical 5")
+	x.expect(t, "knock 0:critical 5", "start 0:critical 5") // ten are open
 	x.fill()
 	x.expect(t)
-	x.left(0, 3) // of the first; of the second seven are open
+	x.left(0, 4) // of the first, of which one is on its way
+	x.deliver(0, 6)
 	x.fill()
-	x.expect(t)
-	x.deliver(0, 6, 7)
-	x.expect(t, "start 0:critical 6", "knock 0:critical 5", "start 0:critical 7")
+	x.expect(t, "start 0:critical 6")
+	x.clock = x.clock.Add(followAfter)
+	x.deliver(0, 7)
+	x.expect(t, "knock 0:critical 6", "start 0:critical 7")
 	if l := x.lanes[0]; l.state != laneKnocking || l.want != 10 {
 		t.Errorf("state %d, open for %d, want %d for 10", l.state, l.want, laneKnocking)
 	}
@@ -71,6 +74,24 @@ func TestDispatchProlongsAKnock(t *testing.T) {
 	x.left(0, 6) // of all that was open
 	x.fill()
 	x.expect(t, "knock 0:critical 10")
+}
+
+// Where tasks come fast the lane is asked anew, for as many as there is room for by then.
+func TestDispatchAsksAFastLaneAnew(t *testing.T) {
+	t.Parallel()
+	x := newBench(slots(8), critical)
+	x.flow(critical, 500)
+	x.fill()
+	x.end(0, nil)
+	x.fill()
+	x.clock = x.clock.Add(followAfter - 1)
+	x.deliver(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10)
+	x.log = nil
+	x.fill()
+	x.expect(t, "probe 0:critical 8")
+	x.end(0, nil)
+	x.fill()
+	x.expect(t, "knock 0:critical 8")
 }
 
 // One that cannot be made leaves the lane to be asked when the first is used up.
@@ -83,6 +104,7 @@ func TestDispatchCannotProlong(t *testing.T) {
 	x.fill()
 	x.expect(t, "probe 0:critical 10", "knock 0:critical 2")
 	x.refuses = errors.New("refused")
+	x.clock = x.clock.Add(followAfter)
 	x.deliver(0, 1)
 	x.deliver(0, 2)
 	x.refuses = nil

@@ -18,6 +18,9 @@ const (
 	// mostStanding: all may bring what they are for when the worker has got slow.
 	leastStanding = 8
 	mostStanding  = 64
+	// followAfter is how long half of a knock has to last if another is to follow it. Where tasks come
+	// faster, what gathers while the lane is asked anew makes requests and packets large.
+	followAfter = prefetchFor / 2
 	// knockPhases is how many instants there are in a period at which requests are renewed.
 	knockPhases = 128
 )
@@ -78,7 +81,7 @@ func (d *dispatcher) knock(ahead bool) {
 			d.refused(l, err)
 			continue
 		}
-		l.want, l.hold = batch, 0
+		l.want, l.hold, l.stood = batch, 0, now
 		d.knocking(l, now)
 	}
 }
@@ -87,17 +90,17 @@ func (d *dispatcher) knock(ahead bool) {
 // that a lane in which tasks come one after the other is never without one: what comes
 // while it is asked anew waits for two ways to the broker. Whoever cannot be asked is as soon
 // as the knock is used up.
-func (d *dispatcher) prolong(l *lane) {
+func (d *dispatcher) prolong(l *lane, now time.Time) {
 	target := d.standing(l)
-	if 2*l.want > target || target < 2 {
+	if 2*l.want > target || target < 2 || now.Sub(l.stood) < followAfter {
 		return
 	}
 	// Not until the instant of the queue: the end of a request may be lost beside one of the same
 	// lane at the same time, if a task is just being handed out.
 	if err := l.puller.Stand(target-l.want, l.knockWait()); err == nil {
-		l.want = target
+		l.want, l.stood = target, now
 		l.follows++
-		l.deadline = d.now().Add(l.knockWait() + knockSlack)
+		l.deadline = now.Add(l.knockWait() + knockSlack)
 	}
 }
 

@@ -34,6 +34,7 @@ type lane struct {
 	state    laneState
 	want     int       // deliveries the open request may still bring, or the open ones
 	follows  int       // requests that followed an open knock; some may be complete
+	stood    time.Time // when the last of the open knocks was made
 	deadline time.Time // when the open request is taken for lost
 	// generation counts the lane's pullers. What an earlier one still brings is not
 	// of the open request.
