@@ -28,6 +28,24 @@ func (c *Client) Arrange(ctx context.Context, to Arrangement) (changed bool, err
 	return c.b.Arrange(ctx, broker.Arrangement{Replicas: to.Replicas, Tags: to.Tags})
 }
 
+// GrowShards spreads tasks over so many shards, while the installation is in use, and reports whether there were
+// fewer. New tasks use the new ones within 2 s; those that there are stay where they are. Repeating it goes
+// on where it failed. Errors: pelton.ErrInvalid for a number that cannot be; pelton.ErrConflict where there are more,
+// for they never become fewer; pelton.ErrUnavailable.
+func (c *Client) GrowShards(ctx context.Context, n int) (grown bool, err error) {
+	return c.b.GrowShards(ctx, n)
+}
+
+// PrepareShards makes what so many shards need, without anybody using them yet, and reports whether there are
+// fewer: GrowShards does so too, and then lets them be used. Its errors are those of GrowShards.
+func (c *Client) PrepareShards(ctx context.Context, n int) (fewer bool, err error) {
+	there, _, err := c.b.PrepareShards(ctx, n)
+	return err == nil && there < n, err
+}
+
+// Shards is over how many shards tasks are spread.
+func (c *Client) Shards() int { return c.b.Shards() }
+
 // Between two looks at the copies: 200 ms at first, twice as long each time, up to 5 s.
 const (
 	arrangedLook    = 200 * time.Millisecond

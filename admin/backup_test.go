@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -129,8 +130,29 @@ func holds(t *testing.T, from, to *nats.Conn, ids map[string]pelton.ID) {
 // What is restored from a backup is what was backed up, and its tasks run, once.
 func TestRestore(t *testing.T) {
 	t.Parallel()
+	for _, shards := range []int{1, 3} {
+		t.Run(fmt.Sprint(shards, " shards"), func(t *testing.T) {
+			t.Parallel()
+			restoresAll(t, shards)
+		})
+	}
+}
+
+func restoresAll(t *testing.T, shards int) {
+	t.Helper()
 	from, to := brokertest.Start(t), brokertest.Start(t)
+	growing, _ := open(t, from)
+	if _, err := growing.GrowShards(t.Context(), shards); err != nil {
+		t.Fatal(err)
+	}
 	_, ids := furnished(t, from)
+	used := map[uint8]bool{}
+	for _, id := range ids {
+		used[id.Shard()] = true
+	}
+	if len(used) != shards {
+		t.Fatalf("%d of %d shards have a task", len(used), shards)
+	}
 	dir := filepath.Join(t.TempDir(), "backup")
 	made, err := admin.Backup(t.Context(), from, dir, admin.BackupConfig{})
 	if err != nil {

@@ -15,6 +15,8 @@ const (
 	// records takes under three hours.
 	sweepEvery  = time.Second
 	sweepBudget = 100
+	// turnsEvery is how many steps are from one look after the turns of bounded lanes to the next.
+	turnsEvery = 3
 )
 
 // SweepStep is what one step of the sweep cost and did.
@@ -34,11 +36,16 @@ func (c *Client) Sweep(ctx context.Context, log *slog.Logger, show func(SweepSte
 	ticker := time.NewTicker(sweepEvery)
 	defer ticker.Stop()
 	var total broker.Swept
-	for {
+	for step := 1; ; step++ {
 		select {
 		case <-ticker.C:
 		case <-ctx.Done():
 			return
+		}
+		if step%turnsEvery == 0 {
+			if err := c.b.TendTurns(ctx); err != nil && ctx.Err() == nil {
+				log.Debug("turns of bounded lanes not looked after", "error", err)
+			}
 		}
 		began := time.Now()
 		swept, err := sweeper.Step(ctx, sweepBudget)

@@ -78,6 +78,7 @@ func (c *Client) enqueuePlain(ctx context.Context, specs []pelton.Spec, items []
 		return 0 // each will be told
 	}
 	var (
+		places = placer{q: c.queues}
 		record broker.Record // of one after the other
 		lands  []func()      // see queues.admit
 	)
@@ -89,7 +90,7 @@ func (c *Client) enqueuePlain(ctx context.Context, specs []pelton.Spec, items []
 			items[n].Err = err
 			continue
 		}
-		record.Begin(pelton.NewID(now, 0), &spec, now)
+		record.Begin(pelton.NewID(now, places.place(&spec)), &spec, now)
 		land, err := c.queues.admit(ctx, &record)
 		if err != nil {
 			items[n].Err = err

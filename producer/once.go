@@ -63,7 +63,7 @@ func (c *Client) prepare(ctx context.Context, spec pelton.Spec) (request, error)
 		if invalid != nil {
 			return request{}, invalid
 		}
-		return request{record: broker.NewRecord(pelton.NewID(now, 0), full, now)}, nil
+		return request{record: broker.NewRecord(c.newID(now, full), full, now)}, nil
 	}
 	// The fingerprint goes without the settings of the queue: they may change between
 	// a request and its repeat.
@@ -80,13 +80,18 @@ func (c *Client) prepare(ctx context.Context, spec pelton.Spec) (request, error)
 		return request{}, err
 	}
 	if invalid == nil {
-		return request{record: broker.NewRecord(pelton.NewID(now, 0), full, now), idem: idem}, nil
+		return request{record: broker.NewRecord(c.newID(now, full), full, now), idem: idem}, nil
 	}
 	replay, err := c.b.Recall(ctx, idem)
 	if errors.Is(err, pelton.ErrNotFound) {
 		return request{}, invalid
 	}
 	return request{replay: replay}, err
+}
+
+// newID mints the id of a new task, which says its shard.
+func (c *Client) newID(now time.Time, spec pelton.Spec) pelton.ID {
+	return pelton.NewID(now, c.b.Place(c.queues.bounded(spec.Queue, spec.Priority)))
 }
 
 // submit tries once. The error has the kind in front.

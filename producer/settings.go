@@ -137,6 +137,34 @@ func (q *queues) fill(spec *pelton.Spec) {
 	}
 }
 
+// bounded reports whether a queue has max_running for a priority: see broker.Place.
+func (q *queues) bounded(name string, p pelton.Priority) bool {
+	at := q.at(name)
+	return at != nil && at.config.Load().Bounded(p)
+}
+
+// placedTogether is how many tasks of a batch go to one shard before the next ones go to another. A
+// small batch so goes to one, whose broker writes it at once; a large one keeps all busy.
+const placedTogether = 32
+
+// placer chooses the shards of a batch's tasks.
+type placer struct {
+	q     *queues
+	shard uint8
+	left  int
+}
+
+func (p *placer) place(spec *pelton.Spec) uint8 {
+	if p.q.bounded(spec.Queue, spec.Priority) {
+		return p.q.b.Place(true)
+	}
+	if p.left == 0 {
+		p.shard, p.left = p.q.b.Place(false), placedTogether
+	}
+	p.left--
+	return p.shard
+}
+
 // admit is pelton.ErrOverloaded for a ready task that its queue's max_depth leaves
 // no place for. Delayed tasks, retries and requeues are always taken. Without an
 // error, land is to be called when the task is enqueued or never will be.

@@ -209,7 +209,7 @@ func (r *run) releaseKey() {
 // putBack writes that the task waits until at, publishes its next epoch to the
 // schedule and acknowledges this one. A delayed nak would occupy the lane.
 func (r *run) putBack(state pelton.State, at time.Time) error {
-	if err := r.insist(func() error { return r.w.b.EnsureScheduled(r.w.hard, r.record.Queue, r.record.Priority) }); err != nil {
+	if err := r.insist(func() error { return r.w.b.EnsureScheduled(r.w.hard, r.record.Lane()) }); err != nil {
 		return err
 	}
 	if at = at.UTC(); at.Year() > pelton.MaxRunYear { // a handler may say anything

@@ -104,6 +104,9 @@ func (w *Worker) openLanes(ctx context.Context, d *dispatcher, work *broker.Work
 		if ctx.Err() != nil {
 			return
 		}
+		if errors.Is(err, errGrown) {
+			continue
+		}
 		if errors.Is(err, errWatchEnded) {
 			pause(ctx, rewatch)
 			continue

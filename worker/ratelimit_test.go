@@ -385,7 +385,7 @@ func TestTakeoverIsLimited(t *testing.T) {
 		ID: pelton.NewID(time.Now(), 0), Kind: "mail", Queue: "late", Priority: pelton.Normal, MaxAttempts: 3,
 		Timeout: time.Minute, Retention: time.Hour, CreatedAt: time.Now(),
 	}, State: pelton.Running, Owner: "gone", StartedAt: time.Now()}
-	if err := b.EnsureLane(t.Context(), "late", pelton.Normal); err != nil {
+	if err := b.EnsureLane(t.Context(), broker.Lane{Queue: "late", Priority: pelton.Normal}); err != nil {
 		t.Fatal(err)
 	}
 	seq, err := b.PublishReady(t.Context(), dead.Envelope())

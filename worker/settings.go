@@ -44,6 +44,9 @@ type look struct {
 	repair bool
 }
 
+// errGrown ends a watch because there are more shards: the next one opens the lanes in those.
+var errGrown = errors.New("there are more shards")
+
 // errWatchEnded is the ordinary end of a watch: the connection was lost, or is new.
 var errWatchEnded = errors.New("watch of lanes ended")
 
@@ -67,6 +70,8 @@ func (lw *laneWatch) run(ctx context.Context, work *broker.Work) error {
 	case <-over:
 		return errWatchEnded
 	}
+	grown, forget := lw.w.b.Growth()
+	defer forget()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -80,6 +85,8 @@ func (lw *laneWatch) run(ctx context.Context, work *broker.Work) error {
 			}
 		case <-timer.C:
 			lw.look(ctx)
+		case <-grown:
+			return errGrown
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
@@ -91,13 +98,12 @@ func (lw *laneWatch) run(ctx context.Context, work *broker.Work) error {
 // settings.
 func (lw *laneWatch) follow(ctx context.Context, cfg *broker.QueueConfig) error {
 	next := look{at: after(repairLook), repair: true}
-	for _, p := range cfg.Lanes {
-		rate := queueRate(cfg)
-		rules := laneRules{paused: cfg.IsPaused(p), bounded: cfg.Settings.MaxRunning[p] > 0, most: mostOf(rate)}
+	for _, at := range lw.w.b.Lanes(cfg) {
+		rate, p := queueRate(cfg), at.Priority
+		rules := laneRules{paused: cfg.IsPaused(p) || cfg.WaitsForTurn(p, at.Shard), bounded: cfg.Settings.MaxRunning[p] > 0, most: mostOf(rate)}
 		if rate != nil && lw.w.cfg.Limiter == nil {
 			lw.w.warnUnshared()
 		}
-		at := broker.Lane{Queue: cfg.Name, Priority: p}
 		l := lw.lanes[at]
 		if l == nil {
 			if err := lw.open(ctx, at, rules, rate, cfg.MaxCrashes()); err != nil {
@@ -133,6 +139,12 @@ func (lw *laneWatch) follow(ctx context.Context, cfg *broker.QueueConfig) error 
 // anything is asked of it: it may be new, or left behind by a crash.
 func (lw *laneWatch) open(ctx context.Context, at broker.Lane, rules laneRules, rate *broker.RevisedLimit, maxCrashes int) error {
 	settled, err := lw.w.b.SettleLane(ctx, at, false)
+	if errors.Is(err, pelton.ErrNotFound) && at.Shard > 0 {
+		// It was used for the first time while the shard was made, and nobody has been there yet.
+		if err = lw.w.b.EnsureLane(ctx, at); err == nil {
+			settled, err = lw.w.b.SettleLane(ctx, at, false)
+		}
+	}
 	if err != nil {
 		return err
 	}
@@ -161,7 +173,7 @@ func (lw *laneWatch) look(ctx context.Context) {
 		if time.Now().Before(due.at) {
 			continue
 		}
-		failed := false
+		failed, again := false, false
 		for at, l := range lw.lanes {
 			if at.Queue != queue {
 				continue
@@ -173,9 +185,10 @@ func (lw *laneWatch) look(ctx context.Context) {
 				continue
 			}
 			lw.setLease(l.lane, settled.Lease)
+			again = again || settled.Again
 		}
 		switch {
-		case failed:
+		case failed, again:
 			due.at = after(repairLook)
 		case !due.repair:
 			*due = look{at: after(repairLook), repair: true}

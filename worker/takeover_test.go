@@ -22,7 +22,7 @@ func TestCrashOfAnOwnerWhoseHeartbeatLasts(t *testing.T) {
 		ID: pelton.NewID(time.Now(), 0), Kind: "k", Queue: pelton.DefaultQueue, Priority: pelton.Normal, MaxAttempts: 3,
 		Timeout: time.Minute, Retention: time.Hour, CreatedAt: time.Now(),
 	}, State: pelton.Running, Owner: "gone", StartedAt: time.Now()}
-	if err := b.EnsureLane(t.Context(), dead.Queue, dead.Priority); err != nil {
+	if err := b.EnsureLane(t.Context(), broker.Lane{Queue: dead.Queue, Priority: dead.Priority}); err != nil {
 		t.Fatal(err)
 	}
 	seq, err := b.PublishReady(t.Context(), dead.Envelope())

@@ -111,15 +111,21 @@ func (s BackupStream) Messages() uint64 {
 	return state.Messages
 }
 
-// backedUp are the streams of an installation that a backup has, in its order.
-func (n names) backedUp() []string {
+// backedUp are the streams of an installation with so many shards that a backup has, in its order. The
+// number of shards is read before it, and is in the settings, which come last: an installation
+// that grew meanwhile lacks streams, which whoever opens it makes, and tasks that came after the
+// backup had begun.
+func (n names) backedUp(shards int) []string {
 	last := map[string]int{ // those of rank 0 first
-		bucketStream(n.state(0)): 1, bucketStream(n.keys()): 2, n.dead(): 2, bucketStream(n.locks()): 2, n.dueIndex(): 2,
+		bucketStream(n.keys()): 2, n.dead(): 2, bucketStream(n.locks()): 2, n.dueIndex(): 2,
 		bucketStream(n.config()): 4,
+	}
+	for shard := range shards {
+		last[bucketStream(n.state(uint8(shard)))] = 1
 	}
 	var ordered []string
 	for rank := range 5 {
-		for _, s := range n.whole() {
+		for _, s := range n.whole(shards) {
 			at, known := last[s.Name]
 			if !known && strings.HasPrefix(s.Name, "KV_") {
 				at = 3
@@ -153,7 +159,15 @@ func WriteBackup(ctx context.Context, nc *nats.Conn, namespace, dir string, paus
 		return nil, fmt.Errorf("%w: folder %s is not empty", pelton.ErrInvalid, dir)
 	}
 	backup := &Backup{Format: backupFormat, Namespace: namespace, CreatedAt: time.Now().UTC().Truncate(time.Second), Broker: nc.ConnectedServerVersion(), Paused: paused}
-	for _, name := range n.backedUp() {
+	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(callTimeout))
+	if err != nil {
+		return nil, fmt.Errorf("open JetStream: %w", err)
+	}
+	shards, err := shardsOf(ctx, js, n)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range n.backedUp(shards) {
 		s, err := writeStream(ctx, nc, root, name)
 		if errors.Is(err, pelton.ErrNotFound) { // an installation of an earlier version
 			continue
@@ -187,14 +201,13 @@ func WriteBackup(ctx context.Context, nc *nats.Conn, namespace, dir string, paus
 // probeOf is a subject of a stream whose sequences records tell, on which nobody waits for
 // anything; "" for other streams.
 func (n names) probeOf(stream string) string {
-	switch stream {
-	case n.tasks(0):
-		return n.taskProbe(0)
-	case n.keyed(0):
+	if stream == n.keyed(0) {
 		return n.keyedProbe(0)
-	default:
-		return ""
 	}
+	if shard, rest, ok := shardOf(stream, n.ns+"_TASKS_"); ok && rest == "" {
+		return n.taskProbe(shard)
+	}
+	return ""
 }
 
 // writeSynced writes a file that lasts.
@@ -279,7 +292,11 @@ func existing(ctx context.Context, nc *nats.Conn, n names) (found []string, err 
 	if err != nil {
 		return nil, fmt.Errorf("open JetStream: %w", err)
 	}
-	for _, s := range n.whole() {
+	shards, err := shardsOf(ctx, js, n)
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range n.whole(shards) {
 		switch _, err := js.Stream(ctx, s.Name); {
 		case err == nil:
 			found = append(found, s.Name)

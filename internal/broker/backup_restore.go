@@ -271,11 +271,23 @@ func compareStream(ctx context.Context, js jetstream.JetStream, want BackupStrea
 
 // noteRestored says that nobody knows who has started what there is: see horizon.go.
 func noteRestored(ctx context.Context, js jetstream.JetStream, n names) error {
-	tasks, err := js.Stream(ctx, n.tasks(0))
+	shards, err := shardsOf(ctx, js, n)
 	if err != nil {
-		return translate("open stream "+n.tasks(0), err)
+		return err
 	}
-	data, err := json.Marshal(horizon{Sequence: tasks.CachedInfo().State.LastSeq})
+	var h horizon
+	for shard := range shards {
+		tasks, err := js.Stream(ctx, n.tasks(uint8(shard)))
+		if err != nil {
+			return translate("open stream "+n.tasks(uint8(shard)), err)
+		}
+		if last := tasks.CachedInfo().State.LastSeq; shard == 0 {
+			h.Sequence = last
+		} else {
+			h.More = append(h.More, last)
+		}
+	}
+	data, err := json.Marshal(h)
 	if err != nil {
 		return fmt.Errorf("encode horizon: %w", err)
 	}

@@ -19,7 +19,7 @@ func BenchmarkDueIndex(b *testing.B) {
 	}
 	b.Cleanup(broker.Close)
 	ctx := b.Context()
-	if err := broker.EnsureScheduled(ctx, "q", pelton.Low); err != nil {
+	if err := broker.EnsureScheduled(ctx, Lane{Queue: "q", Priority: pelton.Low}); err != nil {
 		b.Fatal(err)
 	}
 	enqueue := func(records []*Record) error {

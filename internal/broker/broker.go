@@ -85,9 +85,11 @@ type Broker struct {
 	// cancelWait is how long a cancel waits for the holder of a running task.
 	cancelWait time.Duration
 
-	watching watching
-	horizon  atomic.Pointer[horizon]
-	groups   groups
+	watching  watching
+	shards    shards
+	turnTimes turnTimes
+	horizon   atomic.Pointer[horizon]
+	groups    groups
 	// background is what Open started, until Close calls stop.
 	background sync.WaitGroup
 	stop       context.CancelFunc
@@ -106,7 +108,7 @@ type Broker struct {
 		tried time.Time
 	}
 
-	ensured sync.Map      // lanes and counters known to exist: consumer name → struct{}
+	ensured sync.Map      // lanes and counters known to exist: Lane, or stream.consumer → struct{}
 	opening chan struct{} // held by whoever opens a lane
 }
 
@@ -132,6 +134,7 @@ func Open(ctx context.Context, nc *nats.Conn, cfg Config) (*Broker, error) {
 	b := &Broker{
 		names: names{cfg.Namespace}, cfg: cfg, js: js,
 		opening: make(chan struct{}, 1), maxQueues: maxQueuesR1, keyGrace: keyGrace, deadReads: maxDeadReading, cancelWait: cancelWait,
+		turnTimes: usualTurns(),
 	}
 	b.limits.ready = make(chan struct{})
 	if b.seen, err = newSeenDocs(); err != nil {
@@ -160,19 +163,7 @@ func Open(ctx context.Context, nc *nats.Conn, cfg Config) (*Broker, error) {
 	if b.conn, err = newConn(nc); err != nil {
 		return nil, err
 	}
-	if err = b.room.listen(nc, b.diskSignal()); err == nil {
-		if err = b.replication.listen(nc, b.replicasSignal()); err != nil {
-			b.room.close()
-		}
-	}
-	if err == nil && slices.Contains(made, b.dueIndex()) && !slices.Contains(made, b.tasks(0)) {
-		// Tasks are there that an earlier version enqueued.
-		if err = b.doubtDue(ctx); err != nil {
-			b.room.close()
-			b.replication.close()
-		}
-	}
-	if err != nil {
+	if err = b.listen(ctx, nc, slices.Contains(made, b.dueIndex()) && !slices.Contains(made, b.tasks(0))); err != nil {
 		b.conn.close()
 		return nil, err
 	}
@@ -184,7 +175,35 @@ func Open(ctx context.Context, nc *nats.Conn, cfg Config) (*Broker, error) {
 		defer forget()
 		b.wakeWatchers(ctx, again)
 	})
+	back, ignore := b.conn.reconnected()
+	b.background.Go(func() {
+		defer ignore()
+		b.followShards(ctx, back)
+	})
 	return b, nil
+}
+
+// listen begins to hear what other processes tell. doubted says that tasks are there that an earlier
+// version enqueued, which the due index does not have.
+func (b *Broker) listen(ctx context.Context, nc *nats.Conn, doubted bool) error {
+	err := b.room.listen(nc, b.diskSignal())
+	if err != nil {
+		return err
+	}
+	if err = b.replication.listen(nc, b.replicasSignal()); err == nil {
+		if err = b.openShards(ctx); err == nil && doubted {
+			if err = b.doubtDue(ctx); err != nil {
+				b.shards.close()
+			}
+		}
+		if err != nil {
+			b.replication.close()
+		}
+	}
+	if err != nil {
+		b.room.close()
+	}
+	return err
 }
 
 // Close ends open calls. The NATS connection stays open: it is the caller's.
@@ -192,6 +211,7 @@ func (b *Broker) Close() {
 	b.stop()
 	b.room.close()
 	b.replication.close()
+	b.shards.close()
 	b.conn.close()
 	b.limits.close()
 	b.background.Wait()

@@ -273,7 +273,7 @@ func TestWatchQueues(t *testing.T) {
 	t.Parallel()
 	nc := brokertest.Start(t)
 	b := open(t, nc, broker.Config{})
-	if err := b.EnsureLane(t.Context(), "old", pelton.Low); err != nil {
+	if err := b.EnsureLane(t.Context(), broker.Lane{Queue: "old", Priority: pelton.Low}); err != nil {
 		t.Fatal(err)
 	}
 	changes, stop, err := b.WatchQueues(t.Context(), []string{"old", "new"})
@@ -289,7 +289,7 @@ func TestWatchQueues(t *testing.T) {
 	}
 	other := open(t, nc, broker.Config{}) // another process
 	for _, queue := range []string{"elsewhere", "new"} {
-		if err := other.EnsureLane(t.Context(), queue, pelton.Critical); err != nil {
+		if err := other.EnsureLane(t.Context(), broker.Lane{Queue: queue, Priority: pelton.Critical}); err != nil {
 			t.Fatal(err)
 		}
 	}

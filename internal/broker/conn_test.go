@@ -269,14 +269,17 @@ func offlineCalls(t *testing.T, b *Broker) map[string]func() error {
 		"load":     func() error { _, err := b.LoadRecord(t.Context(), r.ID); return err },
 		"queues":   func() error { _, err := b.Queues(t.Context()); return err },
 		"queue":    func() error { _, err := b.Queue(t.Context(), "q"); return err },
-		"lane":     func() error { return b.EnsureLane(t.Context(), "new", pelton.Low) },
+		"lane":     func() error { return b.EnsureLane(t.Context(), Lane{Queue: "new", Priority: pelton.Low}) },
 		"cancel":   func() error { _, err := b.SignalCancel(t.Context(), r.ID); return err },
 		"purge":    func() error { return b.CancelSchedules(t.Context(), r) },
 		"delete":   func() error { return b.DeleteMessage(t.Context(), 0, 1) },
 		"presence": func() error { return b.ShowPresence(t.Context(), Presence{ID: "w"}, PresenceTTL) },
 		"probe":    func() error { return b.Probe(t.Context()) },
 		"dead":     func() error { return b.PublishDead(t.Context(), r) },
-		"settle":   func() error { _, err := b.SettleLane(t.Context(), Lane{"q", pelton.Low}, true); return err },
+		"settle": func() error {
+			_, err := b.SettleLane(t.Context(), Lane{Queue: "q", Priority: pelton.Low}, true)
+			return err
+		},
 		"set": func() error {
 			_, err := b.SetQueue(t.Context(), "q", true, func(*QueueConfig) error { return nil })
 			return err

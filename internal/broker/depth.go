@@ -40,20 +40,27 @@ func (b *Broker) Queues(ctx context.Context) ([]pelton.Queue, error) {
 	for _, cfg := range configs {
 		queues[cfg.Name] = describeQueue(cfg)
 	}
-	infos, err := b.consumers(ctx, b.tasks(0))
+	err = b.eachShard(func(shard uint8) error {
+		infos, err := b.consumers(ctx, b.tasks(shard))
+		if err != nil {
+			return err
+		}
+		for _, info := range infos {
+			if queue, ok := strings.CutPrefix(info.Name, "s_"); ok {
+				at(queue).Scheduled += info.NumPending
+			} else if queue, p, ok := parseLaneConsumer(info.Name); ok {
+				if err := b.addDepth(ctx, at(queue), Lane{queue, p, shard}, info); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
 	if err != nil {
 		return nil, err
 	}
-	for _, info := range infos {
-		if queue, ok := strings.CutPrefix(info.Name, "s_"); ok {
-			at(queue).Scheduled += info.NumPending
-		} else if queue, p, ok := parseLaneConsumer(info.Name); ok {
-			if err := b.addDepth(ctx, at(queue), p, info); err != nil {
-				return nil, err
-			}
-		}
-	}
-	if infos, err = b.consumers(ctx, b.keyed(0)); err != nil {
+	infos, err := b.consumers(ctx, b.keyed(0))
+	if err != nil {
 		return nil, err
 	}
 	for _, info := range infos {
@@ -95,23 +102,30 @@ func (b *Broker) Queue(ctx context.Context, name string) (*pelton.Queue, error) 
 		return nil, err
 	}
 	q := describeQueue(cfg)
-	for _, p := range pelton.Priorities() {
-		info, err := b.consumer(ctx, b.tasks(0), laneConsumer(name, p))
-		if err != nil {
-			return nil, err
-		}
-		if info != nil {
-			if err := b.addDepth(ctx, q, p, info); err != nil {
-				return nil, err
+	counters := map[[2]string]*uint64{
+		{b.keyed(0), laterConsumer(name)}:   &q.Scheduled,
+		{b.keyed(0), waitingConsumer(name)}: &q.Waiting,
+		{b.dead(), deadConsumer(name)}:      &q.Dead,
+	}
+	err = b.eachShard(func(shard uint8) error {
+		counters[[2]string{b.tasks(shard), scheduledConsumer(name)}] = &q.Scheduled
+		for _, p := range pelton.Priorities() {
+			info, err := b.consumer(ctx, b.tasks(shard), laneConsumer(name, p))
+			if err != nil {
+				return err
+			}
+			if info != nil {
+				if err := b.addDepth(ctx, q, Lane{name, p, shard}, info); err != nil {
+					return err
+				}
 			}
 		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
 	}
-	for counter, into := range map[[2]string]*uint64{
-		{b.tasks(0), scheduledConsumer(name)}: &q.Scheduled,
-		{b.keyed(0), laterConsumer(name)}:     &q.Scheduled,
-		{b.keyed(0), waitingConsumer(name)}:   &q.Waiting,
-		{b.dead(), deadConsumer(name)}:        &q.Dead,
-	} {
+	for counter, into := range counters {
 		info, err := b.consumer(ctx, counter[0], counter[1])
 		if err != nil {
 			return nil, err
@@ -158,18 +172,31 @@ func (b *Broker) Ready(ctx context.Context, queue string, priorities []pelton.Pr
 	if waiting != nil {
 		ready += waiting.NumPending
 	}
-	stored, err := b.storedUnder(ctx, b.tasks(0), b.ready(0, queue, "*"))
+	err = b.eachShard(func(shard uint8) error {
+		n, err := b.readyIn(ctx, shard, queue, priorities)
+		ready += n
+		return err
+	})
+	if err != nil {
+		return 0, err
+	}
+	return ready, nil
+}
+
+// readyIn is Ready for the lanes of one shard.
+func (b *Broker) readyIn(ctx context.Context, shard uint8, queue string, priorities []pelton.Priority) (ready uint64, err error) {
+	stored, err := b.storedUnder(ctx, b.tasks(shard), b.ready(shard, queue, "*"))
 	if err != nil {
 		return 0, fmt.Errorf("count queue %s: %w", queue, err)
 	}
 	for _, p := range priorities {
-		n := stored[b.ready(0, queue, p)]
+		n := stored[b.ready(shard, queue, p)]
 		if n == 0 {
 			continue
 		}
 		// What is out is read after what is stored: a task that ends in between counts
 		// as ready, and none that is ready does not.
-		info, err := b.consumer(ctx, b.tasks(0), laneConsumer(queue, p))
+		info, err := b.consumer(ctx, b.tasks(shard), laneConsumer(queue, p))
 		if err != nil {
 			return 0, err
 		}
@@ -201,21 +228,26 @@ func (b *Broker) stateUnder(ctx context.Context, stream, filter string) (jetstre
 
 // addDepth reads a lane's consumer: pending messages are ready, those handed out
 // and not acknowledged run.
-func (b *Broker) addDepth(ctx context.Context, q *pelton.Queue, p pelton.Priority, info *jetstream.ConsumerInfo) error {
-	depth := pelton.Depth{Ready: info.NumPending, Running: uint64(max(info.NumAckPending, 0)), Deliveries: info.Delivered.Consumer}
-	// Also while the lane does not follow its queue's entry yet.
-	depth.Paused = q.Priorities[p].Paused || isPaused(info)
+func (b *Broker) addDepth(ctx context.Context, q *pelton.Queue, lane Lane, info *jetstream.ConsumerInfo) error {
+	ready, running := info.NumPending, uint64(max(info.NumAckPending, 0))
+	depth := q.Priorities[lane.Priority]
+	depth.Ready += ready
+	depth.Running += running
+	depth.Deliveries += info.Delivered.Consumer
+	// Also while the lane does not follow its queue's entry yet. What is paused of a bounded lane, because it
+	// is another shard's turn, is not.
+	depth.Paused = depth.Paused || isPaused(info) && (b.Shards() == 1 || q.Settings.MaxRunning[lane.Priority] == 0)
 	if info.NumPending > 0 {
-		oldest, err := b.get(ctx, b.tasks(0), getRequest{Seq: info.Delivered.Stream + 1, NextFor: b.ready(0, q.Name, p)}, true)
+		oldest, err := b.get(ctx, b.tasks(lane.Shard), getRequest{Seq: info.Delivered.Stream + 1, NextFor: b.ready(lane.Shard, lane.Queue, lane.Priority)}, true)
 		if err == nil {
-			depth.OldestReady = max(time.Since(oldest.time), time.Millisecond)
+			depth.OldestReady = max(depth.OldestReady, time.Since(oldest.time), time.Millisecond)
 		} else if !errors.Is(err, pelton.ErrNotFound) { // taken in the meantime
-			return fmt.Errorf("age of lane %s/%s: %w", q.Name, p, err)
+			return fmt.Errorf("age of lane %s/%s: %w", lane.Queue, lane.Priority, err)
 		}
 	}
-	q.Priorities[p] = depth
-	q.Ready += depth.Ready
-	q.Running += depth.Running
+	q.Priorities[lane.Priority] = depth
+	q.Ready += ready
+	q.Running += running
 	return nil
 }
 

@@ -142,7 +142,7 @@ func (b *Broker) dueWrite(r *Record, now time.Time) (w write, listed bool) {
 	}
 	e := dueEntry{r.RunAt.UnixNano(), r.ID, r.Epoch, r.State, r.Priority, r.Kind}
 	return write{
-		subject: b.dueIn(r.ID.Shard(), r.Queue, dueBucket(r.RunAt, now)),
+		subject: b.dueIn(commonShard, r.Queue, dueBucket(r.RunAt, now)),
 		data:    e.encode(), expect: anyRevision, ttl: ahead + dueKept,
 	}, true
 }

@@ -340,7 +340,7 @@ func TestTenYearsAhead(t *testing.T) {
 func TestFactScheduleBeyondTheClockFiresAtOnce(t *testing.T) {
 	t.Parallel()
 	b := openNew(t)
-	must(t, b.EnsureScheduled(t.Context(), "q", pelton.Low))
+	must(t, b.EnsureScheduled(t.Context(), Lane{Queue: "q", Priority: pelton.Low}))
 	r := aRecord("q", pelton.Low)
 	must(t, b.PublishSchedule(t.Context(), r.Envelope(), time.Date(2300, 1, 1, 0, 0, 0, 0, time.UTC)))
 	if d := wait(t, deliveries(t, b, "q", pelton.Low, 1), "task"); d.Envelope.ID != r.ID {

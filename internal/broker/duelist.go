@@ -99,7 +99,7 @@ func (b *Broker) inDueIndex(ctx context.Context, r *Record) (bool, error) {
 	want := dueEntry{due: r.RunAt.UnixNano(), id: r.ID, epoch: r.Epoch}
 	for _, name := range dueBucketsOf(r.RunAt) {
 		from, to, _ := dueBounds(name)
-		bucket := bucketOfDue{subject: b.dueIn(r.ID.Shard(), r.Queue, name), from: from, to: to}
+		bucket := bucketOfDue{subject: b.dueIn(commonShard, r.Queue, name), from: from, to: to}
 		entries, _, err := b.due.load(ctx, b, bucket, DuePoint{At: r.RunAt.Add(-1)})
 		if err != nil {
 			return false, err

@@ -13,7 +13,7 @@ import (
 func TestRefusedTasksLeaveNoRecord(t *testing.T) {
 	t.Parallel()
 	b := openNew(t)
-	must(t, b.EnsureScheduled(t.Context(), "q", pelton.Low))
+	must(t, b.EnsureScheduled(t.Context(), Lane{Queue: "q", Priority: pelton.Low}))
 	must(t, b.js.DeleteStream(t.Context(), b.tasks(0))) // nothing takes the messages, and the server says so
 	alone, delayed := aRecord("q", pelton.Low), aRecord("q", pelton.Low)
 	delayed.State, delayed.RunAt = pelton.Scheduled, time.Now().Add(time.Hour)
@@ -36,7 +36,7 @@ func TestRefusedTasksLeaveNoRecord(t *testing.T) {
 func TestEnqueueManyAcrossLanes(t *testing.T) {
 	t.Parallel()
 	b := openNew(t)
-	must(t, b.EnsureLane(t.Context(), "known", pelton.Low))
+	must(t, b.EnsureLane(t.Context(), Lane{Queue: "known", Priority: pelton.Low}))
 	b.maxQueues = 1
 	records := make([]*Record, 40)
 	for i := range records {

@@ -32,9 +32,9 @@ func answered(t *testing.T, d *Delivery, verb string) {
 func TestFactLaneSettings(t *testing.T) {
 	t.Parallel()
 	nc := brokertest.Start(t)
-	must(t, openOn(t, nc, Config{Lease: 7 * time.Second}).EnsureLane(t.Context(), "q_1-x", pelton.High))
+	must(t, openOn(t, nc, Config{Lease: 7 * time.Second}).EnsureLane(t.Context(), Lane{Queue: "q_1-x", Priority: pelton.High}))
 	other := openOn(t, nc, Config{Lease: 9 * time.Second})
-	must(t, other.EnsureLane(t.Context(), "q_1-x", pelton.High))
+	must(t, other.EnsureLane(t.Context(), Lane{Queue: "q_1-x", Priority: pelton.High}))
 	info, err := other.consumer(t.Context(), "pelton_TASKS_0", "r_q_1-x_high")
 	must(t, err)
 	cfg := info.Config
@@ -42,10 +42,10 @@ func TestFactLaneSettings(t *testing.T) {
 		cfg.MaxAckPending != -1 || cfg.MaxWaiting != 4096 || cfg.AckWait != 7*time.Second || cfg.InactiveThreshold != 0 {
 		t.Errorf("lane is %+v", cfg)
 	}
-	if lane, err := other.SettleLane(t.Context(), Lane{"q_1-x", pelton.High}, true); err != nil || lane.Lease != 7*time.Second || lane.Shorten {
+	if lane, err := other.SettleLane(t.Context(), Lane{Queue: "q_1-x", Priority: pelton.High}, true); err != nil || lane.Lease != 7*time.Second || lane.Shorten {
 		t.Errorf("settled = %+v, %v; want the 7 s it was made with", lane, err)
 	}
-	if _, err := other.SettleLane(t.Context(), Lane{"q_1-x", pelton.Low}, true); !errors.Is(err, pelton.ErrNotFound) {
+	if _, err := other.SettleLane(t.Context(), Lane{Queue: "q_1-x", Priority: pelton.Low}, true); !errors.Is(err, pelton.ErrNotFound) {
 		t.Errorf("a lane that is not there = %v, want ErrNotFound", err)
 	}
 }
@@ -80,7 +80,7 @@ func TestFactNakComesBackFirstAndForever(t *testing.T) {
 	want := enqueue(t, b, "q", pelton.Low)
 	enqueue(t, b, "q", pelton.Low)
 	got := make(chan *Delivery, 1)
-	p, err := b.OpenPuller(Lane{"q", pelton.Low}, func(d *Delivery) { got <- d }, func(PullEnd) {})
+	p, err := b.OpenPuller(Lane{Queue: "q", Priority: pelton.Low}, func(d *Delivery) { got <- d }, func(PullEnd) {})
 	must(t, err)
 	for range 30 {
 		must(t, p.Pull(1, time.Minute))
@@ -97,7 +97,7 @@ func TestFactDeleteBySequence(t *testing.T) {
 	t.Parallel()
 	b := openNew(t)
 	enqueue(t, b, "q", pelton.Low)
-	must(t, b.EnsureLane(t.Context(), "q", pelton.Low))
+	must(t, b.EnsureLane(t.Context(), Lane{Queue: "q", Priority: pelton.Low}))
 	second, err := b.PublishReady(t.Context(), aRecord("q", pelton.Low).Envelope())
 	must(t, err)
 	shows(t, b, b.tasks(0), "r_q_low", 2)
@@ -203,11 +203,11 @@ func TestFactNobodyTakesTheWrite(t *testing.T) {
 	if _, err := b.do(t.Context(), write{subject: b.record(pelton.NewID(time.Now(), 0)), data: make([]byte, 2<<20), expect: 0}); !errors.Is(err, pelton.ErrInvalid) {
 		t.Errorf("write over max_payload = %v, want ErrInvalid", err)
 	}
-	p, err := b.OpenPuller(Lane{"never", pelton.Low}, func(*Delivery) {}, func(PullEnd) {})
+	p, err := b.OpenPuller(Lane{Queue: "never", Priority: pelton.Low}, func(*Delivery) {}, func(PullEnd) {})
 	must(t, err)
 	p.Close(t.Context())
 	ends := make(chan PullEnd, 1)
-	p, err = b.OpenPuller(Lane{"never", pelton.Low}, func(*Delivery) {}, func(e PullEnd) { ends <- e })
+	p, err = b.OpenPuller(Lane{Queue: "never", Priority: pelton.Low}, func(*Delivery) {}, func(e PullEnd) { ends <- e })
 	must(t, err)
 	must(t, p.Pull(1, time.Minute))
 	if e := wait(t, ends, "end"); !errors.Is(e.Err, pelton.ErrUnavailable) {

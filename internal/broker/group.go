@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -50,14 +51,38 @@ func batchErrors() []jetstream.ErrorCode {
 
 // groups are those of the streams whose writes can be grouped.
 type groups struct {
-	tasks, records group
-	ready, state   string // subjects begin with them
+	ctx          context.Context //nolint:containedctx // of the broker
+	tasks, state string          // subjects begin with them, and go on with the shard
+
+	shards [MaxShards]struct{ tasks, records atomic.Pointer[group] }
 }
 
 func (gs *groups) open(ctx context.Context, b *Broker) {
-	gs.ready, gs.state = b.readyPrefix(0), "$KV."+b.state(0)+"."
-	gs.tasks.open(ctx, b)
-	gs.records.open(ctx, b)
+	gs.ctx, gs.tasks, gs.state = ctx, b.ns+".t.", "$KV."+b.ns+"_STATE_"
+}
+
+// at is the group that a pointer is for, made by whoever is the first to need it.
+func (gs *groups) at(b *Broker, p *atomic.Pointer[group]) *group {
+	g := p.Load()
+	if g == nil {
+		g = &group{}
+		g.open(gs.ctx, b)
+		if !p.CompareAndSwap(nil, g) {
+			g = p.Load()
+		}
+	}
+	return g
+}
+
+// shardOf reads the shard that a subject goes on with behind a prefix, and gives what is behind it.
+func shardOf(subject, prefix string) (shard uint8, rest string, ok bool) {
+	digits, ok := strings.CutPrefix(subject, prefix)
+	if !ok {
+		return 0, "", false
+	}
+	digits, rest, _ = strings.Cut(digits, ".")
+	n, err := strconv.ParseUint(digits, 10, 8)
+	return uint8(n), rest, err == nil && n < MaxShards
 }
 
 // GroupedStreams are the streams whose writes are grouped where the broker syncs every write: none
@@ -70,14 +95,13 @@ func (gs *groups) of(b *Broker, w *write) *group {
 	if h := b.horizon.Load(); h == nil || !h.Always || w.expectOn != "" || len(w.header) > 0 {
 		return nil
 	}
-	switch {
-	case strings.HasPrefix(w.subject, gs.ready):
-		return &gs.tasks
-	case strings.HasPrefix(w.subject, gs.state):
-		return &gs.records
-	default:
-		return nil
+	if shard, rest, ok := shardOf(w.subject, gs.tasks); ok && strings.HasPrefix(rest, "r.") {
+		return gs.at(b, &gs.shards[shard].tasks)
 	}
+	if shard, _, ok := shardOf(w.subject, gs.state); ok {
+		return gs.at(b, &gs.shards[shard].records)
+	}
+	return nil
 }
 
 // grouped is a write that waits to be sent.

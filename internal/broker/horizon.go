@@ -32,9 +32,24 @@ const horizonKey = "horizon"
 // horizon is the entry of the configuration bucket.
 type horizon struct {
 	Server   string `json:"server"`   // id of the broker that it is about
-	Sequence uint64 `json:"sequence"` // the last one of the tasks when it started
+	Sequence uint64 `json:"sequence"` // the last one of the tasks of the first shard when it started
+	// More are those of further shards. Of a shard that came later there is none: what is in it came after the
+	// start.
+	More []uint64 `json:"more,omitempty"`
 	// Always says that the broker syncs every write: see group.go.
 	Always bool `json:"sync_always,omitempty"`
+}
+
+// of is the last sequence of a shard when the broker started.
+func (h *horizon) of(shard uint8) uint64 {
+	switch {
+	case shard == 0:
+		return h.Sequence
+	case int(shard) <= len(h.More):
+		return h.More[shard-1]
+	default:
+		return 0
+	}
 }
 
 // fresh reports whether nobody can have started the task of a delivery.
@@ -53,7 +68,7 @@ func (b *Broker) fresh(d *Delivery) bool {
 		return true
 	}
 	h := b.horizon.Load()
-	return h != nil && d.Seq > h.Sequence && h.Server == b.conn.nc.ConnectedServerId()
+	return h != nil && d.Seq > h.of(d.Lane.Shard) && h.Server == b.conn.nc.ConnectedServerId()
 }
 
 // SaveHorizon says that the broker to which this process is connected has started.
@@ -66,11 +81,25 @@ func (b *Broker) SaveHorizon(ctx context.Context, unclean, always bool) error {
 	}
 	h.Always = always
 	if h.Server = b.conn.nc.ConnectedServerId(); unclean {
-		end, err := b.streamEnd(ctx, b.tasks(0))
+		if err := b.lookForShards(ctx); err != nil { // all that there are
+			return err
+		}
+		h.More = nil
+		err := b.eachShard(func(shard uint8) error {
+			end, err := b.streamEnd(ctx, b.tasks(shard))
+			switch {
+			case err != nil:
+				return err
+			case shard == 0:
+				h.Sequence = end - 1
+			default:
+				h.More = append(h.More, end-1)
+			}
+			return nil
+		})
 		if err != nil {
 			return err
 		}
-		h.Sequence = end - 1
 	}
 	data, err := json.Marshal(h)
 	if err != nil {

@@ -24,6 +24,7 @@ type Inspection struct {
 	Storage                Quota // of files, in bytes
 	StreamCount            Quota // of the account, those of others included
 	Consumers              Quota
+	Shards                 int // as its settings say
 	Streams                []InspectedStream
 }
 
@@ -65,7 +66,11 @@ func Inspect(ctx context.Context, nc *nats.Conn, namespace string) (*Inspection,
 	found.Storage = Quota{int64(min(tier.Store, 1<<62)), tier.Limits.MaxStore}
 	found.StreamCount = Quota{int64(tier.Streams), int64(tier.Limits.MaxStreams)}
 	found.Consumers = Quota{int64(tier.Consumers), int64(tier.Limits.MaxConsumers)}
-	for _, want := range (names{namespace}).streams(0) {
+	n := names{namespace}
+	if found.Shards, err = shardsWritten(ctx, js, n); err != nil {
+		return nil, err
+	}
+	for _, want := range n.withShards(n.streams(0), found.Shards, 0) {
 		s, err := found.stream(ctx, js, want)
 		if err != nil {
 			return nil, err

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -14,20 +15,31 @@ import (
 	"github.com/peltonq/pelton"
 )
 
-// Lane is one (queue, priority) pair.
+// Lane is one (queue, priority) pair, in one shard.
 type Lane struct {
 	Queue    string
 	Priority pelton.Priority
+	Shard    uint8
+}
+
+// String is what the lane's consumer is called, and of a further shard its number.
+func (l Lane) String() string { return inShard(laneConsumer(l.Queue, l.Priority), l.Shard) }
+
+func inShard(name string, shard uint8) string {
+	if shard == 0 {
+		return name
+	}
+	return name + "@" + strconv.Itoa(int(shard))
 }
 
 // EnsureLane makes sure that the lane's consumer exists and that workers learn
 // of it. Only the first call for a lane in a process asks the broker. A queue
 // beyond the installation's bound is pelton.ErrInvalid.
-func (b *Broker) EnsureLane(ctx context.Context, queue string, p pelton.Priority) error {
-	name := laneConsumer(queue, p)
-	if _, known := b.ensured.Load(name); known {
+func (b *Broker) EnsureLane(ctx context.Context, lane Lane) error {
+	if _, known := b.ensured.Load(lane); known {
 		return nil
 	}
+	queue, p := lane.Queue, lane.Priority
 	if !b.conn.nc.IsConnected() {
 		return fmt.Errorf("open lane %s/%s: %w: not connected", queue, p, pelton.ErrUnavailable)
 	}
@@ -40,13 +52,13 @@ func (b *Broker) EnsureLane(ctx context.Context, queue string, p pelton.Priority
 	case <-ctx.Done():
 		return fmt.Errorf("open lane %s/%s: %w: %w", queue, p, pelton.ErrUnavailable, context.Cause(ctx))
 	}
-	if _, known := b.ensured.Load(name); known {
+	if _, known := b.ensured.Load(lane); known {
 		return nil
 	}
-	if err := b.openLane(ctx, queue, p); err != nil {
+	if err := b.openLane(ctx, lane); err != nil {
 		return err
 	}
-	b.ensured.Store(name, struct{}{})
+	b.ensured.Store(lane, struct{}{})
 	return nil
 }
 
@@ -54,7 +66,8 @@ func (b *Broker) EnsureLane(ctx context.Context, queue string, p pelton.Priority
 // the lane there: one that is listed can be pulled. If the entry changed in
 // between, the lane that is now listed is settled, since whoever changed it may not
 // have seen it. Dying before that leaves it to the workers that open the lane.
-func (b *Broker) openLane(ctx context.Context, queue string, p pelton.Priority) error {
+func (b *Broker) openLane(ctx context.Context, lane Lane) error {
+	queue, p := lane.Queue, lane.Priority
 	cfg, err := b.loadQueue(ctx, queue)
 	if errors.Is(err, pelton.ErrNotFound) {
 		err = b.checkQueueBound(ctx, queue)
@@ -62,7 +75,7 @@ func (b *Broker) openLane(ctx context.Context, queue string, p pelton.Priority) 
 	if err != nil {
 		return err
 	}
-	if err := b.createConsumer(ctx, b.tasks(0), b.laneConfig(cfg, p)); err != nil {
+	if err := b.createConsumer(ctx, b.tasks(lane.Shard), b.laneConfig(cfg, p, lane.Shard)); err != nil {
 		return err
 	}
 	if slices.Contains(cfg.Lanes, p) {
@@ -77,17 +90,17 @@ func (b *Broker) openLane(ctx context.Context, queue string, p pelton.Priority) 
 	if err != nil {
 		return fmt.Errorf("list lane %s/%s: %w", queue, p, err)
 	}
-	_, err = b.SettleLane(ctx, Lane{queue, p}, false)
+	_, err = b.SettleLane(ctx, lane, false)
 	return err
 }
 
-// laneConfig is the lane's consumer as the entry wants it.
-func (b *Broker) laneConfig(cfg *QueueConfig, p pelton.Priority) jetstream.ConsumerConfig {
-	want := cfg.lane(p)
+// laneConfig is the lane's consumer in a shard as the entry wants it.
+func (b *Broker) laneConfig(cfg *QueueConfig, p pelton.Priority, shard uint8) jetstream.ConsumerConfig {
+	want := cfg.lane(p, shard)
 	if want.lease == 0 {
 		want.lease = b.cfg.Lease
 	}
-	lane := b.lane(0, cfg.Name, p, want.lease)
+	lane := b.lane(shard, cfg.Name, p, want.lease)
 	lane.MaxAckPending = want.maxPending
 	if want.paused {
 		until := time.Now().Add(pauseFor)
@@ -97,11 +110,11 @@ func (b *Broker) laneConfig(cfg *QueueConfig, p pelton.Priority) jetstream.Consu
 }
 
 // EnsureScheduled makes sure that the queue's delayed tasks are counted.
-func (b *Broker) EnsureScheduled(ctx context.Context, queue string, p pelton.Priority) error {
-	if err := b.EnsureLane(ctx, queue, p); err != nil { // where the task will go, and the bound
+func (b *Broker) EnsureScheduled(ctx context.Context, lane Lane) error {
+	if err := b.EnsureLane(ctx, lane); err != nil { // where the task will go, and the bound
 		return err
 	}
-	return b.ensureCounter(ctx, b.tasks(0), counter(scheduledConsumer(queue), b.scheduledIn(0, queue)))
+	return b.ensureCounter(ctx, b.tasks(lane.Shard), counter(scheduledConsumer(lane.Queue), b.scheduledIn(lane.Shard, lane.Queue)))
 }
 
 // EnsurePlaces makes sure that the queue's tasks in lines are counted.
@@ -113,13 +126,14 @@ func (b *Broker) EnsurePlaces(ctx context.Context, queue string) error {
 }
 
 func (b *Broker) ensureCounter(ctx context.Context, stream string, cfg jetstream.ConsumerConfig) error {
-	if _, known := b.ensured.Load(cfg.Durable); known {
+	name := stream + "." + cfg.Durable
+	if _, known := b.ensured.Load(name); known {
 		return nil
 	}
 	if err := b.createConsumer(ctx, stream, cfg); err != nil {
 		return err
 	}
-	b.ensured.Store(cfg.Durable, struct{}{})
+	b.ensured.Store(name, struct{}{})
 	return nil
 }
 

@@ -23,12 +23,12 @@ func TestQueueBound(t *testing.T) {
 	}
 	b.maxQueues = 2
 	for _, queue := range []string{"a", "b", "a"} {
-		must(t, b.EnsureLane(t.Context(), queue, pelton.Low))
+		must(t, b.EnsureLane(t.Context(), Lane{Queue: queue, Priority: pelton.Low}))
 	}
 	r := aRecord("c", pelton.Low)
 	for name, err := range map[string]error{
-		"lane":      b.EnsureLane(t.Context(), "c", pelton.Low),
-		"schedule":  b.EnsureScheduled(t.Context(), "c", pelton.Low),
+		"lane":      b.EnsureLane(t.Context(), Lane{Queue: "c", Priority: pelton.Low}),
+		"schedule":  b.EnsureScheduled(t.Context(), Lane{Queue: "c", Priority: pelton.Low}),
 		"enqueue":   b.Enqueue(t.Context(), r),
 		"many":      b.EnqueueMany(t.Context(), []*Record{aRecord("a", pelton.Low), r})[1],
 		"many, one": b.EnqueueMany(t.Context(), []*Record{aRecord("c", pelton.Low)})[0],
@@ -42,10 +42,10 @@ func TestQueueBound(t *testing.T) {
 		t.Errorf("record of the refused task: %v, want ErrNotFound", err)
 	}
 	// More lanes of a queue that exists are fine, also for another process.
-	must(t, b.EnsureLane(t.Context(), "b", pelton.High))
+	must(t, b.EnsureLane(t.Context(), Lane{Queue: "b", Priority: pelton.High}))
 	other := openOn(t, b.conn.nc, Config{})
 	other.maxQueues = 2
-	must(t, other.EnsureLane(t.Context(), "a", pelton.Critical))
+	must(t, other.EnsureLane(t.Context(), Lane{Queue: "a", Priority: pelton.Critical}))
 	queues, err := b.queueConfigs(t.Context())
 	if err != nil || len(queues) != 2 || queues[0].Name != "a" || queues[1].Name != "b" {
 		t.Errorf("queues %v, %v", queues, err)
@@ -61,7 +61,7 @@ func TestLanesAtOnce(t *testing.T) {
 		b := openOn(t, nc, Config{})
 		for range 2 {
 			opening.Go(func() {
-				if err := b.EnsureScheduled(t.Context(), "q", p); err != nil {
+				if err := b.EnsureScheduled(t.Context(), Lane{Queue: "q", Priority: p}); err != nil {
 					t.Error(err)
 				}
 			})
@@ -83,7 +83,7 @@ func TestOpeningALaneHonoursItsContext(t *testing.T) {
 	b.opening <- struct{}{} // somebody else is stuck in it
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Millisecond)
 	defer cancel()
-	if err := b.EnsureLane(ctx, "q", pelton.Low); !errors.Is(err, pelton.ErrUnavailable) || !errors.Is(err, context.DeadlineExceeded) {
+	if err := b.EnsureLane(ctx, Lane{Queue: "q", Priority: pelton.Low}); !errors.Is(err, pelton.ErrUnavailable) || !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("%v, want ErrUnavailable", err)
 	}
 }
@@ -114,7 +114,7 @@ func TestWatchQueuesOverRestart(t *testing.T) {
 	must(t, err)
 	t.Cleanup(nc.Close)
 	b := openOn(t, nc, Config{})
-	must(t, b.EnsureLane(t.Context(), "old", pelton.Low))
+	must(t, b.EnsureLane(t.Context(), Lane{Queue: "old", Priority: pelton.Low}))
 	changes, stop, err := b.WatchQueues(t.Context(), []string{"old", "new"})
 	must(t, err)
 	defer stop()
@@ -131,7 +131,7 @@ func TestWatchQueuesOverRestart(t *testing.T) {
 	brokertest.StartServer(t, brokertest.In(dir), func(cfg *embed.Config) { cfg.Listen = addr })
 	watchClosed(t, changes)
 	reaches(t, "the connection to be back", nc.IsConnected)
-	must(t, b.EnsureLane(t.Context(), "new", pelton.High))
+	must(t, b.EnsureLane(t.Context(), Lane{Queue: "new", Priority: pelton.High}))
 	changes, stopAgain, err := b.WatchQueues(t.Context(), []string{"old", "new"})
 	must(t, err)
 	defer stopAgain()
@@ -164,8 +164,8 @@ func TestWatchQueuesEnds(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			b := openNew(t)
-			must(t, b.EnsureLane(t.Context(), "q", pelton.Low))
-			must(t, b.EnsureLane(t.Context(), "q", pelton.High))
+			must(t, b.EnsureLane(t.Context(), Lane{Queue: "q", Priority: pelton.Low}))
+			must(t, b.EnsureLane(t.Context(), Lane{Queue: "q", Priority: pelton.High}))
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
 			changes, stop, err := b.WatchQueues(ctx, []string{"q"})

@@ -136,33 +136,44 @@ func (b *Broker) EachListed(ctx context.Context, f ListFilter, cursor string, vi
 // open makes the sources of the list's state.
 func (l *list) open(ctx context.Context, cursor string) error {
 	queue, priority := cmp.Or(l.f.Queue, "*"), cmp.Or(string(l.f.Priority), "*")
-	ready := l.b.readyPrefix(0) + queue + "." + priority
+	behind := queue + "." + priority
 	type part struct {
 		stream, filter string
 		task           func(context.Context, *stored) (*Record, error)
 	}
 	var parts []part
+	lanes := func() (all []part) {
+		for i := range l.b.Shards() {
+			shard := uint8(i)
+			all = append(all, part{l.b.tasks(shard), l.b.readyPrefix(shard) + behind, l.fromReady})
+		}
+		return all
+	}
 	switch l.f.State {
 	case pelton.Queued:
 		l.letter = "q"
-		lanes, lines := part{l.b.tasks(0), ready, l.fromReady}, part{l.b.keyed(0), l.b.placesOf(0, queue), l.fromPlace}
+		lines := part{l.b.keyed(0), l.b.placesOf(0, queue), l.fromPlace}
 		switch l.f.Part {
 		case InLines:
 			l.letter, parts = "l", []part{lines}
 		case InLanes:
-			l.letter, parts = "r", []part{lanes}
-		case Everywhere:
-			parts = []part{lanes, lines}
+			l.letter, parts = "r", lanes()
+		case Everywhere: // what comes later, in new shards, is at the end: see parse
+			parts = slices.Insert(lanes(), 1, lines)
 		}
 	case pelton.Failed:
 		l.letter = "f"
 		parts = []part{{l.b.dead(), l.b.deadIn(queue), l.fromLetter}}
 	case pelton.Succeeded, pelton.Cancelled, pelton.Expired:
 		l.letter = "o"
-		parts = []part{{bucketStream(l.b.state(0)), ">", l.fromRecord}}
+		for shard := range l.b.Shards() {
+			parts = append(parts, part{bucketStream(l.b.state(uint8(shard))), ">", l.fromRecord})
+		}
 	case "":
 		l.letter = "a"
-		parts = []part{{bucketStream(l.b.state(0)), ">", l.fromRecord}, {l.b.tasks(0), ready, l.fromReady}}
+		for shard, lane := range lanes() {
+			parts = append(parts, part{bucketStream(l.b.state(uint8(shard))), ">", l.fromRecord}, lane)
+		}
 	case pelton.Scheduled, pelton.Retrying, pelton.Running:
 		return fmt.Errorf("%w: %s tasks are listed otherwise", pelton.ErrNotSupported, l.f.State)
 	default:
@@ -170,6 +181,14 @@ func (l *list) open(ctx context.Context, cursor string) error {
 	}
 	from, err := l.parse(cursor, len(parts))
 	if err != nil {
+		// A process that knows of more shards may have given it.
+		known := l.b.Shards()
+		if err := l.b.lookForShards(ctx); err != nil {
+			return fmt.Errorf("list tasks: %w", err)
+		}
+		if l.b.Shards() > known {
+			return l.open(ctx, cursor)
+		}
 		return err
 	}
 	for i, p := range parts {
@@ -295,7 +314,8 @@ func (l *list) fromLetter(ctx context.Context, msg *stored) (*Record, error) {
 	return r, nil
 }
 
-// A cursor is the letter of the list and how far each source was visited, in base 36.
+// A cursor is the letter of the list and how far each source was visited, in base 36. One of before
+// there were more shards has fewer: what is in those is listed from its end on.
 
 func (l *list) cursor() string {
 	parts := make([]string, len(l.passed))
@@ -312,8 +332,9 @@ func (l *list) parse(cursor string, n int) ([]uint64, error) {
 	}
 	rest, ok := strings.CutPrefix(cursor, l.letter)
 	parts := strings.Split(rest, ".")
-	for i := range from {
-		if ok = ok && len(parts) == n; !ok {
+	ok = ok && len(parts) <= n
+	for i := range min(n, len(parts)) {
+		if !ok {
 			break
 		}
 		seq, err := strconv.ParseUint(parts[i], 36, 64)

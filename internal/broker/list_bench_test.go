@@ -58,7 +58,7 @@ func openBench(b *testing.B, nc *nats.Conn) *Broker {
 	}
 	b.Cleanup(broker.Close)
 	for _, queue := range []string{"q", "rare"} {
-		if err := broker.EnsureLane(b.Context(), queue, pelton.Normal); err != nil {
+		if err := broker.EnsureLane(b.Context(), Lane{Queue: queue, Priority: pelton.Normal}); err != nil {
 			b.Fatal(err)
 		}
 	}

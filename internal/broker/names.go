@@ -16,8 +16,8 @@ const DefaultNamespace = "pelton"
 
 var namespaceName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_-]{0,31}$`)
 
-// names derives every name that lives in the broker from a namespace. Shard 0
-// is the only one for now; the parameter is in every name that will need it.
+// names derives every name that lives in the broker from a namespace. What is there once
+// has shard 0 in its name: see shards.go.
 type names struct{ ns string }
 
 func (n names) tasks(shard uint8) string { return fmt.Sprintf("%s_TASKS_%d", n.ns, shard) }
@@ -29,7 +29,7 @@ func (n names) workers() string          { return n.ns + "_WORKERS" }
 
 func (n names) ticks() string { return n.ns + "_TICKS" }
 
-func (n names) keyed(shard uint8) string { return fmt.Sprintf("%s_KEYED_%d", n.ns, shard) }
+func (n names) keyed(shard uint8) string { return fmt.Sprintf("%s_KEYED_%d", n.ns, shard) } //nolint:unparam // see commonShard
 func (n names) keys() string             { return n.ns + "_KEYS_0" }
 
 func (n names) dueIndex() string { return n.ns + "_DUE_0" }
@@ -91,22 +91,22 @@ func (n names) deadProbe() string { return n.ns + ".d._.probe" }
 // stream's sequence is the order; the queue is in it to be counted. A line has
 // subjects only while somebody waits in it.
 
-func (n names) placesIn(shard uint8, l Line) string {
+func (n names) placesIn(shard uint8, l Line) string { //nolint:unparam // see commonShard
 	return fmt.Sprintf("%s.k.%d.l.%s.*", n.ns, shard, l.token())
 }
 
-func (n names) place(shard uint8, l Line, queue string) string {
+func (n names) place(shard uint8, l Line, queue string) string { //nolint:unparam // see commonShard
 	return fmt.Sprintf("%s.k.%d.l.%s.%s", n.ns, shard, l.token(), queue)
 }
 
 func (n names) places() string { return n.ns + ".k.0.l.>" }
 
-func (n names) placesOf(shard uint8, queue string) string {
+func (n names) placesOf(shard uint8, queue string) string { //nolint:unparam // see commonShard
 	return fmt.Sprintf("%s.k.%d.l.*.%s", n.ns, shard, queue)
 }
 
 // laterPlace is the schedule of a delayed task that will take a place in a line.
-func (n names) laterPlace(shard uint8, queue string, id pelton.ID, epoch uint32) string {
+func (n names) laterPlace(shard uint8, queue string, id pelton.ID, epoch uint32) string { //nolint:unparam // see commonShard
 	return fmt.Sprintf("%s.k.%d.s.%s.%s.%d", n.ns, shard, queue, id, epoch)
 }
 
@@ -114,7 +114,7 @@ func (n names) laterPlacesOf(shard uint8, queue string, id pelton.ID) string {
 	return fmt.Sprintf("%s.k.%d.s.%s.%s.*", n.ns, shard, queue, id)
 }
 
-func (n names) laterPlacesIn(shard uint8, queue string) string {
+func (n names) laterPlacesIn(shard uint8, queue string) string { //nolint:unparam // see commonShard
 	return fmt.Sprintf("%s.k.%d.s.%s.>", n.ns, shard, queue)
 }
 
@@ -125,7 +125,7 @@ func (n names) laterPlacePrefix(shard uint8) string { return fmt.Sprintf("%s.k.%
 
 // dueIn is where the entries of a queue's tasks are that are due in a span of time: see
 // due.go. A queue named "*" stands for all of them.
-func (n names) dueIn(shard uint8, queue, bucket string) string {
+func (n names) dueIn(shard uint8, queue, bucket string) string { //nolint:unparam // see commonShard
 	return fmt.Sprintf("%s.due.%d.%s.%s", n.ns, shard, queue, bucket)
 }
 

@@ -3,6 +3,8 @@ package broker
 import (
 	"fmt"
 	"slices"
+
+	"github.com/peltonq/pelton"
 )
 
 // Role is what a process is to the broker, for its permissions.
@@ -31,14 +33,17 @@ func InboxPrefix(namespace string, role Role) string {
 	return "_INBOX." + namespace + "." + string(role)
 }
 
-// PermissionsOf are those that a role needs in a namespace, and no others as far as
-// subjects can tell. The error is a namespace that cannot be.
-func PermissionsOf(namespace string, role Role) (Permissions, error) {
+// PermissionsOf are those that a role needs in a namespace with up to so many shards, and no others as far as
+// subjects can tell. The error is a namespace, or a number, that cannot be.
+func PermissionsOf(namespace string, shards int, role Role) (Permissions, error) {
 	cfg, err := Config{Namespace: namespace}.withDefaults()
 	if err != nil {
 		return Permissions{}, err
 	}
-	n := grants{names: names{cfg.Namespace}}
+	if shards < 1 || shards > MaxShards {
+		return Permissions{}, fmt.Errorf("%w: %d shards are not between 1 and %d", pelton.ErrInvalid, shards, MaxShards)
+	}
+	n := grants{names: names{cfg.Namespace}, shards: shards}
 	n.everybody(role)
 	switch role {
 	case RoleProducer:
@@ -60,7 +65,22 @@ type grants struct {
 	names
 	Permissions
 
-	shard uint8
+	shards int
+}
+
+// tasksIn and stateIn are the streams of all shards.
+func (g *grants) tasksIn() (streams []string) {
+	for shard := range g.shards {
+		streams = append(streams, g.tasks(uint8(shard)))
+	}
+	return streams
+}
+
+func (g *grants) stateIn() (streams []string) {
+	for shard := range g.shards {
+		streams = append(streams, bucketStream(g.state(uint8(shard))))
+	}
+	return streams
 }
 
 func (g *grants) publish(subjects ...string)   { g.Publish = append(g.Publish, subjects...) }
@@ -90,42 +110,49 @@ func (g *grants) write(bucket string, keys ...string) {
 // everybody is what opening the installation takes, and following its settings.
 func (g *grants) everybody(role Role) {
 	var all []string
-	for _, s := range g.streams(1) {
+	for _, s := range g.withShards(g.streams(1), g.shards, 1) {
 		all = append(all, s.Name)
 	}
 	config := bucketStream(g.config())
 	g.publish("$JS.API.INFO")
 	g.api("STREAM.INFO.%s", all...)
-	g.read(config, bucketStream(g.state(g.shard)), bucketStream(g.locks()), bucketStream(g.keys()), g.tasks(g.shard), g.keyed(g.shard), g.dueIndex())
+	g.read(config, bucketStream(g.locks()), bucketStream(g.keys()), g.keyed(0), g.dueIndex())
+	g.read(append(g.tasksIn(), g.stateIn()...)...)
 	g.api("CONSUMER.CREATE.%s.>", config) // a watch
 	g.api("CONSUMER.INFO.%s.*", config)
 	g.api("CONSUMER.DELETE.%s.*", config)
 	g.publish("$JS.FC." + config + ".>")
-	g.subscribe(InboxPrefix(g.ns, role)+".>", g.diskSignal(), g.replicasSignal())
+	g.subscribe(InboxPrefix(g.ns, role)+".>", g.diskSignal(), g.replicasSignal(), g.configKey(shardsKey))
 }
 
 // lanes is making the consumers of a queue that is used for the first time, and reading
 // what they count.
 func (g *grants) lanes() {
-	for _, filter := range []string{g.readyPrefix(g.shard) + "*.*", g.scheduledIn(g.shard, "*")} {
-		g.publish("$JS.API.CONSUMER.CREATE." + g.tasks(g.shard) + ".*." + filter)
+	for shard, stream := range g.tasksIn() {
+		for _, filter := range []string{g.readyPrefix(uint8(shard)) + "*.*", g.scheduledIn(uint8(shard), "*")} {
+			g.publish("$JS.API.CONSUMER.CREATE." + stream + ".*." + filter)
+		}
 	}
-	for _, filter := range []string{g.placesOf(g.shard, "*"), g.laterPlacesIn(g.shard, "*")} {
-		g.publish("$JS.API.CONSUMER.CREATE." + g.keyed(g.shard) + ".*." + filter)
+	for _, filter := range []string{g.placesOf(0, "*"), g.laterPlacesIn(0, "*")} {
+		g.publish("$JS.API.CONSUMER.CREATE." + g.keyed(0) + ".*." + filter)
 	}
-	g.publish("$JS.API.CONSUMER.CREATE." + g.keyed(g.shard) + "." + arrivalsConsumer)
-	g.api("CONSUMER.INFO.%s.*", g.tasks(g.shard), g.keyed(g.shard))
-	g.api("CONSUMER.LIST.%s", g.tasks(g.shard), g.keyed(g.shard))
+	g.publish("$JS.API.CONSUMER.CREATE." + g.keyed(0) + "." + arrivalsConsumer)
+	streams := append(g.tasksIn(), g.keyed(0))
+	g.api("CONSUMER.INFO.%s.*", streams...)
+	g.api("CONSUMER.LIST.%s", streams...)
 }
 
 // tasksOf is writing tasks and their records, and taking them back.
 func (g *grants) tasksOf() {
-	g.publish(g.taskSubjects(g.shard), g.ns+".k.0.>", g.dueIn(g.shard, "*", "*"))
-	g.write(g.state(g.shard), "*")
+	g.publish(g.ns+".k.0.>", g.dueIn(0, "*", "*"))
+	for shard := range g.shards {
+		g.publish(g.taskSubjects(uint8(shard)))
+		g.write(g.state(uint8(shard)), "*")
+	}
 	g.write(g.keys(), "*")
 	g.write(g.locks(), "unique.*", "idem.*")
-	g.api("STREAM.MSG.DELETE.%s", g.tasks(g.shard), g.keyed(g.shard), g.dueIndex(), g.dead())
-	g.api("STREAM.PURGE.%s", g.tasks(g.shard), g.keyed(g.shard), g.dueIndex())
+	g.api("STREAM.MSG.DELETE.%s", append(g.tasksIn(), g.keyed(0), g.dueIndex(), g.dead())...)
+	g.api("STREAM.PURGE.%s", append(g.tasksIn(), g.keyed(0), g.dueIndex())...)
 	g.publish(g.ns+".e.*", g.cancelSignals())
 	g.subscribe(g.ns + ".e.*")
 }
@@ -142,20 +169,31 @@ func (g *grants) worker() {
 	g.tasksOf()
 	g.read(g.dead(), bucketStream(g.workers()))
 	g.publish(g.deadIn("*"), "$JS.API.CONSUMER.CREATE."+g.dead()+".*."+g.deadIn("*"))
-	g.api("CONSUMER.MSG.NEXT.%s.*", g.tasks(g.shard), g.keyed(g.shard))
-	g.api("CONSUMER.PAUSE.%s.*", g.tasks(g.shard))
-	g.publish("$JS.ACK."+g.tasks(g.shard)+".>", "$JS.ACK."+g.keyed(g.shard)+".>")
+	pulled := append(g.tasksIn(), g.keyed(0))
+	g.api("CONSUMER.MSG.NEXT.%s.*", pulled...)
+	g.api("CONSUMER.PAUSE.%s.*", g.tasksIn()...)
+	for _, stream := range pulled {
+		g.publish("$JS.ACK." + stream + ".>")
+	}
 	g.write(g.config(), pauseKeyPrefix+"*")
 	g.write(g.locks(), "lock.>")
 	g.write(g.workers(), "*")
 	g.publish(g.workerSignal("*"), g.ns+".l.>", "_INBOX."+g.ns+".>") // answers to signals
 	g.subscribe(g.cancelSignals(), g.workerSignal("*"), g.ns+".l.>")
-	g.subscribe(elections+g.tasks(g.shard)+".*", elections+g.keyed(g.shard)+"."+arrivalsConsumer)
+	g.elections()
+}
+
+// elections is hearing of those of what is pulled.
+func (g *grants) elections() {
+	for _, stream := range g.tasksIn() {
+		g.subscribe(elections + stream + ".*")
+	}
+	g.subscribe(elections + g.keyed(0) + "." + arrivalsConsumer)
 }
 
 // admin is all of the installation, and none of its streams' ends.
 func (g *grants) admin() {
-	for _, s := range g.whole() {
+	for _, s := range g.whole(g.shards) {
 		g.read(s.Name)
 		g.publish(s.Subjects...)
 		for _, call := range []string{
@@ -167,5 +205,6 @@ func (g *grants) admin() {
 		g.publish("$JS.ACK."+s.Name+".>", "$JS.FC."+s.Name+".>")
 	}
 	g.publish(g.ns+".>", "_INBOX."+g.ns+".>")
-	g.subscribe(g.ns+".>", elections+g.tasks(g.shard)+".*", elections+g.keyed(g.shard)+"."+arrivalsConsumer, elections+g.ticks()+"."+ticksConsumer)
+	g.subscribe(g.ns+".>", elections+g.ticks()+"."+ticksConsumer)
+	g.elections()
 }

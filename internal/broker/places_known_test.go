@@ -114,7 +114,7 @@ func TestKnownPlacesAreBounded(t *testing.T) {
 func TestCallsOfKnownPlaces(t *testing.T) {
 	t.Parallel()
 	b := openOn(t, brokertest.Start(t), Config{})
-	must(t, b.EnsureLane(t.Context(), "q", pelton.Low))
+	must(t, b.EnsureLane(t.Context(), Lane{Queue: "q", Priority: pelton.Low}))
 	callLines(t, b)
 	lane := deliveries(t, b, "q", pelton.Low, 10)
 	records := inLineOf(t, b, "k", 4)

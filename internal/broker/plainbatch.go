@@ -34,7 +34,7 @@ func (p *PlainBatch) Add(i int, r *Record) (plain bool, err error) {
 		return false, nil
 	}
 	r.ID = r.ID.Seed()
-	if err := p.open(Lane{r.Queue, r.Priority}); err != nil {
+	if err := p.open(r.Lane()); err != nil {
 		return true, fmt.Errorf("enqueue task %s: %w", r.ID, err)
 	}
 	e := Envelope{Meta: r.Meta, Payload: r.Payload}
@@ -55,7 +55,7 @@ func (p *PlainBatch) open(lane Lane) error {
 	}
 	err, known := p.refused[lane]
 	if !known {
-		err = p.f.b.EnsureLane(p.ctx, lane.Queue, lane.Priority)
+		err = p.f.b.EnsureLane(p.ctx, lane)
 	}
 	if err != nil {
 		if p.refused == nil {
@@ -64,7 +64,7 @@ func (p *PlainBatch) open(lane Lane) error {
 		p.refused[lane] = err
 		return err
 	}
-	p.lane, p.subject = lane, p.f.b.ready(0, lane.Queue, lane.Priority)
+	p.lane, p.subject = lane, p.f.b.ready(lane.Shard, lane.Queue, lane.Priority)
 	return nil
 }
 

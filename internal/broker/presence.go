@@ -126,13 +126,17 @@ func (b *Broker) Probe(ctx context.Context) error {
 		return fmt.Errorf("probe: %w", err)
 	}
 	probes := []write{
-		{subject: b.taskProbe(0), expect: anyRevision, ttl: probeTTL},
 		{subject: b.deadProbe(), expect: anyRevision},
 		{subject: b.keyedProbe(0), expect: anyRevision, ttl: probeTTL},
 		{subject: b.tickProbe(), expect: anyRevision, ttl: probeTTL},
 		{subject: b.dueProbe(0), expect: anyRevision, ttl: probeTTL},
 	}
-	for _, bucket := range []string{b.state(0), b.names.config(), b.locks(), b.workers(), b.keys()} {
+	buckets := []string{b.names.config(), b.locks(), b.workers(), b.keys()}
+	for shard := range b.Shards() {
+		probes = append(probes, write{subject: b.taskProbe(uint8(shard)), expect: anyRevision, ttl: probeTTL})
+		buckets = append(buckets, b.state(uint8(shard)))
+	}
+	for _, bucket := range buckets {
 		probes = append(probes, write{subject: "$KV." + bucket + "." + probeKey, expect: anyRevision, ttl: probeTTL})
 	}
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)

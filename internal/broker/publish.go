@@ -83,15 +83,14 @@ func (b *Broker) placeWrite(r *Record) (write, error) {
 	if err != nil {
 		return write{}, fmt.Errorf("publish place of task %s: %w", r.ID, err)
 	}
-	shard := r.ID.Shard()
 	line, _ := r.waitsIn()
-	w := write{subject: b.place(shard, line, r.Queue), data: data, expect: anyRevision}
+	w := write{subject: b.place(commonShard, line, r.Queue), data: data, expect: anyRevision}
 	if r.waitsForPlace(time.Now()) {
 		w.header = nats.Header{
 			headerSchedule:       {"@at " + r.RunAt.UTC().Format(time.RFC3339Nano)},
 			headerScheduleTarget: {w.subject},
 		}
-		w.subject, w.expect = b.laterPlace(shard, r.Queue, r.ID, r.Epoch), 0
+		w.subject, w.expect = b.laterPlace(commonShard, r.Queue, r.ID, r.Epoch), 0
 	}
 	return w, nil
 }
@@ -191,10 +190,13 @@ func (b *Broker) ensure(ctx context.Context, r *Record) error {
 		}
 	}
 	if r.waitsForTime() && !r.InLine {
-		return b.EnsureScheduled(ctx, r.Queue, r.Priority)
+		return b.EnsureScheduled(ctx, r.Lane())
 	}
-	return b.EnsureLane(ctx, r.Queue, r.Priority)
+	return b.EnsureLane(ctx, r.Lane())
 }
+
+// Lane is where the task's message is, or will be.
+func (m *Meta) Lane() Lane { return Lane{m.Queue, m.Priority, m.ID.Shard()} }
 
 // EnqueueMany enqueues the records in a pipeline and returns one error for each,
 // in order. It is not atomic: every record is a task of its own.
@@ -213,7 +215,7 @@ func (b *Broker) EnqueueMany(ctx context.Context, records []*Record) []error {
 	}
 	ensured := map[place]error{} // a lane that fails does so once, not for each record
 	for i, r := range records {
-		at := place{Lane{r.Queue, r.Priority}, r.waitsForTime(), r.InLine}
+		at := place{r.Lane(), r.waitsForTime(), r.InLine}
 		err, known := ensured[at]
 		if !known {
 			err = b.ensure(ctx, r)
@@ -277,7 +279,7 @@ func recorded(records []*Record, errs []error) []*Record {
 // CancelSchedules removes what the task has waiting in the schedule.
 func (b *Broker) CancelSchedules(ctx context.Context, r *Record) error {
 	if r.InLine {
-		return b.purge(ctx, b.keyed(r.ID.Shard()), b.laterPlacesOf(r.ID.Shard(), r.Queue, r.ID))
+		return b.purge(ctx, b.keyed(commonShard), b.laterPlacesOf(commonShard, r.Queue, r.ID))
 	}
 	return b.purge(ctx, b.tasks(r.ID.Shard()), b.scheduledOf(r.ID.Shard(), r.Queue, r.Priority, r.ID))
 }

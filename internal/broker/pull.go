@@ -60,7 +60,7 @@ type Puller struct {
 // end are called one at a time, and must not block for long: end once per
 // request, unless the connection was lost in between.
 func (b *Broker) OpenPuller(lane Lane, deliver func(*Delivery), end func(PullEnd)) (*Puller, error) {
-	p, err := b.openPuller(lane, b.tasks(0), laneConsumer(lane.Queue, lane.Priority), deliver, end)
+	p, err := b.openPuller(lane, b.tasks(lane.Shard), laneConsumer(lane.Queue, lane.Priority), deliver, end)
 	if err != nil {
 		return nil, fmt.Errorf("open lane %s/%s: %w", lane.Queue, lane.Priority, err)
 	}

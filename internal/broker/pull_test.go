@@ -15,7 +15,7 @@ import (
 func TestPullSemantics(t *testing.T) {
 	t.Parallel()
 	b := open(t, brokertest.Start(t), broker.Config{})
-	if err := b.EnsureLane(t.Context(), "q", pelton.Low); err != nil {
+	if err := b.EnsureLane(t.Context(), broker.Lane{Queue: "q", Priority: pelton.Low}); err != nil {
 		t.Fatal(err)
 	}
 	l := openLane(t, b, "q", pelton.Low)
@@ -68,7 +68,7 @@ func TestPullSemantics(t *testing.T) {
 func TestStandingPull(t *testing.T) {
 	t.Parallel()
 	b := open(t, brokertest.Start(t), broker.Config{})
-	if err := b.EnsureLane(t.Context(), "q", pelton.Low); err != nil {
+	if err := b.EnsureLane(t.Context(), broker.Lane{Queue: "q", Priority: pelton.Low}); err != nil {
 		t.Fatal(err)
 	}
 	l := openLane(t, b, "q", pelton.Low)
@@ -99,7 +99,7 @@ func TestStandingPull(t *testing.T) {
 func TestStandingPullsOverlap(t *testing.T) {
 	t.Parallel()
 	b := open(t, brokertest.Start(t), broker.Config{})
-	if err := b.EnsureLane(t.Context(), "q", pelton.Low); err != nil {
+	if err := b.EnsureLane(t.Context(), broker.Lane{Queue: "q", Priority: pelton.Low}); err != nil {
 		t.Fatal(err)
 	}
 	l := openLane(t, b, "q", pelton.Low)
@@ -153,7 +153,7 @@ func TestPullerCloseStrandsNothing(t *testing.T) {
 	t.Parallel()
 	b := open(t, brokertest.Start(t), broker.Config{Lease: time.Hour})
 	const tasks = 200
-	if err := b.EnsureLane(t.Context(), "q", pelton.Low); err != nil {
+	if err := b.EnsureLane(t.Context(), broker.Lane{Queue: "q", Priority: pelton.Low}); err != nil {
 		t.Fatal(err)
 	}
 	seen := 0

@@ -49,29 +49,40 @@ func (p purgePhase) next() purgePhase {
 // begun with the phase, and are left alone, so that it ends.
 type purgeCursor struct {
 	phase purgePhase
+	shard uint8 // of the last two phases, which are gone through in each
 	next  uint64
 	end   uint64
 }
 
 // purgeFilter is where a phase's messages are. Those of lines tell their priority
 // in the message.
-func (b *Broker) purgeFilter(phase purgePhase, queue string, p pelton.Priority) (stream, filter string) {
+func (b *Broker) purgeFilter(at purgeCursor, queue string, p pelton.Priority) (stream, filter string) {
 	subject := string(p)
 	if subject == "" {
 		subject = "*"
 	}
-	switch phase {
+	switch at.phase {
 	case purgeLater:
 		return b.keyed(0), b.laterPlacesIn(0, queue)
 	case purgePlaces:
 		return b.keyed(0), b.placesOf(0, queue)
 	case purgeTimed:
-		return b.tasks(0), fmt.Sprintf("%s.t.0.s.%s.%s.>", b.ns, queue, subject)
+		return b.tasks(at.shard), fmt.Sprintf("%s.t.%d.s.%s.%s.>", b.ns, at.shard, queue, subject)
 	case purgeReady:
-		return b.tasks(0), fmt.Sprintf("%s.t.0.r.%s.%s", b.ns, queue, subject)
+		return b.tasks(at.shard), b.readyPrefix(at.shard) + queue + "." + subject
 	default:
-		return b.tasks(0), ""
+		return b.tasks(at.shard), ""
 	}
+}
+
+// after is where a purge goes on when it is through with at; false at its end. Shards that came meanwhile
+// are left out: what is in them came later, too.
+func (at purgeCursor) after(shards int) (next purgeCursor, more bool) {
+	if (at.phase == purgeTimed || at.phase == purgeReady) && int(at.shard)+1 < shards {
+		return purgeCursor{phase: at.phase, shard: at.shard + 1, next: 1}, true
+	}
+	phase := at.phase.next()
+	return purgeCursor{phase: phase, next: 1}, phase != ""
 }
 
 // PurgeQueue cancels the tasks of a queue that wait: those that are ready, delayed,
@@ -96,31 +107,36 @@ func (b *Broker) PurgeQueue(ctx context.Context, queue string, p pelton.Priority
 	if err != nil {
 		return 0, "", err
 	}
+	if known, err := b.knows(ctx, at.shard); err != nil {
+		return 0, "", err
+	} else if !known {
+		return 0, "", badCursor()
+	}
 	if at.end == 0 {
-		stream, _ := b.purgeFilter(at.phase, queue, p)
+		stream, _ := b.purgeFilter(at, queue, p)
 		if at.end, err = b.streamEnd(ctx, stream); err != nil {
 			return 0, "", err
 		}
 	}
 	deadline := time.Now().Add(within)
 	for {
-		stream, filter := b.purgeFilter(at.phase, queue, p)
+		stream, filter := b.purgeFilter(at, queue, p)
 		n, over, err := b.purgeSome(ctx, stream, filter, p, &at)
 		purged += n
 		switch {
 		case err != nil:
 			return purged, at.String(), fmt.Errorf("purge queue %s: %w", queue, err)
-		case over && at.phase.next() == "":
-			return purged, "", nil
 		case over:
+			next, more := at.after(b.Shards())
+			if !more {
+				return purged, "", nil
+			}
 			// What became of this phase's tasks meanwhile is before the next one's end.
-			next := at.phase.next()
 			stream, _ := b.purgeFilter(next, queue, p)
-			end, err := b.streamEnd(ctx, stream)
-			if err != nil {
+			if next.end, err = b.streamEnd(ctx, stream); err != nil {
 				return purged, at.String(), err
 			}
-			at = purgeCursor{phase: next, next: 1, end: end}
+			at = next
 		case time.Now().After(deadline):
 			return purged, at.String(), nil
 		}
@@ -232,7 +248,8 @@ func (b *Broker) purgeMessage(ctx context.Context, msg *stored, p pelton.Priorit
 // message: a crash in between leaves the message, which gives them back. r is nil
 // for a task whose record is gone; by is as of LeaveLines.
 func (b *Broker) leaveAndDrop(ctx context.Context, r *Record, env *Envelope, msg *stored, by uint64) error {
-	called := strings.HasPrefix(msg.subject, b.ns+".t.0.r.") // else it is no message that a turn counts on
+	_, rest, _ := shardOf(msg.subject, b.ns+".t.")
+	called := strings.HasPrefix(rest, "r.") // else it is no message that a turn counts on
 	if err := b.leaveDropped(ctx, r, env, by, lineSettling{seen: true, fence: called, front: true}); err != nil {
 		return err
 	}
@@ -241,15 +258,16 @@ func (b *Broker) leaveAndDrop(ctx context.Context, r *Record, env *Envelope, msg
 
 // dropPurged removes a message whose task is cancelled.
 func (b *Broker) dropPurged(ctx context.Context, msg *stored) error {
+	shard, rest, inTasks := shardOf(msg.subject, b.ns+".t.")
 	switch {
-	case strings.HasPrefix(msg.subject, b.ns+".t.0.s."):
-		return b.purge(ctx, b.tasks(0), msg.subject) // a schedule goes with its subject
+	case inTasks && strings.HasPrefix(rest, "s."):
+		return b.purge(ctx, b.tasks(shard), msg.subject) // a schedule goes with its subject
 	case strings.HasPrefix(msg.subject, b.ns+".k.0.s."):
 		return b.purge(ctx, b.keyed(0), msg.subject)
 	case strings.HasPrefix(msg.subject, b.ns+".k."):
 		return b.deleteFrom(ctx, b.keyed(0), msg.seq)
 	default:
-		return b.DeleteMessage(ctx, 0, msg.seq)
+		return b.DeleteMessage(ctx, shard, msg.seq)
 	}
 }
 
@@ -261,7 +279,11 @@ func (b *Broker) streamEnd(ctx context.Context, name string) (uint64, error) {
 
 // String is what parsePurgeCursor reads.
 func (c purgeCursor) String() string {
-	return fmt.Sprintf("%s-%s-%s", c.phase, strconv.FormatUint(c.next, 36), strconv.FormatUint(c.end, 36))
+	phase := string(c.phase)
+	if c.shard > 0 {
+		phase += strconv.Itoa(int(c.shard))
+	}
+	return fmt.Sprintf("%s-%s-%s", phase, strconv.FormatUint(c.next, 36), strconv.FormatUint(c.end, 36))
 }
 
 // parsePurgeCursor reads a cursor; "" is the start, without an end as yet.
@@ -270,11 +292,16 @@ func parsePurgeCursor(text string) (purgeCursor, error) {
 		return purgeCursor{phase: purgeLater, next: 1}, nil
 	}
 	parts := strings.Split(text, "-")
-	if phase := purgePhase(parts[0]); len(parts) == 3 && slices.Contains([]purgePhase{purgeLater, purgePlaces, purgeTimed, purgeReady}, phase) {
+	letter, digits := parts[0][:min(1, len(parts[0]))], parts[0][min(1, len(parts[0])):]
+	shard, shardErr := uint64(0), error(nil)
+	if digits != "" {
+		shard, shardErr = strconv.ParseUint(digits, 10, 8)
+	}
+	if phase := purgePhase(letter); len(parts) == 3 && shardErr == nil && slices.Contains([]purgePhase{purgeLater, purgePlaces, purgeTimed, purgeReady}, phase) {
 		next, nextErr := strconv.ParseUint(parts[1], 36, 64)
 		end, endErr := strconv.ParseUint(parts[2], 36, 64)
 		if nextErr == nil && endErr == nil && next > 0 && end > 0 {
-			return purgeCursor{phase: phase, next: next, end: end}, nil
+			return purgeCursor{phase: phase, shard: uint8(shard), next: next, end: end}, nil
 		}
 	}
 	return purgeCursor{}, badCursor()

@@ -165,7 +165,7 @@ func TestPurgeEnds(t *testing.T) {
 	must(t, b.Enqueue(t.Context(), late))
 	last, err := b.streamEnd(t.Context(), b.tasks(0))
 	must(t, err)
-	if purged, next, err := b.PurgeQueue(t.Context(), "q", "", purgeCursor{purgeReady, 1, last - 1}.String(), time.Second); purged != 0 || next != "" || err != nil {
+	if purged, next, err := b.PurgeQueue(t.Context(), "q", "", purgeCursor{phase: purgeReady, next: 1, end: last - 1}.String(), time.Second); purged != 0 || next != "" || err != nil {
 		t.Errorf("what came later: purged %d, next %q, %v", purged, next, err)
 	}
 }
@@ -173,7 +173,7 @@ func TestPurgeEnds(t *testing.T) {
 func TestPurgeErrors(t *testing.T) {
 	t.Parallel()
 	b := openNew(t)
-	must(t, b.EnsureLane(t.Context(), "q", pelton.Low))
+	must(t, b.EnsureLane(t.Context(), Lane{Queue: "q", Priority: pelton.Low}))
 	for _, cursor := range []string{"x", "r-1", "r-0-1", "r-1-0", "t-1-1", "r-1-!", "r--1-1"} {
 		var invalid *pelton.ValidationError
 		if _, _, err := b.PurgeQueue(t.Context(), "q", "", cursor, time.Second); !errors.As(err, &invalid) || invalid.Fields[0].Field != "cursor" {

@@ -30,6 +30,8 @@ type QueueConfig struct {
 	BaseLease time.Duration
 	Revision  uint64 // of the entry; 0 before there is one
 
+	turns map[pelton.Priority]turn // of bounded lanes: see bounded.go
+
 	// What a later version wrote is kept as it is.
 	rest         map[string]json.RawMessage
 	restSettings map[string]json.RawMessage
@@ -83,8 +85,11 @@ func decodeQueue(name string, data []byte, revision uint64) (*QueueConfig, error
 		return nil, fmt.Errorf("read queue %s: %w: %w", name, ErrMalformed, err)
 	}
 	c.Lanes, c.Paused, c.Settings = form.Lanes, form.Paused, form.Settings
+	var err error
+	if c.turns, err = decodeTurns(c.rest["turns"]); err != nil {
+		return nil, fmt.Errorf("read queue %s: %w: %w", name, ErrMalformed, err)
+	}
 	if form.BaseLease != "" {
-		var err error
 		if c.BaseLease, err = pelton.ParseDuration(form.BaseLease); err != nil {
 			return nil, fmt.Errorf("read queue %s: %w: %w", name, ErrMalformed, err)
 		}
@@ -117,11 +122,11 @@ func (c *QueueConfig) encode() ([]byte, error) {
 		merged = make(map[string]json.RawMessage)
 	}
 	maps.Copy(merged, settings)
-	fields := map[string]any{"lanes": c.Lanes, "paused": c.Paused, "settings": merged, "base_lease": pelton.FormatDuration(c.BaseLease)}
+	fields := map[string]any{"lanes": c.Lanes, "paused": c.Paused, "settings": merged, "base_lease": pelton.FormatDuration(c.BaseLease), "turns": c.turns}
 	if c.Lanes == nil {
 		fields["lanes"] = []pelton.Priority{}
 	}
-	for name, empty := range map[string]bool{"paused": len(c.Paused) == 0, "settings": len(merged) == 0, "base_lease": c.BaseLease == 0} {
+	for name, empty := range map[string]bool{"paused": len(c.Paused) == 0, "settings": len(merged) == 0, "base_lease": c.BaseLease == 0, "turns": len(c.turns) == 0} {
 		if empty {
 			delete(fields, name)
 			delete(all, name)

@@ -50,9 +50,9 @@ func TestReadyIsWithoutWhatIsOut(t *testing.T) {
 	for range 5 {
 		must(t, b.Enqueue(t.Context(), aRecord("q", pelton.Low)))
 	}
-	must(t, b.EnsureScheduled(t.Context(), "q", pelton.Low)) // other subjects of the queue
+	must(t, b.EnsureScheduled(t.Context(), Lane{Queue: "q", Priority: pelton.Low})) // other subjects of the queue
 	taken := make(chan *Delivery, 10)
-	puller, err := b.OpenPuller(Lane{"q", pelton.Low}, func(d *Delivery) { taken <- d }, func(PullEnd) {})
+	puller, err := b.OpenPuller(Lane{Queue: "q", Priority: pelton.Low}, func(d *Delivery) { taken <- d }, func(PullEnd) {})
 	must(t, err)
 	defer puller.Close(t.Context())
 	for out := range uint64(2) {

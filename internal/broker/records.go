@@ -139,7 +139,7 @@ func (b *Broker) SaveRecordSoon(ctx context.Context, r *Record, done func(error)
 // its message, with Revision 0: see located.go.
 func (b *Broker) LoadRecord(ctx context.Context, id pelton.ID) (*Record, error) {
 	r, err := b.loadRecord(ctx, id, false)
-	if errors.Is(err, pelton.ErrNotFound) && id.Sequence() > 0 && id.Shard() == 0 {
+	if errors.Is(err, pelton.ErrNotFound) && id.Sequence() > 0 && int(id.Shard()) < b.Shards() {
 		return b.locate(ctx, id)
 	}
 	return r, err
@@ -149,8 +149,8 @@ func (b *Broker) LoadRecord(ctx context.Context, id pelton.ID) (*Record, error) 
 // and from the leader, once they did, if not. It also asks the leader before it says pelton.ErrNotFound:
 // a follower may be behind.
 func (b *Broker) ReadRecord(ctx context.Context, id pelton.ID) (*Record, error) {
-	if !b.replication.anyCopy() {
-		if err := b.confirmMajority(ctx); err != nil {
+	if !b.replication.anyCopy(id.Shard()) {
+		if err := b.confirmMajority(ctx, id.Shard()); err != nil {
 			return nil, fmt.Errorf("load record of task %s: %w", id, err)
 		}
 		return b.LoadRecord(ctx, id)
@@ -163,7 +163,9 @@ func (b *Broker) ReadRecord(ctx context.Context, id pelton.ID) (*Record, error) 
 }
 
 func (b *Broker) loadRecord(ctx context.Context, id pelton.ID, stale bool) (*Record, error) {
-	if id.Shard() != 0 {
+	if known, err := b.knows(ctx, id.Shard()); err != nil {
+		return nil, fmt.Errorf("load record of task %s: %w", id, err)
+	} else if !known {
 		return nil, fmt.Errorf("load record of task %s: %w: no shard %d", id, pelton.ErrNotFound, id.Shard())
 	}
 	msg, err := b.get(ctx, bucketStream(b.state(id.Shard())), getRequest{LastFor: b.record(id)}, stale)

@@ -38,35 +38,41 @@ const MaxReplicas = 5
 type replication struct {
 	many atomic.Bool // more than one, of some stream
 	sub  *nats.Subscription
-	// led is when the records last took a write of this process's confirming.
-	led        atomic.Pointer[time.Time]
-	confirming singleflight.Group
+	// led is when the records of a shard last took a write of this process's confirming.
+	led        [MaxShards]atomic.Pointer[time.Time]
+	confirming singleflight.Group // by shard
 }
 
 // trustFollowers is for how long after a write any copy may be read. It bounds how old a record may
 // be that a reader gets from a server that was cut off from the others, and does not know.
 const trustFollowers = time.Second
 
-// anyCopy reports whether a record may be read from any copy.
-func (r *replication) anyCopy() bool {
+// anyCopy reports whether a record of a shard may be read from any copy.
+func (r *replication) anyCopy(shard uint8) bool {
 	if !r.many.Load() {
 		return true
 	}
-	led := r.led.Load()
+	if shard >= MaxShards {
+		return false
+	}
+	led := r.led[shard].Load()
 	return led != nil && time.Since(*led) < trustFollowers
 }
 
-// confirmMajority finds out whether the records have a leader with a majority behind it, by a
+// confirmMajority finds out whether the records of a shard have a leader with a majority behind it, by a
 // write: one that was cut off goes on answering reads for some ten seconds. A store that
 // is full tells nothing of that, and no record is kept from its readers. Errors: pelton.ErrUnavailable.
-func (b *Broker) confirmMajority(ctx context.Context) error {
-	_, err, _ := b.replication.confirming.Do("", func() (any, error) {
+func (b *Broker) confirmMajority(ctx context.Context, shard uint8) error {
+	if int(shard) >= b.Shards() {
+		return nil // what there is of it, the leader of the settings says
+	}
+	_, err, _ := b.replication.confirming.Do(b.state(shard), func() (any, error) {
 		began := time.Now()
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
 		defer cancel()
-		_, err := b.do(ctx, write{subject: "$KV." + b.state(0) + "." + probeKey, expect: anyRevision, ttl: probeTTL})
+		_, err := b.do(ctx, write{subject: "$KV." + b.state(shard) + "." + probeKey, expect: anyRevision, ttl: probeTTL})
 		if err == nil {
-			b.replication.led.Store(&began)
+			b.replication.led[shard].Store(&began)
 		}
 		return nil, err
 	})
@@ -162,7 +168,10 @@ func (b *Broker) Arrange(ctx context.Context, to Arrangement) (changed bool, err
 		return false, err
 	}
 	var differ []jetstream.StreamConfig
-	for _, want := range b.whole() {
+	if err := b.lookForShards(ctx); err != nil {
+		return false, err
+	}
+	for _, want := range b.whole(b.Shards()) {
 		stream, err := b.js.Stream(ctx, want.Name)
 		if !b.cfg.Access && errors.Is(err, jetstream.ErrStreamNotFound) {
 			continue // of what nobody has needed so far
@@ -196,7 +205,7 @@ func (b *Broker) Arrange(ctx context.Context, to Arrangement) (changed bool, err
 // Unsettled are the streams that the cluster still copies or moves, with what is missing: until there
 // are none, the loss of one server may be that of the only copy. Errors: pelton.ErrUnavailable.
 func (b *Broker) Unsettled(ctx context.Context) (streams []string, err error) {
-	for _, want := range b.whole() {
+	for _, want := range b.whole(b.Shards()) {
 		stream, err := b.js.Stream(ctx, want.Name)
 		if errors.Is(err, jetstream.ErrStreamNotFound) {
 			continue

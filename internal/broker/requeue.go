@@ -105,7 +105,7 @@ func (b *Broker) requeue(ctx context.Context, id pelton.ID, letter *Record) (*Re
 		}
 		err = b.room.check()
 		if err == nil {
-			err = b.EnsureLane(ctx, r.Queue, r.Priority)
+			err = b.EnsureLane(ctx, r.Lane())
 		}
 		if err == nil && r.ConcurrencyKey != "" {
 			err = b.EnsurePlaces(ctx, r.Queue)

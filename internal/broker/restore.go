@@ -11,6 +11,11 @@ func (b *Broker) RestoreLanes(ctx context.Context) error {
 	if err := b.doubtDue(ctx); err != nil {
 		return err
 	}
+	return b.restoreLanes(ctx, 0, b.Shards())
+}
+
+// restoreLanes does so in the shards from one on and below another.
+func (b *Broker) restoreLanes(ctx context.Context, from, to int) error {
 	queues, err := b.queueConfigs(ctx)
 	if err != nil {
 		return err
@@ -20,8 +25,10 @@ func (b *Broker) RestoreLanes(ctx context.Context) error {
 			if p == "" || p.Rank() < 0 {
 				continue // of a newer version
 			}
-			if err := b.createConsumer(ctx, b.tasks(0), b.laneConfig(cfg, p)); err != nil {
-				return err
+			for shard := from; shard < to; shard++ {
+				if err := b.createConsumer(ctx, b.tasks(uint8(shard)), b.laneConfig(cfg, p, uint8(shard))); err != nil {
+					return err
+				}
 			}
 		}
 	}

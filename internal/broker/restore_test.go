@@ -13,7 +13,7 @@ func TestRestoreLanes(t *testing.T) {
 	b := openNew(t)
 	ctx := t.Context()
 	for _, p := range []pelton.Priority{pelton.Low, pelton.High} {
-		if err := b.EnsureLane(ctx, "default", p); err != nil {
+		if err := b.EnsureLane(ctx, Lane{Queue: "default", Priority: p}); err != nil {
 			t.Fatal(err)
 		}
 	}

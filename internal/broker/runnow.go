@@ -85,10 +85,10 @@ func (b *Broker) finishRunNow(ctx context.Context, r *Record) error {
 
 // scheduleOf is where the schedule of the record's epoch is, if it has one.
 func (b *Broker) scheduleOf(r *Record) (stream, subject string) {
-	shard := r.ID.Shard()
 	if r.InLine {
-		return b.keyed(shard), b.laterPlace(shard, r.Queue, r.ID, r.Epoch)
+		return b.keyed(commonShard), b.laterPlace(commonShard, r.Queue, r.ID, r.Epoch)
 	}
+	shard := r.ID.Shard()
 	return b.tasks(shard), b.scheduled(shard, r.Queue, r.Priority, r.ID, r.Epoch)
 }
 

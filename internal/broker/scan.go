@@ -14,9 +14,13 @@ import (
 // costs one read, so this is for tests and small installations. Unreadable
 // messages are passed over.
 func (b *Broker) Scan(ctx context.Context, yield func(*Envelope) bool) error {
-	for _, in := range []struct{ stream, filter string }{
-		{b.tasks(0), b.ns + ".t.0.r.>"}, {b.tasks(0), b.ns + ".t.0.s.>"}, {b.keyed(0), b.places()}, {b.keyed(0), b.laterPlaces(0)},
-	} {
+	type part struct{ stream, filter string }
+	var parts []part
+	for i := range b.Shards() {
+		shard := uint8(i)
+		parts = append(parts, part{b.tasks(shard), b.readyPrefix(shard) + ">"}, part{b.tasks(shard), b.scheduledIn(shard, "*")})
+	}
+	for _, in := range append(parts, part{b.keyed(0), b.places()}, part{b.keyed(0), b.laterPlaces(0)}) {
 		for next := uint64(1); ; {
 			msg, err := b.get(ctx, in.stream, getRequest{Seq: next, NextFor: in.filter}, false)
 			if errors.Is(err, pelton.ErrNotFound) {
@@ -38,7 +42,12 @@ func (b *Broker) Scan(ctx context.Context, yield func(*Envelope) bool) error {
 // is acknowledged leaves the stream. Unlike the lanes' counters it is exact at once.
 func (b *Broker) Idle(ctx context.Context) (bool, error) {
 	// Lines first: a task is in its lane before it leaves its line.
-	for _, in := range []struct{ stream, filter string }{{b.keyed(0), b.places()}, {b.tasks(0), b.ns + ".t.0.r.>"}} {
+	type part struct{ stream, filter string }
+	parts := []part{{b.keyed(0), b.places()}}
+	for i := range b.Shards() {
+		parts = append(parts, part{b.tasks(uint8(i)), b.readyPrefix(uint8(i)) + ">"})
+	}
+	for _, in := range parts {
 		_, err := b.get(ctx, in.stream, getRequest{Seq: 1, NextFor: in.filter}, false)
 		switch {
 		case errors.Is(err, pelton.ErrNotFound):

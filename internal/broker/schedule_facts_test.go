@@ -19,7 +19,7 @@ import (
 func deliveries(t *testing.T, b *Broker, queue string, p pelton.Priority, n int) <-chan *Delivery {
 	t.Helper()
 	got := make(chan *Delivery, n)
-	puller, err := b.OpenPuller(Lane{queue, p}, func(d *Delivery) { got <- d }, func(PullEnd) {})
+	puller, err := b.OpenPuller(Lane{Queue: queue, Priority: p}, func(d *Delivery) { got <- d }, func(PullEnd) {})
 	must(t, err)
 	t.Cleanup(func() { puller.Close(context.WithoutCancel(t.Context())) })
 	body := []byte(`{"batch":` + formatSeq(uint64(n)) + `,"expires":30000000000}`)
@@ -30,7 +30,7 @@ func deliveries(t *testing.T, b *Broker, queue string, p pelton.Priority, n int)
 func TestFactSchedulesAreNeverEarly(t *testing.T) {
 	t.Parallel()
 	b := openNew(t)
-	must(t, b.EnsureScheduled(t.Context(), "q", pelton.High))
+	must(t, b.EnsureScheduled(t.Context(), Lane{Queue: "q", Priority: pelton.High}))
 	due := map[pelton.ID]time.Time{}
 	start := time.Now()
 	for i := range 8 {
@@ -67,7 +67,7 @@ func TestFactSchedulesAreNeverEarly(t *testing.T) {
 func TestFactScheduleInThePastFiresAtOnce(t *testing.T) {
 	t.Parallel()
 	b := openNew(t)
-	must(t, b.EnsureScheduled(t.Context(), "q", pelton.Low))
+	must(t, b.EnsureScheduled(t.Context(), Lane{Queue: "q", Priority: pelton.Low}))
 	got := deliveries(t, b, "q", pelton.Low, 1)
 	r := aRecord("q", pelton.Low)
 	must(t, b.PublishSchedule(t.Context(), r.Envelope(), time.Now().Add(-time.Hour)))
@@ -81,7 +81,7 @@ func TestFactScheduleInThePastFiresAtOnce(t *testing.T) {
 func TestFactScheduleIsWrittenOnceAndPurged(t *testing.T) {
 	t.Parallel()
 	b := openNew(t)
-	must(t, b.EnsureScheduled(t.Context(), "q", pelton.Low))
+	must(t, b.EnsureScheduled(t.Context(), Lane{Queue: "q", Priority: pelton.Low}))
 	r, other := aRecord("q", pelton.Low), aRecord("q", pelton.Low)
 	later := time.Now().Add(time.Hour)
 	for _, r := range []*Record{r, other} {
@@ -116,7 +116,7 @@ func TestFactScheduleIsWrittenOnceAndPurged(t *testing.T) {
 func TestFactPurgedScheduleDoesNotFire(t *testing.T) {
 	t.Parallel()
 	b := openNew(t)
-	must(t, b.EnsureScheduled(t.Context(), "q", pelton.Low))
+	must(t, b.EnsureScheduled(t.Context(), Lane{Queue: "q", Priority: pelton.Low}))
 	gone, control := aRecord("q", pelton.Low), aRecord("q", pelton.Low)
 	due := time.Now().Add(500 * time.Millisecond)
 	must(t, b.PublishSchedule(t.Context(), gone.Envelope(), due))
@@ -131,7 +131,7 @@ func TestFactPurgedScheduleDoesNotFire(t *testing.T) {
 func TestFactCounterFollowsFiring(t *testing.T) {
 	t.Parallel()
 	b := openNew(t)
-	must(t, b.EnsureScheduled(t.Context(), "q", pelton.Low))
+	must(t, b.EnsureScheduled(t.Context(), Lane{Queue: "q", Priority: pelton.Low}))
 	for i := range 5 {
 		at := time.Now().Add(time.Hour)
 		if i < 2 {
@@ -157,7 +157,7 @@ func TestFactSchedulesSurviveRestart(t *testing.T) {
 		srv := brokertest.StartServer(t, brokertest.In(dir))
 		nc := brokertest.Connect(t, srv)
 		b := openOn(t, nc, Config{})
-		must(t, b.EnsureScheduled(t.Context(), "q", pelton.Low))
+		must(t, b.EnsureScheduled(t.Context(), Lane{Queue: "q", Priority: pelton.Low}))
 		due = time.Now().Add(400 * time.Millisecond)
 		must(t, b.PublishSchedule(t.Context(), missed.Envelope(), due))
 		must(t, b.PublishSchedule(t.Context(), later.Envelope(), due.Add(1500*time.Millisecond)))

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -59,8 +60,9 @@ func (b *Broker) SetQueue(ctx context.Context, name string, create bool, change 
 // heartbeats still follow the longer one would lose its tasks.
 func (b *Broker) settleQueue(ctx context.Context, cfg *QueueConfig) error {
 	shorten := false
-	for _, p := range cfg.Lanes {
-		settled, err := b.SettleLane(ctx, Lane{cfg.Name, p}, false)
+	lanes := b.Lanes(cfg)
+	for _, lane := range lanes {
+		settled, err := b.SettleLane(ctx, lane, false)
 		if errors.Is(err, pelton.ErrNotFound) { // deleted by hand; made as it should be when it is used again
 			continue
 		}
@@ -75,12 +77,28 @@ func (b *Broker) settleQueue(ctx context.Context, cfg *QueueConfig) error {
 	if err := waitFor(ctx, leaseSettle); err != nil {
 		return err
 	}
-	for _, p := range cfg.Lanes {
-		if _, err := b.SettleLane(ctx, Lane{cfg.Name, p}, true); err != nil && !errors.Is(err, pelton.ErrNotFound) {
+	for _, lane := range lanes {
+		if _, err := b.SettleLane(ctx, lane, true); err != nil && !errors.Is(err, pelton.ErrNotFound) {
 			return err
 		}
 	}
 	return nil
+}
+
+// Lanes are a queue's lanes in all shards: of bounded ones that whose turn it is comes last, when the
+// others are paused.
+func (b *Broker) Lanes(cfg *QueueConfig) (lanes []Lane) {
+	for _, p := range cfg.Lanes {
+		last := len(lanes)
+		for shard := range b.Shards() {
+			lanes = append(lanes, Lane{cfg.Name, p, uint8(shard)})
+		}
+		if at := last + int(cfg.turns[p].Shard); at < len(lanes) {
+			own := lanes[at]
+			lanes = append(slices.Delete(lanes, at, at+1), own)
+		}
+	}
+	return lanes
 }
 
 // Settled is a lane whose consumer follows its queue's entry.
@@ -90,6 +108,8 @@ type Settled struct {
 	Lease time.Duration
 	// Shorten means that the broker still waits longer than the entry says.
 	Shorten bool
+	// Again means that it is to be settled once more in a while: see bounded.go.
+	Again bool
 }
 
 // SettleLane makes the lane's consumer what the queue's entry says it should be:
@@ -106,20 +126,28 @@ func (b *Broker) SettleLane(ctx context.Context, lane Lane, shorten bool) (Settl
 		if err != nil {
 			return Settled{}, err
 		}
-		info, err := b.consumer(ctx, b.tasks(0), name)
+		info, err := b.consumer(ctx, b.tasks(lane.Shard), name)
 		if err != nil {
 			return Settled{}, err
 		}
 		if info == nil {
 			return Settled{}, fmt.Errorf("lane %s/%s: %w", lane.Queue, lane.Priority, pelton.ErrNotFound)
 		}
-		want := cfg.lane(lane.Priority)
-		step := nextSettling(info, want, shorten)
-		if step == settleNothing {
-			return Settled{Lease: leaseOf(info.Config.AckWait, want.lease), Shorten: want.lease > 0 && info.Config.AckWait > want.lease}, nil
+		want, alone, again := cfg.lane(lane.Priority, lane.Shard), true, false
+		if b.Shards() > 1 && cfg.bounded(lane.Priority) && !cfg.WaitsForTurn(lane.Priority, lane.Shard) {
+			if want, alone, again, err = b.awaitTurn(ctx, lane, cfg, info, want); err != nil {
+				return Settled{}, err
+			}
 		}
-		if err := b.settle(ctx, step, info, want, shorten); err != nil {
-			return Settled{}, err
+		step := nextSettling(info, want, shorten)
+		switch {
+		case !alone: // others are told to pause, and looked at again
+		case step == settleNothing:
+			return Settled{Lease: leaseOf(info.Config.AckWait, want.lease), Shorten: want.lease > 0 && info.Config.AckWait > want.lease, Again: again}, nil
+		default:
+			if err := b.settle(ctx, lane.Shard, step, info, want, shorten); err != nil {
+				return Settled{}, err
+			}
 		}
 		b.cfg.Logger.Debug("lane settled", "queue", lane.Queue, "priority", string(lane.Priority), "step", int(step))
 		// A replica may show the change only a moment later.
@@ -137,9 +165,9 @@ type wanted struct {
 	paused     bool
 }
 
-// lane is what the consumer of a priority should be.
-func (c *QueueConfig) lane(p pelton.Priority) wanted {
-	w := wanted{lease: c.Lease(), maxPending: -1, paused: c.IsPaused(p)}
+// lane is what the consumer of a priority in a shard should be, whatever is out in others.
+func (c *QueueConfig) lane(p pelton.Priority, shard uint8) wanted {
+	w := wanted{lease: c.Lease(), maxPending: -1, paused: c.IsPaused(p) || c.WaitsForTurn(p, shard)}
 	if n := c.Settings.MaxRunning[p]; n > 0 {
 		w.maxPending = n
 	}
@@ -185,20 +213,20 @@ func leaseOf(waits, want time.Duration) time.Duration {
 	return waits
 }
 
-func (b *Broker) settle(ctx context.Context, step settling, info *jetstream.ConsumerInfo, want wanted, shorten bool) error {
+func (b *Broker) settle(ctx context.Context, shard uint8, step settling, info *jetstream.ConsumerInfo, want wanted, shorten bool) error {
 	switch step {
 	case settlePause:
-		_, err := b.js.PauseConsumer(ctx, b.tasks(0), info.Name, info.TimeStamp.Add(pauseFor))
+		_, err := b.js.PauseConsumer(ctx, b.tasks(shard), info.Name, info.TimeStamp.Add(pauseFor))
 		return translate("pause lane "+info.Name, err)
 	case settleResume:
-		return b.resume(ctx, info)
+		return b.resume(ctx, shard, info)
 	case settleConfig:
 		cfg := info.Config
 		cfg.MaxAckPending = want.maxPending
 		if want.lease > cfg.AckWait || want.lease > 0 && shorten {
 			cfg.AckWait = want.lease
 		}
-		_, err := b.js.UpdateConsumer(ctx, b.tasks(0), cfg) // leaves the pause alone
+		_, err := b.js.UpdateConsumer(ctx, b.tasks(shard), cfg) // leaves the pause alone
 		return translate("configure lane "+info.Name, err)
 	case settleNothing:
 	}
@@ -208,11 +236,11 @@ func (b *Broker) settle(ctx context.Context, step settling, info *jetstream.Cons
 // resume ends a pause a moment from now, by the server's clock: the end of a pause
 // wakes up the pulls that wait, lifting it does not (nats-server 2.15,
 // updatePauseState).
-func (b *Broker) resume(ctx context.Context, info *jetstream.ConsumerInfo) error {
+func (b *Broker) resume(ctx context.Context, shard uint8, info *jetstream.ConsumerInfo) error {
 	read := time.Now() // a little after info.TimeStamp
 	for margin := 50 * time.Millisecond; margin < pauseOver/2; margin *= 4 {
 		until := info.TimeStamp.Add(time.Since(read) + margin)
-		pause, err := b.js.PauseConsumer(ctx, b.tasks(0), info.Name, until)
+		pause, err := b.js.PauseConsumer(ctx, b.tasks(shard), info.Name, until)
 		if err != nil {
 			return translate("resume lane "+info.Name, err)
 		}

@@ -60,7 +60,7 @@ func TestFactPause(t *testing.T) {
 	srv := brokertest.StartServer(t, brokertest.In(dir))
 	nc := brokertest.Connect(t, srv)
 	b := openOn(t, nc, Config{})
-	must(t, b.EnsureLane(t.Context(), "q", pelton.Low))
+	must(t, b.EnsureLane(t.Context(), Lane{Queue: "q", Priority: pelton.Low}))
 	before := pullRaw(t, b, "q", pelton.Low, map[string]any{"batch": 1, "expires": time.Minute})
 	setPaused(t, b, "q", true, pelton.Low)
 	enqueue(t, b, "q", pelton.Low)

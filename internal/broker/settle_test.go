@@ -64,14 +64,14 @@ func TestLanesFollowTheirQueue(t *testing.T) {
 	nc := brokertest.Start(t)
 	b, other := openOn(t, nc, Config{}), openOn(t, nc, Config{Lease: time.Minute})
 	set(t, b, "q", `{"max_running":{"low":3,"high":5},"lease":"10s"}`) // before there is a lane
-	must(t, other.EnsureLane(t.Context(), "q", pelton.Low))
+	must(t, other.EnsureLane(t.Context(), Lane{Queue: "q", Priority: pelton.Low}))
 	isLane(t, b, "q", pelton.Low, wanted{10 * time.Second, 3, false})
 	set(t, b, "q", `{"max_running":{"low":4},"lease":"20s"}`)
 	isLane(t, b, "q", pelton.Low, wanted{20 * time.Second, 4, false})
 	setPaused(t, b, "q", true, pelton.Priorities()...)
 	isLane(t, b, "q", pelton.Low, wanted{20 * time.Second, 4, true})
 	// A lane that comes later is all of it from the start.
-	must(t, other.EnsureLane(t.Context(), "q", pelton.High))
+	must(t, other.EnsureLane(t.Context(), Lane{Queue: "q", Priority: pelton.High}))
 	isLane(t, b, "q", pelton.High, wanted{20 * time.Second, 5, true})
 	set(t, b, "q", `{"max_running":null}`) // and this does not resume
 	isLane(t, b, "q", pelton.Low, wanted{20 * time.Second, -1, true})
@@ -93,7 +93,7 @@ func TestLanesFollowTheirQueue(t *testing.T) {
 func TestShorterLeaseComesLast(t *testing.T) {
 	t.Parallel()
 	b := openNew(t)
-	must(t, b.EnsureLane(t.Context(), "q", pelton.Low))
+	must(t, b.EnsureLane(t.Context(), Lane{Queue: "q", Priority: pelton.Low}))
 	changes, stop, err := b.WatchQueues(t.Context(), nil)
 	must(t, err)
 	defer stop()
@@ -123,8 +123,8 @@ func TestShorterLeaseComesLast(t *testing.T) {
 func TestSettleWhatACrashLeft(t *testing.T) {
 	t.Parallel()
 	b := openNew(t)
-	must(t, b.EnsureLane(t.Context(), "q", pelton.Low))
-	lane := Lane{"q", pelton.Low}
+	must(t, b.EnsureLane(t.Context(), Lane{Queue: "q", Priority: pelton.Low}))
+	lane := Lane{Queue: "q", Priority: pelton.Low}
 	left := func(change func(*QueueConfig)) {
 		t.Helper()
 		_, err := b.changeQueue(t.Context(), "q", false, func(c *QueueConfig) error { change(c); return nil })
@@ -158,7 +158,7 @@ func TestSettleWhatACrashLeft(t *testing.T) {
 	// A lane whose consumer somebody deleted is passed over, and comes back right.
 	must(t, b.js.DeleteConsumer(t.Context(), b.tasks(0), laneConsumer("q", pelton.Low)))
 	set(t, b, "q", `{"max_running":{"low":2}}`)
-	must(t, openOn(t, b.conn.nc, Config{}).EnsureLane(t.Context(), "q", pelton.Low))
+	must(t, openOn(t, b.conn.nc, Config{}).EnsureLane(t.Context(), Lane{Queue: "q", Priority: pelton.Low}))
 	isLane(t, b, "q", pelton.Low, wanted{time.Minute, 2, true})
 }
 
@@ -169,7 +169,7 @@ func TestOpeningALaneThatACrashLeft(t *testing.T) {
 	b := openNew(t)
 	must(t, b.createConsumer(t.Context(), b.tasks(0), b.lane(0, "q", pelton.Low, time.Hour)))
 	set(t, b, "q", `{"max_running":{"low":2}}`)
-	must(t, b.EnsureLane(t.Context(), "q", pelton.Low))
+	must(t, b.EnsureLane(t.Context(), Lane{Queue: "q", Priority: pelton.Low}))
 	// A shorter lease is left to the workers, who need time for it.
 	isLane(t, b, "q", pelton.Low, wanted{time.Hour, 2, false})
 }
@@ -185,7 +185,7 @@ func TestSettlingAtOnce(t *testing.T) {
 		for i, p := range pelton.Priorities() {
 			b := openOn(t, nc, Config{})
 			changing.Go(func() {
-				if err := b.EnsureLane(t.Context(), queue, p); err != nil {
+				if err := b.EnsureLane(t.Context(), Lane{Queue: queue, Priority: p}); err != nil {
 					t.Error(err)
 				}
 			})
@@ -334,7 +334,7 @@ func TestSetQueueErrors(t *testing.T) {
 		t.Errorf("no name = %v, want ErrInvalid", err)
 	}
 	// Stored, but cut off before the lanes followed.
-	must(t, b.EnsureLane(t.Context(), "q", pelton.Low))
+	must(t, b.EnsureLane(t.Context(), Lane{Queue: "q", Priority: pelton.Low}))
 	ctx, cancel := context.WithCancel(t.Context())
 	_, err := b.SetQueue(ctx, "q", true, func(c *QueueConfig) error {
 		c.Settings.Lease = time.Second

@@ -202,31 +202,52 @@ func (b *Broker) addLine(ctx context.Context, s *Standing, doc *lineDoc, place P
 func (b *Broker) addLane(ctx context.Context, s *Standing) error {
 	r := s.Record
 	s.Lane = &LaneStanding{MaxRunning: s.Queue.Settings.MaxRunning[r.Priority]}
-	var own *jetstream.ConsumerInfo
+	var (
+		own       *jetstream.ConsumerInfo
+		elsewhere uint64 // ready in other shards
+	)
 	for _, p := range pelton.Priorities() {
 		if p.Rank() > r.Priority.Rank() {
 			continue
 		}
-		info, err := b.consumer(ctx, b.tasks(0), laneConsumer(r.Queue, p))
-		switch {
-		case err != nil:
+		err := b.eachShard(func(shard uint8) error {
+			info, err := b.consumer(ctx, b.tasks(shard), laneConsumer(r.Queue, p))
+			switch {
+			case err != nil, info == nil:
+				return err
+			case p == r.Priority:
+				s.Lane.Running += max(info.NumAckPending, 0)
+				if shard == r.ID.Shard() {
+					own = info
+				} else {
+					elsewhere += info.NumPending
+				}
+			case !s.Queue.IsPaused(p):
+				s.Lane.Higher += info.NumPending
+			}
+			return nil
+		})
+		if err != nil {
 			return err
-		case p == r.Priority:
-			own = info
-		case info != nil && !s.Queue.IsPaused(p):
-			s.Lane.Higher += info.NumPending
 		}
 	}
 	if own == nil {
 		return nil
 	}
-	s.Lane.Paused, s.Lane.Running = isPaused(own), max(own.NumAckPending, 0)
-	at, more, err := b.lookFor(ctx, b.tasks(0), b.ready(0, r.Queue, r.Priority), own.Delivered.Stream+1, r)
+	shard := r.ID.Shard()
+	s.Lane.Paused = isPaused(own)
+	if b.Shards() > 1 && s.Queue.bounded(r.Priority) { // a pause may be of another shard's turn
+		s.Lane.Paused = s.Queue.IsPaused(r.Priority)
+	}
+	at, more, err := b.lookFor(ctx, b.tasks(shard), b.ready(shard, r.Queue, r.Priority), own.Delivered.Stream+1, r)
 	if err != nil {
 		return err
 	}
 	if more {
 		at.AtMost = max(at.AtLeast, own.NumPending-min(own.NumPending, 1))
+	}
+	if at != nil {
+		at.AtMost += elsewhere // the shards are served in turns
 	}
 	s.Lane.Ahead = at
 	return nil

@@ -46,18 +46,36 @@ func (s Swept) Plus(o Swept) Swept {
 type Sweeper struct {
 	b         *Broker
 	now       func() time.Time
-	schedules uint64 // next sequence to look at
-	records   uint64
-	keys      uint64
-	later     uint64
-	places    uint64
-	lines     uint64
+	schedules sweepAt
+	records   sweepAt
+	keys      sweepAt
+	later     sweepAt
+	places    sweepAt
+	lines     sweepAt
 	doubt     uint64 // in the due index, of this round over the records; 0 is none
+}
+
+// sweepAt is where a round is: the next sequence to look at, and of those that go through one shard after the
+// other in which.
+type sweepAt struct {
+	next  uint64
+	shard uint8
+}
+
+// starts reports whether the round has not begun.
+func (at *sweepAt) starts() bool { return at.next <= 1 && at.shard == 0 }
+
+// nextShard goes on after the end of a shard: to the next, or to a new round.
+func (at *sweepAt) nextShard(shards int) {
+	if at.next == 1 {
+		at.shard = uint8((int(at.shard) + 1) % shards)
+	}
 }
 
 // NewSweeper starts a round at the oldest of each.
 func (b *Broker) NewSweeper() *Sweeper {
-	return &Sweeper{b: b, now: time.Now, schedules: 1, records: 1, keys: 1, later: 1, places: 1, lines: 1}
+	start := sweepAt{next: 1}
+	return &Sweeper{b: b, now: time.Now, schedules: start, records: start, keys: start, later: start, places: start, lines: start}
 }
 
 // Step looks at up to budget each of schedules, records, keys, places and lines, from
@@ -66,7 +84,7 @@ func (b *Broker) NewSweeper() *Sweeper {
 func (s *Sweeper) Step(ctx context.Context, budget int) (Swept, error) {
 	var swept Swept
 	err := errors.Join(
-		s.round(ctx, budget, s.b.tasks(0), s.b.ns+".t.0.s.>", &s.schedules, &swept, s.schedule),
+		s.schedulesRound(ctx, budget, &swept),
 		s.recordsRound(ctx, budget, &swept),
 		s.round(ctx, budget, bucketStream(s.b.locks()), "$KV."+s.b.locks()+".unique.>", &s.keys, &swept, s.key),
 		s.round(ctx, budget, s.b.keyed(0), s.b.laterPlaces(0), &s.later, &swept, s.schedule),
@@ -76,10 +94,20 @@ func (s *Sweeper) Step(ctx context.Context, budget int) (Swept, error) {
 	return swept, err
 }
 
-// recordsRound goes over the records. If the due index is doubted when a round begins,
+// schedulesRound goes over the schedules, one shard after the other.
+func (s *Sweeper) schedulesRound(ctx context.Context, budget int, swept *Swept) error {
+	shard := s.schedules.shard
+	err := s.round(ctx, budget, s.b.tasks(shard), s.b.scheduledIn(shard, "*"), &s.schedules, swept, s.schedule)
+	if err == nil {
+		s.schedules.nextShard(s.b.Shards())
+	}
+	return err
+}
+
+// recordsRound goes over the records, one shard after the other. If the due index is doubted when a round begins,
 // the tasks that it meets are entered anew, and at its end the doubt is dispelled.
 func (s *Sweeper) recordsRound(ctx context.Context, budget int, swept *Swept) (err error) {
-	if s.records == 1 {
+	if s.records.starts() {
 		if s.doubt, err = s.b.dueDoubt(ctx); err != nil {
 			return err
 		}
@@ -87,10 +115,12 @@ func (s *Sweeper) recordsRound(ctx context.Context, budget int, swept *Swept) (e
 			s.b.due.hold(0) // what is remembered of it is doubted, too
 		}
 	}
-	if err := s.round(ctx, budget, bucketStream(s.b.state(0)), "$KV."+s.b.state(0)+".>", &s.records, swept, s.record); err != nil {
+	bucket := s.b.state(s.records.shard)
+	if err := s.round(ctx, budget, bucketStream(bucket), "$KV."+bucket+".>", &s.records, swept, s.record); err != nil {
 		return err
 	}
-	if s.records == 1 && s.doubt > 0 {
+	s.records.nextShard(s.b.Shards())
+	if s.records.starts() && s.doubt > 0 {
 		return s.b.dispelDue(ctx, s.doubt)
 	}
 	return nil
@@ -110,12 +140,12 @@ func (s *Sweeper) reindex(ctx context.Context, r *Record) error {
 	return err
 }
 
-// round calls look for up to budget messages of the subject from *next on.
-func (s *Sweeper) round(ctx context.Context, budget int, stream, subject string, next *uint64, swept *Swept, look func(context.Context, *stored, *Swept) error) error {
+// round calls look for up to budget messages of the subject from at on.
+func (s *Sweeper) round(ctx context.Context, budget int, stream, subject string, at *sweepAt, swept *Swept, look func(context.Context, *stored, *Swept) error) error {
 	for range budget {
-		msg, err := s.b.get(ctx, stream, getRequest{Seq: *next, NextFor: subject}, false)
+		msg, err := s.b.get(ctx, stream, getRequest{Seq: at.next, NextFor: subject}, false)
 		if errors.Is(err, pelton.ErrNotFound) {
-			*next = 1
+			at.next = 1
 			return nil
 		}
 		if err != nil {
@@ -125,7 +155,7 @@ func (s *Sweeper) round(ctx context.Context, budget int, stream, subject string,
 		if err := look(ctx, msg, swept); err != nil {
 			return fmt.Errorf("sweep %s: sequence %d: %w", stream, msg.seq, err)
 		}
-		*next = msg.seq + 1 // only what was dealt with is passed
+		at.next = msg.seq + 1 // only what was dealt with is passed
 	}
 	return nil
 }

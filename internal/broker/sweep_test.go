@@ -94,7 +94,7 @@ func TestSweepPutsBackARunningTaskWithoutMessageOrWorker(t *testing.T) {
 	b := openNew(t)
 	lost, held := aRecord("q", pelton.Low), aRecord("q", pelton.High)
 	for _, r := range []*Record{lost, held} {
-		must(t, b.EnsureLane(t.Context(), "q", r.Priority))
+		must(t, b.EnsureLane(t.Context(), Lane{Queue: "q", Priority: r.Priority}))
 		r.State, r.Owner, r.Carrier, r.Attempt = pelton.Running, "gone", 4711, 1
 	}
 	held.Owner = "alive"

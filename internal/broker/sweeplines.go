@@ -30,7 +30,7 @@ func (s *Sweeper) inLine(ctx context.Context, r *Record, written time.Time, swep
 		if err != nil {
 			return err
 		}
-		stream, subject := s.b.keyed(shard), s.b.placesIn(shard, line)
+		stream, subject := s.b.keyed(commonShard), s.b.placesIn(commonShard, line)
 		if at := slices.IndexFunc(doc.Granted, func(g grant) bool { return g.ID == r.ID && g.Epoch == place.Epoch }); at >= 0 {
 			stream, subject, due = s.b.tasks(shard), s.b.ready(shard, r.Queue, r.Priority), doc.Granted[at].At
 			publish = func() error { _, err := s.b.PublishReady(ctx, r.Envelope()); return err }

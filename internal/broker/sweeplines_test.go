@@ -72,7 +72,7 @@ func TestSweepHealsLines(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			b := openNew(t)
-			must(t, b.EnsureLane(t.Context(), "q", pelton.Low))
+			must(t, b.EnsureLane(t.Context(), Lane{Queue: "q", Priority: pelton.Low}))
 			r := tc.wound(t, b)
 			if swept := sweep(t, b.NewSweeper()); swept.Repaired() != 0 {
 				t.Errorf("young damage was repaired: %+v", swept)

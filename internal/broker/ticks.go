@@ -243,7 +243,7 @@ func (b *Broker) Now(ctx context.Context) (time.Time, error) {
 		return time.Time{}, fmt.Errorf("ask the broker for the time: %w", err)
 	}
 	if info == nil {
-		b.ensured.Delete(ticksConsumer)
+		b.ensured.Delete(b.ticks() + "." + ticksConsumer)
 		return time.Time{}, fmt.Errorf("ask the broker for the time: %w: the consumer %s was deleted", pelton.ErrUnavailable, ticksConsumer)
 	}
 	c.mu.Lock()

@@ -29,10 +29,10 @@ func (n names) accessStreams(replicas int) []jetstream.StreamConfig {
 	}
 }
 
-// whole are all streams that an installation can have. Those of access are not at the ends:
-// see lookForReplicas.
-func (n names) whole() []jetstream.StreamConfig {
-	return slices.Insert(n.streams(1), 1, n.accessStreams(1)...)
+// whole are all streams that an installation with so many shards can have. Those of access, and of
+// further shards, are not at the ends: see lookForReplicas.
+func (n names) whole(shards int) []jetstream.StreamConfig {
+	return n.withShards(slices.Insert(n.streams(1), 1, n.accessStreams(1)...), shards, 1)
 }
 
 // TokenDoc is a token as the broker holds it, under its id.

@@ -26,27 +26,11 @@ const (
 	mostConsumers = 1_000_000
 )
 
-// streams are all streams of the installation, those behind buckets included,
+// streams are all streams of an installation with one shard, those behind buckets included,
 // as they are created.
 func (n names) streams(replicas int) []jetstream.StreamConfig {
 	return []jetstream.StreamConfig{
-		{
-			Name:               n.tasks(0),
-			Description:        "Pelton tasks that wait or run",
-			Subjects:           []string{n.taskSubjects(0)},
-			Retention:          jetstream.WorkQueuePolicy,
-			Storage:            jetstream.FileStorage,
-			Replicas:           replicas,
-			MaxMsgs:            -1,
-			MaxBytes:           -1, // with a limit, the oldest task would be dropped
-			MaxMsgSize:         -1,
-			MaxConsumers:       mostConsumers,
-			MaxMsgsPerSubject:  -1,
-			AllowDirect:        true,
-			AllowMsgSchedules:  true,
-			AllowMsgTTL:        true,
-			AllowAtomicPublish: true,
-		},
+		n.tasksStream(0, replicas),
 		{
 			Name:              n.dead(),
 			Description:       "Pelton dead letters",
@@ -114,6 +98,31 @@ func (n names) streams(replicas int) []jetstream.StreamConfig {
 			AllowDirect:       true,
 			AllowMsgTTL:       true,
 		},
+	}
+}
+
+// shardStreams are those of one shard.
+func (n names) shardStreams(shard uint8, replicas int) []jetstream.StreamConfig {
+	return []jetstream.StreamConfig{n.tasksStream(shard, replicas), bucket(n.state(shard), "Pelton records", replicas, true)}
+}
+
+func (n names) tasksStream(shard uint8, replicas int) jetstream.StreamConfig {
+	return jetstream.StreamConfig{
+		Name:               n.tasks(shard),
+		Description:        "Pelton tasks that wait or run",
+		Subjects:           []string{n.taskSubjects(shard)},
+		Retention:          jetstream.WorkQueuePolicy,
+		Storage:            jetstream.FileStorage,
+		Replicas:           replicas,
+		MaxMsgs:            -1,
+		MaxBytes:           -1, // with a limit, the oldest task would be dropped
+		MaxMsgSize:         -1,
+		MaxConsumers:       mostConsumers,
+		MaxMsgsPerSubject:  -1,
+		AllowDirect:        true,
+		AllowMsgSchedules:  true,
+		AllowMsgTTL:        true,
+		AllowAtomicPublish: true,
 	}
 }
 

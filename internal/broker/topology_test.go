@@ -160,9 +160,9 @@ func TestNames(t *testing.T) {
 func TestParseLaneConsumer(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
-		want := Lane{rapid.OneOf(queueGen, rapid.StringMatching(`[a-z0-9]([_-]|high|low|r_|s_){1,9}`)).Draw(t, "queue"), priorityGen.Draw(t, "priority")}
+		want := Lane{Queue: rapid.OneOf(queueGen, rapid.StringMatching(`[a-z0-9]([_-]|high|low|r_|s_){1,9}`)).Draw(t, "queue"), Priority: priorityGen.Draw(t, "priority")}
 		queue, p, ok := parseLaneConsumer(laneConsumer(want.Queue, want.Priority))
-		if got := (Lane{queue, p}); !ok || got != want {
+		if got := (Lane{Queue: queue, Priority: p}); !ok || got != want {
 			t.Fatalf("%v, %t; want %v", got, ok, want)
 		}
 	})

@@ -213,7 +213,7 @@ func (m *keyModel) sweepKeys(rt *rapid.T) {
 	s := m.b.NewSweeper()
 	s.now = func() time.Time { return time.Now().Add(time.Hour) }
 	var swept Swept
-	next := uint64(1)
+	next := sweepAt{next: 1}
 	if err := s.round(m.t.Context(), 1000, bucketStream(m.b.locks()), m.b.uniqueKey(m.kind, "k"), &next, &swept, s.key); err != nil {
 		rt.Fatal(err)
 	}

@@ -182,7 +182,7 @@ func TestReplaceRace(t *testing.T) {
 func TestRefusedUniqueTaskStays(t *testing.T) {
 	t.Parallel()
 	b := openNew(t)
-	must(t, b.EnsureLane(t.Context(), "q", pelton.Normal))
+	must(t, b.EnsureLane(t.Context(), Lane{Queue: "q", Priority: pelton.Normal}))
 	must(t, b.js.DeleteStream(t.Context(), b.tasks(0)))
 	r := aUnique(pelton.Unique{Key: "k"})
 	if _, err := b.EnqueueOnce(t.Context(), r, Idempotency{}); !errors.Is(err, pelton.ErrUnknownOutcome) {

@@ -11,7 +11,10 @@ import (
 )
 
 func (a *app) natsPermissionsCmd() *cobra.Command {
-	var namespace namespaceFlag
+	var (
+		namespace namespaceFlag
+		shards    int
+	)
 	cmd := &cobra.Command{
 		Use:   "nats-permissions",
 		Short: "Print users with minimal permissions for an external broker",
@@ -30,10 +33,11 @@ pelton-worker. Go programs set nats.CustomInboxPrefix, as the comments say.`,
 		Example: `  pelton config nats-permissions > /etc/nats/pelton-permissions.conf`,
 		Args:    needArgs(0, 0, ""),
 		RunE: func(*cobra.Command, []string) error {
-			return printPermissions(a.stdout, string(namespace))
+			return printPermissions(a.stdout, string(namespace), shards)
 		},
 	}
 	namespace.register(cmd.Flags())
+	cmd.Flags().IntVar(&shards, "shards", 1, "how many shards there may be: those of \"pelton serve --shards\", now and later")
 	return cmd
 }
 
@@ -51,13 +55,13 @@ func roleFor(role broker.Role) string {
 	}
 }
 
-func printPermissions(w io.Writer, namespace string) error {
+func printPermissions(w io.Writer, namespace string, shards int) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "# Users of Pelton's installation %q, for nats-server. docs/security.md says what\n# they can and cannot do.\nauthorization {\n  users = [\n", namespace)
 	for _, role := range broker.Roles() {
-		p, err := broker.PermissionsOf(namespace, role)
+		p, err := broker.PermissionsOf(namespace, shards, role)
 		if err != nil {
-			return usagef("--namespace: %w", err)
+			return usagef("--namespace, --shards: %w", err)
 		}
 		name := namespace + "-" + string(role)
 		fmt.Fprintf(&b, "    {\n      # %s\n", roleFor(role))

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -31,7 +32,7 @@ type guarded struct {
 	url string
 }
 
-func startGuarded(t *testing.T, ns string) *guarded {
+func startGuarded(t *testing.T, ns string, shards int) *guarded {
 	t.Helper()
 	dir := t.TempDir()
 	config := fmt.Sprintf("listen: \"127.0.0.1:-1\"\njetstream { store_dir: %q }\n", dir)
@@ -40,7 +41,7 @@ func startGuarded(t *testing.T, ns string) *guarded {
 		config += envName(name) + "_PASSWORD: \"secret\"\n"
 	}
 	var block strings.Builder
-	code := Main(t.Context(), []string{"config", "nats-permissions", "--namespace", ns}, strings.NewReader(""), &block, io.Discard, nil)
+	code := Main(t.Context(), []string{"config", "nats-permissions", "--namespace", ns, "--shards", strconv.Itoa(shards)}, strings.NewReader(""), &block, io.Discard, nil)
 	if code != exitOK {
 		t.Fatalf("exit code %d", code)
 	}
@@ -149,11 +150,24 @@ func eventually(t *testing.T, what string, holds func() bool) {
 // Each role can do all that it is for, and nothing is refused on the way.
 func TestPermissionsSuffice(t *testing.T) {
 	t.Parallel()
-	g := startGuarded(t, "guarded")
+	for _, shards := range []int{1, 2} {
+		t.Run(fmt.Sprint(shards, " shards"), func(t *testing.T) {
+			t.Parallel()
+			permissionsSuffice(t, shards)
+		})
+	}
+}
+
+func permissionsSuffice(t *testing.T, shards int) {
+	t.Helper()
+	g := startGuarded(t, "guarded", shards)
 	ctx := t.Context()
 	anc, refusedAdmin := g.connect(t, broker.RoleAdmin)
 	a := must[*admin.Client](t, "open admin")(admin.New(ctx, anc, admin.Config{Namespace: g.ns}))
 	t.Cleanup(a.Close)
+	if _, err := a.GrowShards(ctx, shards); err != nil {
+		t.Fatal(err)
+	}
 	pnc, refusedProducer := g.connect(t, broker.RoleProducer)
 	p := must[*producer.Client](t, "open producer")(producer.New(ctx, pnc, producer.Config{Namespace: g.ns}))
 	t.Cleanup(p.Close)
@@ -277,6 +291,8 @@ func TestPermissionsSuffice(t *testing.T) {
 		_, err := a.DeadLetter(ctx, failed.ID)
 		return err == nil
 	})
+	// No server is there that would see to the turns of shards.
+	must[*pelton.Queue](t, "patch again")(a.PatchQueue(ctx, "default", []byte(`{"max_running":null}`)))
 	must[*pelton.Task](t, "retry dead letter")(a.RetryDeadLetter(ctx, failed.ID))
 	finish(failed, pelton.Failed)
 	must[*pelton.BulkResult](t, "purge dead letters")(a.PurgeDeadLetters(ctx, pelton.DeadQuery{}, false))
@@ -341,7 +357,7 @@ func TestPermissionsSuffice(t *testing.T) {
 // What a role must not do is refused.
 func TestPermissionsRefuse(t *testing.T) {
 	t.Parallel()
-	g := startGuarded(t, "guarded")
+	g := startGuarded(t, "guarded", 1)
 	anc, _ := g.connect(t, broker.RoleAdmin)
 	a := must[*admin.Client](t, "open admin")(admin.New(t.Context(), anc, admin.Config{Namespace: g.ns}))
 	t.Cleanup(a.Close)

@@ -111,6 +111,9 @@ func (d *doctor) installation(found *broker.Inspection) {
 		"%s of %s are used", found.Storage.Used, found.Storage.Limit, byteCount)
 	d.quota("broker.streams", "raise the account's limit of streams", "%s of %s streams", found.StreamCount.Used, found.StreamCount.Limit, plainNumber)
 	d.quota("broker.consumers", "raise the account's limit of consumers: a queue needs up to eight", "%s of %s consumers", found.Consumers.Used, found.Consumers.Limit, plainNumber)
+	if found.Shards > 1 {
+		d.ok("broker.shards", "tasks are spread over %d shards", found.Shards)
+	}
 	d.streams(found.Streams)
 }
 

@@ -37,7 +37,7 @@ type party struct {
 
 // inboxes are those that the permissions of the role name.
 func (p party) inboxes() nats.Option {
-	if _, err := broker.PermissionsOf(string(p.namespace), p.role); err != nil {
+	if _, err := broker.PermissionsOf(string(p.namespace), 1, p.role); err != nil {
 		return func(*nats.Options) error { return nil } // opening the installation will say what is wrong
 	}
 	return nats.CustomInboxPrefix(broker.InboxPrefix(string(p.namespace), p.role))

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"fmt"
 	"net"
 	"net/netip"
 	"slices"
@@ -8,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/peltonq/pelton"
+	"github.com/peltonq/pelton/internal/broker"
 	"github.com/peltonq/pelton/internal/embed"
 )
 
@@ -89,7 +91,7 @@ SIGINT; a second signal ends it at once.`,
 	f.audit = enumValue{value: auditOperate, allowed: []string{auditOff, auditOperate, auditAll}}
 	flags.Var(&f.audit, "audit", "which calls the audit log keeps: off, operate (changes, but for enqueues), all")
 	completeEnum(cmd, "audit", &f.audit)
-	flags.IntVar(&f.shards, "shards", 1, "number of shards (other than 1: not supported yet)")
+	flags.IntVar(&f.shards, "shards", 0, fmt.Sprintf("number of shards that tasks are spread over, up to %d; it can grow, not shrink (default: as many as there are)", broker.MaxShards))
 	f.namespace.register(flags)
 	f.place.register(flags)
 	flags.Var(&f.drainDelay, "drain-delay", "how long, after the signal to stop, requests are still taken while /readyz says no, for balancers to notice")
@@ -104,8 +106,8 @@ SIGINT; a second signal ends it at once.`,
 
 // check refuses what would be unsafe or means nothing.
 func (f *serveFlags) check() error {
-	if f.shards != 1 {
-		return usagef("--shards %d: more than one shard is not supported yet", f.shards)
+	if f.shards < 0 || f.shards > broker.MaxShards {
+		return usagef("--shards %d is not between 1 and %d", f.shards, broker.MaxShards)
 	}
 	if err := f.place.check(f.nats.url == ""); err != nil {
 		return err

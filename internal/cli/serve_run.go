@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/peltonq/pelton"
 	"github.com/peltonq/pelton/admin"
 	"github.com/peltonq/pelton/api"
 	"github.com/peltonq/pelton/internal/broker"
@@ -157,6 +158,10 @@ func (s *serving) run(ctx context.Context, l *link) error {
 		return err
 	}
 
+	if err := s.grow(ctx, l, queues); err != nil {
+		return err
+	}
+
 	keys, err := s.openKeyring(ctx, l, queues)
 	if err != nil {
 		return err
@@ -254,6 +259,39 @@ func (s *serving) settle(ctx context.Context, l *link, queues *admin.Client) err
 		s.log.WarnContext(ctx, "batches are gathered on the disk", slog.Any("error", err))
 	}
 	return s.embed.Persist()
+}
+
+// grow makes as many shards as --shards says. Those of the broker in this process are durable
+// before anybody is told of them.
+func (s *serving) grow(ctx context.Context, l *link, queues *admin.Client) error {
+	n := s.flags.shards
+	if n == 0 {
+		return nil
+	}
+	var grown bool
+	err := l.retry(ctx, 0, func(ctx context.Context) (err error) {
+		ctx, cancel := context.WithTimeout(ctx, arrangeTimeout)
+		defer cancel()
+		if s.embed != nil {
+			fewer, err := queues.PrepareShards(ctx, n)
+			if fewer {
+				err = s.embed.Persist()
+			}
+			if err != nil {
+				return err
+			}
+		}
+		grown, err = queues.GrowShards(ctx, n)
+		return err
+	})
+	if errors.Is(err, pelton.ErrConflict) {
+		return usagef("--shards %d: %w; leave it out, or say as many as there are", n, err)
+	}
+	if err != nil || !grown {
+		return err
+	}
+	s.log.InfoContext(ctx, "there are more shards", slog.Int("shards", n))
+	return nil
 }
 
 // noteStart tells workers that the broker in this process has started.

@@ -93,8 +93,17 @@ func OfServersExclusion() []Point {
 
 // All lists all gaps.
 func All() []Point {
-	return slices.Concat(OfWorkers(), OfServers(), OfWorkersExclusion(), OfServersExclusion(), OfTicks(), []Point{AckedFirst})
+	return slices.Concat(OfWorkers(), OfServers(), OfWorkersExclusion(), OfServersExclusion(), OfTicks(), OfGrowth(), []Point{AckedFirst})
 }
+
+// The gaps of a server that makes more shards.
+const (
+	ShardMade   Point = "shard.made"   // a stream of a new shard is there; others are not, or nobody knows of it
+	ShardsReady Point = "shards.ready" // all streams and lanes are there; nobody knows of them
+)
+
+// OfGrowth lists the gaps of a server that makes more shards.
+func OfGrowth() []Point { return []Point{ShardMade, ShardsReady} }
 
 // OfTicks lists the gaps that a server goes through that fires a tick.
 func OfTicks() []Point {
