@@ -69,6 +69,7 @@ func seldom() []failpoint.Point {
 		failpoint.CancelRecorded, failpoint.RequeueRecorded, failpoint.RequeuePublished,
 		failpoint.RunRecorded, failpoint.RunPublished,
 		failpoint.KeyReleased, failpoint.LockRenewed,
+		failpoint.ShardMade, failpoint.ShardsReady,
 	}
 }
 

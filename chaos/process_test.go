@@ -115,6 +115,13 @@ func (v *server) start() {
 	v.ready()
 }
 
+// with gives the server flags from its next start on.
+func (v *server) with(flags ...string) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.s.serve = flags
+}
+
 func (v *server) launch() {
 	v.life++
 	v.killed = false

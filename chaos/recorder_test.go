@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"strconv"
 	"time"
 
@@ -14,11 +16,11 @@ import (
 	"github.com/peltonq/pelton/chaos/history"
 )
 
-// record follows the bucket of records and writes down every revision that it gets
+// record follows the bucket of a shard's records, once it is there, and writes down every revision that it gets
 // to see, with the one that it replaced: the header of the compare-and-swap is kept
 // with the message. It reads the layout that docs/architecture.md describes.
-func (s *suite) record(ctx context.Context) {
-	log := s.actor("recorder")
+func (s *suite) record(ctx context.Context, shard int) {
+	log := s.actor(fmt.Sprintf("recorder%d", shard))
 	nc, err := nats.Connect("nats://"+s.server.nats.here, nats.Token(token), nats.Name("recorder"),
 		nats.MaxReconnects(-1), nats.ReconnectWait(50*time.Millisecond), nats.PingInterval(time.Second), nats.RetryOnFailedConnect(true))
 	if err != nil {
@@ -33,11 +35,13 @@ func (s *suite) record(ctx context.Context) {
 	}
 	var records jetstream.Consumer
 	for records == nil { // a cluster whose brokers come and go cannot always make one
-		if records, err = js.OrderedConsumer(ctx, "KV_pelton_STATE_0", jetstream.OrderedConsumerConfig{}); ctx.Err() != nil {
+		if records, err = js.OrderedConsumer(ctx, fmt.Sprintf("KV_pelton_STATE_%d", shard), jetstream.OrderedConsumerConfig{}); ctx.Err() != nil {
 			return
 		}
 		if err != nil {
-			s.Logf("follow the records: %v", err)
+			if !errors.Is(err, jetstream.ErrStreamNotFound) {
+				s.Logf("follow the records: %v", err)
+			}
 			select {
 			case <-time.After(100 * time.Millisecond):
 			case <-ctx.Done():

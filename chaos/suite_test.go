@@ -37,6 +37,7 @@ type profile struct {
 	data        string         // data folder of the server; empty is one in the suite's own
 	serve       []string       // further flags of the server
 	brokers     int            // of a cluster; zero is one in the server
+	shards      int            // in the end; zero is one
 	keys        int            // concurrency keys of a quarter of the tasks; zero is none
 	apart       bool           // server and workers do not know the first of them
 	limits      map[string]int // of concurrency keys; others have 1
@@ -208,7 +209,9 @@ func newSuite(t *testing.T, p profile, options ...func(*suite)) *suite {
 			t.Error(err)
 		}
 	})
-	s.background.Go(func() { s.record(s.ctx) })
+	for shard := range max(1, p.shards) {
+		s.background.Go(func() { s.record(s.ctx, shard) })
+	}
 	s.background.Go(func() { s.watchBroker(s.ctx) })
 	for i := range p.workers {
 		s.fleet = append(s.fleet, newSlot(s, fmt.Sprintf("w%d", i+1), s.link()))

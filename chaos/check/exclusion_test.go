@@ -107,6 +107,7 @@ func rejectedExclusion() []example {
 			return s
 		}},
 		{"key-order", "the second first", func() *script { return pair("k", 40, 50, 20, 30, 4, 2) }},
+		{"key-order", "the second first, in another shard", func() *script { return apart(pair("k", 40, 50, 20, 30, 2, 4)) }},
 		{"key-order", "sent again after the other was accepted", func() *script {
 			s := &script{}
 			sent := s.add(8, "producer", history.EnqueueSent)
@@ -203,6 +204,17 @@ func rejectedExclusion() []example {
 	}
 }
 
+// apart moves the second task into another shard, whose tokens are its own.
+func apart(s *script) *script {
+	elsewhere := pelton.NewID(two.Time(), 1)
+	for _, e := range s.events {
+		if e.Task == two {
+			e.Task = elsewhere
+		}
+	}
+	return s
+}
+
 func acceptedExclusion() []example {
 	return []example{
 		{"key-limits", "one after the other", func() *script { return pair("k", 20, 30, 31, 40, 2, 4) }},
@@ -240,6 +252,7 @@ func acceptedExclusion() []example {
 			return s
 		}},
 		{"key-order", "in order", func() *script { return pair("k", 20, 30, 40, 50, 2, 4) }},
+		{"key-order", "in order, with tokens of two shards", func() *script { return apart(pair("k", 20, 30, 40, 50, 4, 2)) }},
 		{"key-order", "with a limit of 2", func() *script { return pair("wide", 40, 50, 20, 30, 4, 2) }},
 		{"key-order", "accepted side by side", func() *script {
 			s := pair("k", 40, 50, 20, 30, 4, 2)

@@ -146,7 +146,8 @@ func keyLimits(h *index) []Violation {
 
 // keyOrder: tasks of a key with limit 1 start for the first time in the order of
 // their acceptance: of two, of which one was accepted before the other was sent. The
-// tokens of starts tell their order, whoever saw them when.
+// tokens of starts tell their order in a shard, whoever saw them when; of two shards, the times tell,
+// which do no wrong: the first is seen to start before it ends, and the second not before that.
 func keyOrder(h *index) []Violation {
 	var found []Violation
 	for _, k := range h.keys() {
@@ -171,19 +172,31 @@ func (h *index) disorder(tasks []*task) (first, second *task) {
 	byAnswer := slices.Clone(bySent)
 	slices.SortStableFunc(bySent, func(a, b *task) int { return cmp.Compare(h.sentAt(a), h.sentAt(b)) })
 	slices.SortStableFunc(byAnswer, func(a, b *task) int { return cmp.Compare(a.accepted.At, b.accepted.At) })
-	var latest *task // of those that were accepted before
+	latest := make(map[uint8]*task) // by shard, of those that were accepted before
 	for _, t := range bySent {
 		for len(byAnswer) > 0 && byAnswer[0].accepted.At <= h.sentAt(t) {
-			if latest == nil || byAnswer[0].firstToken() > latest.firstToken() {
-				latest = byAnswer[0]
+			shard := byAnswer[0].id.Shard()
+			if latest[shard] == nil || byAnswer[0].firstToken() > latest[shard].firstToken() {
+				latest[shard] = byAnswer[0]
 			}
 			byAnswer = byAnswer[1:]
 		}
-		if latest != nil && latest.firstToken() > t.firstToken() {
-			return latest, t
+		for shard, before := range latest {
+			if shard == t.id.Shard() && before.firstToken() > t.firstToken() || shard != t.id.Shard() && before.firstStart() > t.firstStart() {
+				return before, t
+			}
 		}
 	}
 	return nil, nil
+}
+
+// firstStart is when the task was first seen to have started.
+func (t *task) firstStart() int64 {
+	first := int64(math.MaxInt64)
+	for _, s := range t.starts() {
+		first = min(first, s.at)
+	}
+	return first
 }
 
 // sentAt is when the task was asked for, the first time if that was repeated.
