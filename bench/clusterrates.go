@@ -11,6 +11,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"github.com/peltonq/pelton/admin"
 	"github.com/peltonq/pelton/producer"
 )
 
@@ -19,9 +20,12 @@ const (
 	clusterWorkers = 3                // processes, each with workerSlots
 )
 
+// clusterShards are the numbers of shards that are measured.
+var clusterShards = []int{1, 2, 4}
+
 // clusterRates is how many tasks a second a cluster of three brokers takes and hands out,
-// with so many copies of everything, and what each task costs who takes part.
-func clusterRates(ctx context.Context, dir string, tasks, copies int, profiles string) (_ []figure, err error) {
+// with so many copies of everything and so many shards, and what each task costs who takes part.
+func clusterRates(ctx context.Context, dir string, tasks, copies, shards int, profiles string) (_ []figure, err error) {
 	c, err := startCluster(ctx, dir)
 	if err != nil {
 		return nil, err
@@ -32,6 +36,9 @@ func clusterRates(ctx context.Context, dir string, tasks, copies int, profiles s
 		return nil, err
 	}
 	defer nc.Close()
+	if err := spread(ctx, nc, copies, shards); err != nil {
+		return nil, err
+	}
 	client, err := producer.New(ctx, nc, producer.Config{Replicas: copies})
 	if err != nil {
 		return nil, err
@@ -42,7 +49,7 @@ func clusterRates(ctx context.Context, dir string, tasks, copies int, profiles s
 		return nil, err
 	}
 	have := warmTasks
-	r := &ratesOf{cluster: c, prefix: fmt.Sprintf("%d of 3 copies: ", copies)}
+	r := &ratesOf{cluster: c, prefix: fmt.Sprintf("%d of 3 copies, %s: ", copies, plural(shards, "shard"))}
 	for _, step := range []struct {
 		name string
 		send func() (int, time.Duration, error)
@@ -88,7 +95,7 @@ func clusterRates(ctx context.Context, dir string, tasks, copies int, profiles s
 			profiled <- nil
 			return
 		}
-		profiled <- c.profile(ctx, profiles, fmt.Sprintf("drain-%d", copies), time.Second)
+		profiled <- c.profile(ctx, profiles, fmt.Sprintf("drain-%d-%d", copies, shards), time.Second)
 	}()
 	rate, err := crew.rate(ctx, have, clusterWithin)
 	if err != nil {
@@ -99,6 +106,24 @@ func clusterRates(ctx context.Context, dir string, tasks, copies int, profiles s
 		return nil, err
 	}
 	return r.figures, <-profiled
+}
+
+// spread makes an installation with so many copies and shards.
+func spread(ctx context.Context, nc *nats.Conn, copies, shards int) error {
+	client, err := admin.New(ctx, nc, admin.Config{Replicas: copies})
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	_, err = client.GrowShards(ctx, shards)
+	return err
+}
+
+func plural(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
 }
 
 // ratesOf gathers the figures of one cluster.

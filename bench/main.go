@@ -82,7 +82,7 @@ func run(ctx context.Context) error {
 	flag.IntVar(&o.blocked, "blocked", 0, "measure what so many tasks that wait for one key cost those of another, and nothing else")
 	flag.IntVar(&o.delayed, "delayed", 0, "measure delayed tasks, with so many pending, and nothing else")
 	flag.IntVar(&o.fleet, "fleet", 0, "measure a cluster of three brokers beside so many idle workers, and nothing else")
-	flag.IntVar(&o.cluster, "cluster", 0, "measure how fast a cluster of three brokers takes and hands out so many tasks, with one copy and with three, and nothing else")
+	flag.IntVar(&o.cluster, "cluster", 0, "measure how fast a cluster of three brokers takes and hands out so many tasks, with one copy and with three, and with 1, 2 and 4 shards, and nothing else")
 	flag.StringVar(&o.profile, "profile", "", "write CPU profiles of the brokers of -fleet and -cluster to this folder")
 	flag.Parse()
 	if flag.NArg() > 0 {

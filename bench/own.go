@@ -49,12 +49,15 @@ func (o options) steps(dir string) []func(context.Context) ([]figure, error) {
 	binary := o.pelton
 	switch {
 	case o.cluster > 0:
-		of := func(copies int) step {
-			return func(ctx context.Context) ([]figure, error) {
-				return clusterRates(ctx, fmt.Sprintf("%s/copies-%d", dir, copies), o.cluster, copies, o.profile)
+		var all []step
+		for _, copies := range []int{1, clusterSize} {
+			for _, shards := range clusterShards {
+				all = append(all, func(ctx context.Context) ([]figure, error) {
+					return clusterRates(ctx, fmt.Sprintf("%s/copies-%d-%d", dir, copies, shards), o.cluster, copies, shards, o.profile)
+				})
 			}
 		}
-		return []step{of(1), of(clusterSize)}
+		return all
 	case o.fleet > 0:
 		return []step{func(ctx context.Context) ([]figure, error) {
 			return idleFleet(ctx, binary, dir+"/fleet", o.fleet, o.profile)
