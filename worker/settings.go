@@ -139,8 +139,8 @@ func (lw *laneWatch) follow(ctx context.Context, cfg *broker.QueueConfig) error 
 // anything is asked of it: it may be new, or left behind by a crash.
 func (lw *laneWatch) open(ctx context.Context, at broker.Lane, rules laneRules, rate *broker.RevisedLimit, maxCrashes int) error {
 	settled, err := lw.w.b.SettleLane(ctx, at, false)
-	if errors.Is(err, pelton.ErrNotFound) && at.Shard > 0 {
-		// It was used for the first time while the shard was made, and nobody has been there yet.
+	if errors.Is(err, pelton.ErrNotFound) && lw.w.b.Shards() > 1 {
+		// It was used for the first time, in another shard, and nobody has been in this one yet.
 		if err = lw.w.b.EnsureLane(ctx, at); err == nil {
 			settled, err = lw.w.b.SettleLane(ctx, at, false)
 		}

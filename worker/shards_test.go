@@ -1,9 +1,12 @@
 package worker_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
+	"log/slog"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -285,4 +288,41 @@ func TestMaxRunningOverShards(t *testing.T) {
 	if n := len(started); n != 3*each-4 {
 		t.Errorf("%d starts, want %d", n+4, 3*each)
 	}
+}
+
+// TestFirstTaskInAnyShard gives queues that a worker watches their first task, each in another shard: it
+// starts without a lane that could not be opened.
+func TestFirstTaskInAnyShard(t *testing.T) {
+	t.Parallel()
+	r := shardedRig(t, 3)
+	r.on("k", func(context.Context, *pelton.Task) (json.RawMessage, error) { return nil, nil })
+	queues := make([]string, 9)
+	for i := range queues {
+		queues[i] = fmt.Sprintf("fresh%d", i)
+	}
+	var log lockedLog
+	r.run(t, worker.Config{Queues: queues, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	for _, queue := range queues {
+		r.succeeds(t, r.enqueue(t, "k", pelton.WithQueue(queue)).ID)
+	}
+	if text := log.String(); strings.Contains(text, "WARN") {
+		t.Errorf("the worker says: %s", text)
+	}
+}
+
+type lockedLog struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (l *lockedLog) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.Write(p)
+}
+
+func (l *lockedLog) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.String()
 }

@@ -87,7 +87,12 @@ func shardOf(subject, prefix string) (shard uint8, rest string, ok bool) {
 
 // GroupedStreams are the streams whose writes are grouped where the broker syncs every write: none
 // of their batches needs to be whole after a crash of the broker.
-func (b *Broker) GroupedStreams() []string { return []string{b.tasks(0), bucketStream(b.state(0))} }
+func (b *Broker) GroupedStreams() (streams []string) {
+	for shard := range b.Shards() {
+		streams = append(streams, b.tasks(uint8(shard)), bucketStream(b.state(uint8(shard))))
+	}
+	return streams
+}
 
 // of is the group of a write, nil if it goes by itself: what has further headers, because
 // batches refuse some of them, and everything where the broker does not sync every write.

@@ -255,10 +255,15 @@ func (s *serving) settle(ctx context.Context, l *link, queues *admin.Client) err
 	if err := s.noteStart(ctx, l, queues, s.embed.UncleanStart()); err != nil {
 		return err
 	}
+	s.stageBatches(ctx, queues)
+	return s.embed.Persist()
+}
+
+// stageBatches is no promise: without it writes that are synced cost more.
+func (s *serving) stageBatches(ctx context.Context, queues *admin.Client) {
 	if err := s.embed.StageBatches(queues.GroupedStreams()...); err != nil {
 		s.log.WarnContext(ctx, "batches are gathered on the disk", slog.Any("error", err))
 	}
-	return s.embed.Persist()
 }
 
 // grow makes as many shards as --shards says. Those of the broker in this process are durable
@@ -274,7 +279,7 @@ func (s *serving) grow(ctx context.Context, l *link, queues *admin.Client) error
 		defer cancel()
 		if s.embed != nil {
 			fewer, err := queues.PrepareShards(ctx, n)
-			if fewer {
+			if err == nil && fewer {
 				err = s.embed.Persist()
 			}
 			if err != nil {
@@ -291,6 +296,9 @@ func (s *serving) grow(ctx context.Context, l *link, queues *admin.Client) error
 		return err
 	}
 	s.log.InfoContext(ctx, "there are more shards", slog.Int("shards", n))
+	if s.embed != nil {
+		s.stageBatches(ctx, queues)
+	}
 	return nil
 }
 

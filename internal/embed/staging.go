@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -41,7 +42,11 @@ func (s *Server) StageBatches(streams ...string) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.staged = append(s.staged, streams...)
+	for _, name := range streams {
+		if !slices.Contains(s.staged, name) {
+			s.staged = append(s.staged, name)
+		}
+	}
 	return s.stage()
 }
 
