@@ -179,7 +179,11 @@ func (l *list) open(ctx context.Context, cursor string) error {
 	default:
 		return fmt.Errorf("%w: state %q", pelton.ErrInvalid, l.f.State)
 	}
-	from, err := l.parse(cursor, len(parts))
+	one := 1 // sources with one shard
+	if l.letter == "a" || l.letter == "q" {
+		one = 2
+	}
+	from, err := l.parse(cursor, one, len(parts))
 	if err != nil {
 		// A process that knows of more shards may have given it.
 		known := l.b.Shards()
@@ -315,7 +319,8 @@ func (l *list) fromLetter(ctx context.Context, msg *stored) (*Record, error) {
 }
 
 // A cursor is the letter of the list and how far each source was visited, in base 36. One of before
-// there were more shards has fewer: what is in those is listed from its end on.
+// there were more shards has fewer: what is in those is listed from its end on. Lists of all
+// states have two sources for each shard.
 
 func (l *list) cursor() string {
 	parts := make([]string, len(l.passed))
@@ -325,14 +330,15 @@ func (l *list) cursor() string {
 	return l.letter + strings.Join(parts, ".")
 }
 
-func (l *list) parse(cursor string, n int) ([]uint64, error) {
+// parse reads a cursor of a list that had one source or more with one shard, and has n now.
+func (l *list) parse(cursor string, one, n int) ([]uint64, error) {
 	from := make([]uint64, n)
 	if cursor == "" {
 		return from, nil
 	}
 	rest, ok := strings.CutPrefix(cursor, l.letter)
 	parts := strings.Split(rest, ".")
-	ok = ok && len(parts) <= n
+	ok = ok && one <= len(parts) && len(parts) <= n && (l.letter != "a" || len(parts)%2 == 0)
 	for i := range min(n, len(parts)) {
 		if !ok {
 			break
