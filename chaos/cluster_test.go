@@ -21,6 +21,7 @@ import (
 	"github.com/peltonq/pelton"
 	"github.com/peltonq/pelton/chaos/history"
 	"github.com/peltonq/pelton/chaos/proxy"
+	"github.com/peltonq/pelton/internal/freeport"
 )
 
 // nodeBinary is a broker of a cluster, built once.
@@ -339,7 +340,7 @@ func TestClusterMinority(t *testing.T) {
 	}
 	p.apart = true
 	s := newSuite(t, p)
-	lonely, addr := s.cluster.nodes[0], freeAddress(s)
+	lonely, addr := s.cluster.nodes[0], freeport.Addr(s)
 	replica := s.launch("minority", nil, s.bin.pelton, "serve", "--addr", addr, "--nats", "nats://"+lonely.client.listens, "--nats-token", token, "--lease", p.lease.String())
 	t.Cleanup(func() {
 		if err := replica.signal(syscall.SIGKILL); err != nil {

@@ -6,6 +6,7 @@ import (
 	"strconv"
 
 	"github.com/peltonq/pelton/chaos/proxy"
+	"github.com/peltonq/pelton/internal/freeport"
 )
 
 // ourHost is from where the suite calls the others.
@@ -35,17 +36,7 @@ func (s *suite) place(name string, port int) place {
 func (s *suite) listens(name string, port int) string {
 	s.Helper()
 	if s.hosts == nil {
-		return freeAddress(s)
+		return freeport.Addr(s)
 	}
 	return net.JoinHostPort(s.hosts.Addr(name), strconv.Itoa(port))
-}
-
-// freeAddress is a loopback address that nobody listened on a moment ago.
-func freeAddress(s *suite) string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		s.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/peltonq/pelton/chaos/history"
 	"github.com/peltonq/pelton/internal/brokertest"
 	"github.com/peltonq/pelton/internal/failpoint"
+	"github.com/peltonq/pelton/internal/freeport"
 	"github.com/peltonq/pelton/scheduler"
 	"github.com/peltonq/pelton/worker"
 )
@@ -110,7 +111,7 @@ func (c *clockwork) launch(r *replica) {
 		}
 	}
 	r.p = c.suite.launch(fmt.Sprintf("%s.%d", r.name, r.life), env, c.bin.pelton,
-		"serve", "--addr", freeAddress(c.suite), "--nats", c.url, "--nats-token", token)
+		"serve", "--addr", freeport.Addr(c.suite), "--nats", c.url, "--nats-token", token)
 }
 
 // mind replaces a server that died at its gap.

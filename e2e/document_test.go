@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/peltonq/pelton/internal/freeport"
 )
 
 const (
@@ -51,7 +53,7 @@ func newReader(t *testing.T, dir string, ports ...string) *reader {
 	var there, back []string
 	env := append(os.Environ(), "NO_COLOR=1", "GOFLAGS="+os.Getenv("GOFLAGS")+" -trimpath") // what was compiled for one reader serves the next
 	for i, port := range ports {
-		address := freeAddress(t)
+		address := freeport.Addr(t)
 		_, free, _ := strings.Cut(address, ":")
 		there, back = append(there, ":"+port, ":"+free), append(back, ":"+free, ":"+port)
 		if i == 0 {

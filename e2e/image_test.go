@@ -3,7 +3,6 @@ package e2e_test
 import (
 	"encoding/json"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/peltonq/pelton"
+	"github.com/peltonq/pelton/internal/freeport"
 )
 
 // image is what the last stage of a Dockerfile says of a container.
@@ -106,7 +106,7 @@ func TestBinaryRunsOnAnEmptyImage(t *testing.T) {
 	if err := os.Chown(filepath.Join(root, "data"), int(uid), int(uid)); err != nil {
 		t.Fatal(err)
 	}
-	address := freeAddress(t)
+	address := freeport.Addr(t)
 	container := func(args []string, env ...string) *exec.Cmd {
 		return &exec.Cmd{
 			Path: args[0], Args: args, Dir: "/", Env: append(env, i.env...),
@@ -143,17 +143,6 @@ func TestBinaryRunsOnAnEmptyImage(t *testing.T) {
 	if entries, err := os.ReadDir(filepath.Join(root, "data")); err != nil || len(entries) == 0 {
 		t.Errorf("nothing is stored in /data: %v", err)
 	}
-}
-
-// freeAddress is a loopback address that nobody listened on a moment ago.
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return fmt.Sprint(l.Addr())
 }
 
 // The image of a release is the one that is built from source, but for where its

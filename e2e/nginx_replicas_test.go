@@ -20,6 +20,7 @@ import (
 
 	"github.com/peltonq/pelton"
 	"github.com/peltonq/pelton/internal/brokertest"
+	"github.com/peltonq/pelton/internal/freeport"
 	"github.com/peltonq/pelton/internal/nginxtest"
 )
 
@@ -46,7 +47,7 @@ func (b balanced) passedOn() bool { return strings.Contains(b.UpstreamStatus, ",
 func nginxBefore(t *testing.T, replicas [2]string, changes ...[2]string) *balancer {
 	t.Helper()
 	require(t, "nginx")
-	address := freeAddress(t)
+	address := freeport.Addr(t)
 	conf := nginxtest.Write(t, address, replicas, changes...)
 	b := &balancer{url: "http://" + address, log: conf.Log}
 	if out, err := exec.Command("nginx", "-t", "-c", conf.Path).CombinedOutput(); err != nil {

@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/peltonq/pelton"
+	"github.com/peltonq/pelton/internal/freeport"
 )
 
 // The nginx configuration of docs/deploy.md is one that nginx takes, and what it
@@ -31,7 +32,7 @@ func TestNginx(t *testing.T) {
 		require(t, program)
 	}
 	s := serve(t, "--addr", "127.0.0.1:0", "--data", filepath.Join(t.TempDir(), "data"), "--demo", "--token", "secret")
-	address, dir := freeAddress(t), t.TempDir()
+	address, dir := freeport.Addr(t), t.TempDir()
 	upstream, connections := counted(t, strings.TrimPrefix(s.url, "http://"))
 	web := nginx(t, dir, address, upstream)
 	t.Cleanup(web.CloseIdleConnections)

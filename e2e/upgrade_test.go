@@ -3,7 +3,6 @@ package e2e_test
 import (
 	"context"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -15,6 +14,7 @@ import (
 	"time"
 
 	"github.com/peltonq/pelton"
+	"github.com/peltonq/pelton/internal/freeport"
 )
 
 // oldest is the commit from which on every version can be upgraded to this one, with its data and
@@ -72,17 +72,6 @@ func startOf(t *testing.T, binary string, args ...string) *process {
 	return launch(t, cmd, "old "+strings.Join(args[:min(2, len(args))], " "))
 }
 
-// freePort is a port of loopback that nobody listened on a moment ago.
-func freePort(t *testing.T) string {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	return ln.Addr().String()
-}
-
 // The data of an earlier version is taken over as it is, and its processes and this version's work
 // side by side, as they do while a fleet is upgraded: a new worker for an old server, then a
 // new server for an old worker.
@@ -106,7 +95,7 @@ func TestUpgrade(t *testing.T) {
 
 func upgrade(t *testing.T, old string) {
 	t.Helper()
-	data, broker := filepath.Join(t.TempDir(), "data"), freePort(t)
+	data, broker := filepath.Join(t.TempDir(), "data"), freeport.Addr(t)
 	servers := func(binary string) *server {
 		s := &server{process: startOf(t, binary, "serve", "--addr", "127.0.0.1:0", "--data", data, "--nats-listen", broker, "--nats-token", "t", "--lease", "2s")}
 		s.url = "http://" + s.line("ready")["addr"].(string)

@@ -2,7 +2,6 @@ package brokertest
 
 import (
 	"fmt"
-	"net"
 	"net/url"
 	"strconv"
 	"testing"
@@ -10,6 +9,8 @@ import (
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
+
+	"github.com/peltonq/pelton/internal/freeport"
 )
 
 // clusterTimeout is for the election of the leader of all streams.
@@ -19,12 +20,15 @@ const clusterTimeout = 30 * time.Second
 // URLs, separated by commas. They end with the test.
 func StartCluster(t testing.TB, size int) (servers []*server.Server, urls string) {
 	t.Helper()
-	ports := freePorts(t, size)
 	var routes []*url.URL
-	for _, port := range ports {
-		routes = append(routes, &url.URL{Scheme: "nats", Host: net.JoinHostPort("127.0.0.1", strconv.Itoa(port))})
+	for range size {
+		routes = append(routes, &url.URL{Scheme: "nats", Host: freeport.Addr(t)})
 	}
-	for i, port := range ports {
+	for i, route := range routes {
+		port, err := strconv.Atoi(route.Port())
+		if err != nil {
+			t.Fatal(err)
+		}
 		s, err := server.NewServer(&server.Options{
 			ServerName: fmt.Sprintf("n%d", i), Host: "127.0.0.1", Port: server.RANDOM_PORT, NoSigs: true, NoLog: true, MaxPayload: 1 << 20,
 			JetStream: true, StoreDir: t.TempDir(), Routes: routes,
@@ -67,20 +71,6 @@ func awaitLeader(t testing.TB, servers []*server.Server) {
 			t.Fatal("the brokers have no leader")
 		}
 	}
-}
-
-// freePorts are ports of loopback that nobody listens on now.
-func freePorts(t testing.TB, n int) (ports []int) {
-	t.Helper()
-	for range n {
-		ln, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // closed at once
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer ln.Close()
-		ports = append(ports, ln.Addr().(*net.TCPAddr).Port)
-	}
-	return ports
 }
 
 // ConnectTo is a connection to brokers elsewhere, closed with the test.

@@ -28,13 +28,16 @@ var table = []rule{
 	// Places at which the fault suite may end a process.
 	{pkg: "internal/failpoint"},
 
+	// Where programs listen that tests start.
+	{pkg: "internal/freeport"},
+
 	// Certificates that change while a server runs.
 	{pkg: "internal/certs/certstest"},
 	{pkg: "internal/certs"},
 
 	// The broker, and the only packages that link its server.
 	{pkg: "internal/embed", libraries: []string{natsServer, natsClient, "github.com/gofrs/flock"}},
-	{pkg: "internal/brokertest", module: []string{"internal/embed"}, libraries: []string{natsServer, natsClient, natsJWT, natsKeys}},
+	{pkg: "internal/brokertest", module: []string{"internal/embed", "internal/freeport"}, libraries: []string{natsServer, natsClient, natsJWT, natsKeys}},
 	{pkg: "internal/broker", module: []string{".", "internal/failpoint"}, libraries: []string{natsClient, lru, "golang.org/x/sync"}},
 
 	// What counts starts: in the process, and in Redis for the fleet. The second is
@@ -46,7 +49,7 @@ var table = []rule{
 		"github.com/failsafe-go/failsafe-go",
 		lru,
 	}},
-	{pkg: "internal/redistest"},
+	{pkg: "internal/redistest", module: []string{"internal/freeport"}},
 
 	// Siblings. A test of one may need another to produce or to run its tasks.
 	{pkg: "producer", module: []string{".", "internal/failpoint", "internal/broker"}, libraries: []string{natsClient}, tests: siblings},
@@ -112,7 +115,7 @@ var (
 
 // What every test may import on top of its package's row.
 var (
-	testPackages  = []string{"internal/embed", "internal/brokertest", "internal/redistest", "internal/certs/certstest", "peltontest"}
+	testPackages  = []string{"internal/embed", "internal/brokertest", "internal/redistest", "internal/certs/certstest", "internal/freeport", "peltontest"}
 	testLibraries = []string{
 		natsClient, natsServer,
 		"github.com/google/go-cmp",

@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/peltonq/pelton/internal/freeport"
 )
 
 const patience = 10 * time.Second
@@ -38,12 +40,7 @@ func Start(t testing.TB) *Server {
 		}
 		t.Skip("redis-server is not installed")
 	}
-	listener, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := listener.Addr().String()
-	_ = listener.Close() // nobody else is told of the port in between
+	addr := freeport.Addr(t)
 	s := &Server{URL: "redis://" + addr, t: t, addr: addr, dir: t.TempDir()}
 	s.Run()
 	t.Cleanup(s.Kill)
