@@ -105,7 +105,8 @@ func TestShardsAreServedFairly(t *testing.T) {
 }
 
 // TestPrioritiesHoldOverShards lets low tasks wait in all shards, and critical ones come: they go first,
-// whatever their shard.
+// whatever their shard. Handlers take so long that nothing is in hand ahead of a free slot:
+// what critical tasks pass then is TestCriticalPassesWhatWasPrefetched's.
 func TestPrioritiesHoldOverShards(t *testing.T) {
 	t.Parallel()
 	const shards = 4
@@ -116,6 +117,7 @@ func TestPrioritiesHoldOverShards(t *testing.T) {
 		started.add(task.ID)
 		first <- struct{}{}
 		<-release
+		<-time.After(60 * time.Millisecond)
 		return nil, nil
 	})
 	r.on("warm", func(context.Context, *pelton.Task) (json.RawMessage, error) { return nil, nil })
@@ -135,10 +137,18 @@ func TestPrioritiesHoldOverShards(t *testing.T) {
 	close(release)
 	all := len(low) + len(critical)
 	within(t, 20*time.Second, "all to be started", func() bool { return started.count() == all })
-	for i, id := range started.ids[2 : 2+len(critical)-1] { // the second may have been asked for before
-		if !critical[id] {
-			t.Errorf("start %d is of a low task of shard %d, while critical ones wait", i+2, id.Shard())
+	passed, left := -1, len(critical) // the first low one was there before
+	for _, id := range started.ids {
+		if critical[id] {
+			left--
+		} else if left > 0 {
+			passed++
 		}
+	}
+	// Each shard may have answered that it has nothing before the task came. If shards went before
+	// priorities, or each lane in turn, as many low ones as critical ones would have started.
+	if passed > shards {
+		t.Errorf("%d low tasks were started while %d critical ones waited", passed, len(critical))
 	}
 }
 
