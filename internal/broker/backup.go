@@ -233,8 +233,9 @@ func syncFolder(dir string) error {
 
 // apiError is the error in an answer of JetStream.
 type apiError struct {
-	Code        int    `json:"code"`
-	Description string `json:"description"`
+	Code        int                 `json:"code"`
+	ErrorCode   jetstream.ErrorCode `json:"err_code"`
+	Description string              `json:"description"`
 }
 
 func (e *apiError) Error() string { return e.Description }

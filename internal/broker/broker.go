@@ -281,9 +281,8 @@ func translate(doing string, err error) error {
 	case errors.Is(err, jetstream.ErrStreamNotFound):
 		// Of a cluster, one broker may refuse a name that is taken before another knows its stream.
 		return fmt.Errorf("%s: %w: the stream is not there, or not yet", doing, pelton.ErrUnavailable)
-	case errors.As(err, &api) && api.ErrorCode == errNoPeers && strings.Contains(api.Description, peerOffline):
-		// A cluster whose brokers have not all met yet, or of which some are down.
-		return fmt.Errorf("%s: %w: too few brokers of the cluster are online: %s", doing, pelton.ErrUnavailable, api.Description)
+	case isPeerOffline(err):
+		return fmt.Errorf("%s: %w: too few brokers of the cluster are online: %w", doing, pelton.ErrUnavailable, err)
 	case errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount):
 		return fmt.Errorf("%s: %w: JetStream is not enabled for the account", doing, pelton.ErrUnavailable)
 	case isConsumersLimit(err):

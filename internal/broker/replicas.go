@@ -247,14 +247,23 @@ func unsettled(info *jetstream.StreamInfo) string {
 // arrangeError tells what a cluster cannot do from what it cannot do now.
 func arrangeError(cfg jetstream.StreamConfig, err error) error {
 	var api *jetstream.APIError
-	if errors.As(err, &api) && (api.ErrorCode == errNoPeers && !strings.Contains(api.Description, peerOffline) || api.ErrorCode == errReplicasNotSupported) {
+	if errors.As(err, &api) && (api.ErrorCode == errNoPeers && !isPeerOffline(err) || api.ErrorCode == errReplicasNotSupported) {
 		return fmt.Errorf("%w: the broker cannot keep %d copies of stream %s: %s", pelton.ErrConflict, cfg.Replicas, cfg.Name, api.Description)
 	}
 	return translate("arrange stream "+cfg.Name, err)
 }
 
-// peerOffline is among the reasons of errNoPeers where there would be peers enough if all were online.
-const peerOffline = "peer offline"
+// isPeerOffline reports whether there would be peers enough if all were online: the brokers of a
+// cluster have not all met yet, or some are down.
+func isPeerOffline(err error) bool {
+	const reason = "peer offline" // one of errNoPeers
+	var (
+		api *jetstream.APIError
+		raw *apiError
+	)
+	return errors.As(err, &api) && api.ErrorCode == errNoPeers && strings.Contains(api.Description, reason) ||
+		errors.As(err, &raw) && raw.ErrorCode == errNoPeers && strings.Contains(raw.Description, reason)
+}
 
 // JSClusterNoPeersErrF, JSStreamReplicasNotSupportedErr, JSInsufficientResourcesErr and
 // JSStorageResourcesExceededErr of the server's errors.json.

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"errors"
+	"fmt"
 	"testing"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -23,6 +24,10 @@ func TestTooFewPeers(t *testing.T) {
 		unavailable := errors.Is(want, pelton.ErrUnavailable)
 		if got := translate("open", err); errors.Is(got, pelton.ErrUnavailable) != unavailable {
 			t.Errorf("%s: opening = %v", description, got)
+		}
+		answer := fmt.Appendf(nil, `{"error":{"code":400,"err_code":%d,"description":%q}}`, errNoPeers, description)
+		if got := isPeerOffline(readAnswer(answer, nil)); got != unavailable {
+			t.Errorf("%s: an answer to a restore: %t", description, got)
 		}
 		if got := arrangeError(jetstream.StreamConfig{}, err); !errors.Is(got, want) {
 			t.Errorf("%s: arranging = %v, want %v", description, got, want)
