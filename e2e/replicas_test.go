@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -122,15 +123,23 @@ func TestClientKilledAndAnotherReplicaAsked(t *testing.T) {
 	}
 	t.Logf("%d of %d repeats found a task", found, n)
 
-	status, _, answer, err := call(t.Context(), http.MethodGet, two.url+"/tasks?limit=500", "")
-	var page struct{ Items []pelton.Task }
-	if err != nil || status != http.StatusOK || json.Unmarshal(answer, &page) != nil {
-		t.Fatalf("%d %.300s %v", status, answer, err)
+	var made []pelton.Task
+	for cursor, more := "", true; more; { // a page may end early where reads take long
+		status, _, answer, err := call(t.Context(), http.MethodGet, two.url+"/tasks?limit=500&cursor="+url.QueryEscape(cursor), "")
+		var page struct {
+			Items      []pelton.Task
+			NextCursor string `json:"next_cursor"`
+		}
+		if err != nil || status != http.StatusOK || json.Unmarshal(answer, &page) != nil {
+			t.Fatalf("%d %.300s %v", status, answer, err)
+		}
+		made = append(made, page.Items...)
+		cursor, more = page.NextCursor, page.NextCursor != ""
 	}
-	if len(page.Items) != n {
-		t.Errorf("%d requests made %d tasks", n, len(page.Items))
+	if len(made) != n {
+		t.Errorf("%d requests made %d tasks", n, len(made))
 	}
-	for _, task := range page.Items {
+	for _, task := range made {
 		if tasks[task.Labels["n"]] != task.ID {
 			t.Errorf("task %s of request %s is nobody's", task.ID, task.Labels["n"])
 		}

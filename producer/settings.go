@@ -179,7 +179,7 @@ func (q *queues) admit(ctx context.Context, r *broker.Record) (land func(), err 
 		return free, nil
 	}
 	land, err = at.depth.admit(ctx, uint64(cfg.Settings.MaxDepth), func(ctx context.Context) (uint64, error) {
-		return q.b.Ready(ctx, cfg.Name, cfg.Lanes)
+		return q.b.Ready(ctx, cfg.Name)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("queue %s: %w", cfg.Name, err)

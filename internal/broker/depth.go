@@ -156,13 +156,14 @@ func allPaused(q *pelton.Queue) bool {
 	return true
 }
 
-// Ready counts the ready tasks of the given priorities of a queue, and those of all
-// priorities that wait for their turn in a line. What was enqueued into a lane before
+// Ready counts the ready tasks of a queue, and those that wait for their turn in a line. It asks
+// what is stored, and not what lanes the queue's entry has, of which this process may hear later
+// than of the first tasks of a lane. What was enqueued into a lane before
 // the call is counted, unless it was taken. A consumer's own count of what is pending
 // is not good enough for that: the server lets it follow a moment after the publish is
 // acknowledged, and on a busy machine that is a long one. For what waits in lines,
 // each with a subject of its own, there is no better one.
-func (b *Broker) Ready(ctx context.Context, queue string, priorities []pelton.Priority) (uint64, error) {
+func (b *Broker) Ready(ctx context.Context, queue string) (uint64, error) {
 	var ready uint64
 	// The lines come first: a task that gets its turn in between counts twice, not never.
 	waiting, err := b.consumer(ctx, b.keyed(0), waitingConsumer(queue))
@@ -173,7 +174,7 @@ func (b *Broker) Ready(ctx context.Context, queue string, priorities []pelton.Pr
 		ready += waiting.NumPending
 	}
 	err = b.eachShard(func(shard uint8) error {
-		n, err := b.readyIn(ctx, shard, queue, priorities)
+		n, err := b.readyIn(ctx, shard, queue)
 		ready += n
 		return err
 	})
@@ -184,12 +185,12 @@ func (b *Broker) Ready(ctx context.Context, queue string, priorities []pelton.Pr
 }
 
 // readyIn is Ready for the lanes of one shard.
-func (b *Broker) readyIn(ctx context.Context, shard uint8, queue string, priorities []pelton.Priority) (ready uint64, err error) {
+func (b *Broker) readyIn(ctx context.Context, shard uint8, queue string) (ready uint64, err error) {
 	stored, err := b.storedUnder(ctx, b.tasks(shard), b.ready(shard, queue, "*"))
 	if err != nil {
 		return 0, fmt.Errorf("count queue %s: %w", queue, err)
 	}
-	for _, p := range priorities {
+	for _, p := range pelton.Priorities() {
 		n := stored[b.ready(shard, queue, p)]
 		if n == 0 {
 			continue

@@ -27,7 +27,7 @@ func TestReadyCountsWhatWasAcknowledged(t *testing.T) {
 					return
 				}
 				least := over.Add(1)
-				if n, err := b.Ready(t.Context(), "q", pelton.Priorities()); err != nil || n < least {
+				if n, err := b.Ready(t.Context(), "q"); err != nil || n < least {
 					t.Errorf("%d ready, %v; %d were enqueued", n, err, least)
 				}
 			}
@@ -35,10 +35,10 @@ func TestReadyCountsWhatWasAcknowledged(t *testing.T) {
 	}
 	enqueuing.Wait()
 	b := openOn(t, brokertest.Connect(t, srv), Config{})
-	if n, err := b.Ready(t.Context(), "q", []pelton.Priority{pelton.Low, pelton.High}); err != nil || n != 2*each {
+	if n, err := b.Ready(t.Context(), "q"); err != nil || n != 2*each {
 		t.Errorf("%d ready in two lanes, %v", n, err)
 	}
-	if n, err := b.Ready(t.Context(), "other", pelton.Priorities()); err != nil || n != 0 {
+	if n, err := b.Ready(t.Context(), "other"); err != nil || n != 0 {
 		t.Errorf("%d ready in a queue that is not there, %v", n, err)
 	}
 }
@@ -58,7 +58,7 @@ func TestReadyIsWithoutWhatIsOut(t *testing.T) {
 	for out := range uint64(2) {
 		must(t, puller.Pull(1, 10*time.Second))
 		wait(t, taken, "delivery")
-		if n, err := b.Ready(t.Context(), "q", pelton.Priorities()); err != nil || n != 4-out {
+		if n, err := b.Ready(t.Context(), "q"); err != nil || n != 4-out {
 			t.Errorf("%d ready with %d out, %v", n, out+1, err)
 		}
 	}

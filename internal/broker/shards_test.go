@@ -199,7 +199,7 @@ func TestShardsAreOne(t *testing.T) {
 		must(t, err)
 		return q.Ready == 12 && q.Scheduled == 12 && q.Waiting == 12 && list[0].Ready == 12 && list[0].Scheduled == 12
 	})
-	if n, err := b.Ready(t.Context(), "q", []pelton.Priority{pelton.Low}); n != 24 || err != nil {
+	if n, err := b.Ready(t.Context(), "q"); n != 24 || err != nil {
 		t.Errorf("ready for max_depth: %d, %v", n, err)
 	}
 	for f, want := range map[ListFilter][]pelton.ID{{State: pelton.Queued, Part: InLanes}: ready, {}: all} {

@@ -154,7 +154,7 @@ func (b *Broker) HasPlace(ctx context.Context, spec *pelton.Spec) error {
 	if cfg.Settings.MaxDepth == 0 || spec.Delay > 0 {
 		return nil
 	}
-	ready, err := b.Ready(ctx, queue, cfg.Lanes)
+	ready, err := b.Ready(ctx, queue)
 	if err == nil && ready >= uint64(cfg.Settings.MaxDepth) {
 		err = fmt.Errorf("queue %s: %w: it holds %d ready tasks", queue, pelton.ErrOverloaded, ready)
 	}
