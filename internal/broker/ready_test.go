@@ -35,8 +35,8 @@ func TestReadyCountsWhatWasAcknowledged(t *testing.T) {
 	}
 	enqueuing.Wait()
 	b := openOn(t, brokertest.Connect(t, srv), Config{})
-	if n, err := b.Ready(t.Context(), "q"); err != nil || n != 2*each {
-		t.Errorf("%d ready in two lanes, %v", n, err)
+	if n, err := b.Ready(t.Context(), "q"); err != nil || n != 4*each {
+		t.Errorf("%d ready in four lanes, %v", n, err)
 	}
 	if n, err := b.Ready(t.Context(), "other"); err != nil || n != 0 {
 		t.Errorf("%d ready in a queue that is not there, %v", n, err)
