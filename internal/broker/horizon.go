@@ -108,6 +108,7 @@ func (b *Broker) SaveHorizon(ctx context.Context, unclean, always bool) error {
 	if _, err := b.do(ctx, write{subject: b.configKey(horizonKey), data: data, expect: anyRevision}); err != nil {
 		return fmt.Errorf("save horizon: %w", err)
 	}
+	b.horizon.Store(&h)
 	return nil
 }
 

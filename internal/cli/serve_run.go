@@ -135,20 +135,29 @@ func (s *serving) run(ctx context.Context, l *link) error {
 	err := l.retry(ctx, 0, func(ctx context.Context) (err error) {
 		ctx, cancel := context.WithTimeout(ctx, openTimeout)
 		defer cancel()
-		tasks, queues, schedules, err = s.open(ctx, l.nc)
+		queues, err = s.openQueues(ctx, l.nc)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	defer queues.Close()
+	if s.embed != nil { // first: who opens then knows whether every write is synced
+		if err := s.settle(ctx, l, queues); err != nil {
+			return err
+		}
+	}
+	err = l.retry(ctx, 0, func(ctx context.Context) (err error) {
+		ctx, cancel := context.WithTimeout(ctx, openTimeout)
+		defer cancel()
+		tasks, schedules, err = s.open(ctx, l.nc)
 		return err
 	})
 	if err != nil {
 		return err
 	}
 	defer tasks.Close()
-	defer queues.Close()
 	defer schedules.Close()
-	if s.embed != nil {
-		if err := s.settle(ctx, l, queues); err != nil {
-			return err
-		}
-	}
 	err = l.retry(ctx, 0, func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, arrangeTimeout)
 		defer cancel()
@@ -369,24 +378,23 @@ func (s *serving) watchDisk(ctx context.Context, queues *admin.Client) {
 	}
 }
 
-func (s *serving) open(ctx context.Context, nc *nats.Conn) (*producer.Client, *admin.Client, *scheduler.Client, error) {
+func (s *serving) openQueues(ctx context.Context, nc *nats.Conn) (*admin.Client, error) {
+	place := s.flags.place
+	return admin.New(ctx, nc, admin.Config{Namespace: string(s.flags.namespace), Lease: s.slots.Lease, Replicas: place.replicas, Tags: place.tags, Logger: s.log})
+}
+
+func (s *serving) open(ctx context.Context, nc *nats.Conn) (*producer.Client, *scheduler.Client, error) {
 	lease, namespace, place := s.slots.Lease, string(s.flags.namespace), s.flags.place
 	tasks, err := producer.New(ctx, nc, producer.Config{Namespace: namespace, Lease: lease, Replicas: place.replicas, Tags: place.tags, Logger: s.log})
 	if err != nil {
-		return nil, nil, nil, err
-	}
-	queues, err := admin.New(ctx, nc, admin.Config{Namespace: namespace, Lease: lease, Replicas: place.replicas, Tags: place.tags, Logger: s.log})
-	if err != nil {
-		tasks.Close()
-		return nil, nil, nil, err
+		return nil, nil, err
 	}
 	schedules, err := scheduler.New(ctx, nc, scheduler.Config{Namespace: namespace, Lease: lease, Replicas: place.replicas, Tags: place.tags, Logger: s.log})
 	if err != nil {
 		tasks.Close()
-		queues.Close()
-		return nil, nil, nil, err
+		return nil, nil, err
 	}
-	return tasks, queues, schedules, nil
+	return tasks, schedules, nil
 }
 
 // announce says that tasks are taken: to a person at a terminal, or to the log.
