@@ -165,11 +165,15 @@ func TestLockOutlivesABrokerRestart(t *testing.T) {
 	cfg := worker.Config{Concurrency: 4}
 	r.run(t, cfg)
 	runOn(t, b.connect(t), r.Mux, cfg)
+	at := r.broker(t)
+	eventually(t, "both workers have opened", func() bool { // one that opens meanwhile may end with an error
+		shown, err := at.Presences(t.Context())
+		return err == nil && len(shown) == 2
+	})
 	ids := []pelton.ID{r.enqueue(t, "holder").ID}
 	first := receive(t, held, "lock")
 	ids = append(ids, r.enqueue(t, "next").ID)
 	eventually(t, "the other one runs", func() bool { return r.get(t, ids[1]).State == pelton.Running })
-	at := r.broker(t)
 	b.stop()
 	eventually(t, "the connection is lost", func() bool { return !r.nc.IsConnected() })
 	b.start(t)
