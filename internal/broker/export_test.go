@@ -5,3 +5,9 @@ func (b *Broker) HorizonKnown() bool {
 	h := b.horizon.Load()
 	return h != nil && h.Server == b.conn.nc.ConnectedServerId()
 }
+
+// Groups reports whether writes are gathered.
+func (b *Broker) Groups() bool {
+	h := b.horizon.Load()
+	return h != nil && h.Always
+}

@@ -99,6 +99,23 @@ func TestGroupCommit(t *testing.T) {
 	}
 }
 
+// Whoever is connected to a fresh broker before its server has said that it syncs every write
+// hears of it all the same.
+func TestGroupsOfWhoCameEarly(t *testing.T) {
+	t.Parallel()
+	srv := brokertest.StartServer(t, func(cfg *embed.Config) { cfg.Sync = embed.Sync{Always: true} })
+	nc := brokertest.Connect(t, srv)
+	early := open(t, nc, broker.Config{})
+	eventually(t, "it is taken for a broker without a horizon", early.HorizonKnown)
+	if early.Groups() {
+		t.Fatal("writes are grouped before anybody said that they are synced")
+	}
+	if err := open(t, nc, broker.Config{}).SaveHorizon(t.Context(), false, true); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "writes are grouped", early.Groups)
+}
+
 // A batch with a write that is refused is taken apart: only that one is refused.
 func TestGroupWithAStaleWrite(t *testing.T) {
 	t.Parallel()

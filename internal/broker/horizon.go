@@ -22,8 +22,9 @@ import (
 // the broker that it is connected to, so one that was faster than the server looks
 // everything up until there is one.
 //
-// With a broker elsewhere there is none, and a task that it hands out again
-// as if for the first time, after it was killed, is started again. That is a duplicate as
+// With a broker elsewhere there is none, which is believed at once, and looked at again for ten
+// seconds: a server that has just made an installation writes it a moment later. A task that such a
+// broker hands out again as if for the first time, after it was killed, is started again. That is a duplicate as
 // any after an unclean restart: its outcome is refused, because creating the
 // record is.
 
@@ -129,7 +130,7 @@ func (b *Broker) loadHorizon(ctx context.Context) (h horizon, err error) {
 
 const (
 	// Between two looks for the horizon of a broker that has just started: 20 ms, twice
-	// as long each time, up to 5 s.
+	// as long each time, up to 5 s. Then it is over for a broker that has none.
 	horizonLook    = 20 * time.Millisecond
 	maxHorizonLook = 5 * time.Second
 )
@@ -151,26 +152,46 @@ func (b *Broker) followHorizon(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		if b.lookForHorizon(ctx) {
+		switch b.lookForHorizon(ctx) {
+		case horizonRight:
 			timer.Stop()
 			continue
+		case horizonNone:
+			if wait == maxHorizonLook {
+				timer.Stop()
+				continue
+			}
+		case horizonOther:
 		}
 		timer.Reset(wait)
 		wait = min(2*wait, maxHorizonLook)
 	}
 }
 
-// lookForHorizon reports whether the horizon is that of the broker.
-func (b *Broker) lookForHorizon(ctx context.Context) bool {
+// horizonFound is what a look for the horizon found.
+type horizonFound int
+
+const (
+	horizonOther horizonFound = iota // that of a broker of before, or nothing that could be read
+	horizonNone                      // taken for that of a broker elsewhere: everything is beyond it
+	horizonRight                     // that of the broker
+)
+
+// lookForHorizon keeps the horizon that there is.
+func (b *Broker) lookForHorizon(ctx context.Context) horizonFound {
 	server := b.conn.nc.ConnectedServerId() // before the read: it must not be of a later one
 	h, err := b.loadHorizon(ctx)
 	if err != nil {
 		b.cfg.Logger.Debug("horizon not read", "error", err)
-		return false
+		return horizonOther
 	}
-	if h.Server == "" { // a broker elsewhere
-		h.Server = server
+	found := horizonRight
+	if h.Server == "" {
+		h.Server, found = server, horizonNone
 	}
 	b.horizon.Store(&h)
-	return server != "" && h.Server == server
+	if server == "" || h.Server != server {
+		return horizonOther
+	}
+	return found
 }

@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -185,51 +184,20 @@ func (b *Broker) queueConfigs(ctx context.Context) ([]*QueueConfig, error) {
 	return queues, nil
 }
 
-// endWatch stops a watch and takes what it still holds: nats.go blocks on an
-// entry that nobody takes, with locks that closing the connection needs.
-func endWatch(watcher jetstream.KeyWatcher) {
-	var draining sync.WaitGroup
-	draining.Go(func() {
-		for range watcher.Updates() { //nolint:revive // drained to the end
-		}
-	})
-	_ = watcher.Stop() // fails only where the consumer or the connection is gone
-	draining.Wait()
-}
-
 // WatchQueues sends the entries of the given queues, nil being all: those that
 // exist, then a nil, then each that comes or changes. The channel is closed after
 // stop, when ctx ends, and when the watch breaks down, as it does with the
 // connection: watch again then. stop waits for its end, for up to 5 s while the
 // connection is lost.
 func (b *Broker) WatchQueues(ctx context.Context, queues []string) (changes <-chan *QueueConfig, stop func(), err error) {
-	if !b.conn.nc.IsConnected() {
-		return nil, nil, fmt.Errorf("watch queues: %w: not connected", pelton.ErrUnavailable)
-	}
-	up, forgetUp := b.conn.reconnected() // from before the watch, so that no loss is missed
-	watcher, err := b.config.Watch(ctx, queueKeyPrefix+"*", jetstream.IgnoreDeletes())
-	if err != nil {
-		forgetUp()
-		return nil, nil, translate("watch queues", err)
-	}
 	out := make(chan *QueueConfig)
-	ctx, cancel := context.WithCancel(ctx)
-	var feeding sync.WaitGroup
-	feeding.Go(func() {
-		defer forgetUp()
-		defer endWatch(watcher)
+	stop, err = b.watchConfig(ctx, "queues", []string{queueKeyPrefix + "*"}, func(ctx context.Context, up <-chan struct{}, updates <-chan jetstream.KeyValueEntry) {
 		defer close(out)
-		b.feedQueues(ctx, up, watcher.Updates(), queues, out)
+		b.feedQueues(ctx, up, updates, queues, out)
 	})
-	return out, func() {
-		cancel()
-		feeding.Wait()
-	}, nil
+	return out, stop, err
 }
 
-// feedQueues ends with its ctx, with the updates, and when the connection is back
-// after it was lost: nats.go notices only after many seconds that the broker has
-// forgotten a watch.
 func (b *Broker) feedQueues(ctx context.Context, up <-chan struct{}, updates <-chan jetstream.KeyValueEntry, queues []string, out chan<- *QueueConfig) {
 	for {
 		var entry jetstream.KeyValueEntry

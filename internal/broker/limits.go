@@ -10,7 +10,6 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -166,59 +165,9 @@ func (b *Broker) SavePause(ctx context.Context, p Pause) error {
 // when ctx ends, and when the watch breaks down, as it does with the connection:
 // watch again then. What came first then is complete, deletions included.
 func (b *Broker) WatchRules(ctx context.Context) (rules <-chan Rules, stop func(), err error) {
-	if !b.conn.nc.IsConnected() {
-		return nil, nil, fmt.Errorf("watch limits: %w: not connected", pelton.ErrUnavailable)
-	}
-	up, forgetUp := b.conn.reconnected() // from before the watch, so that no loss is missed
-	watcher, err := b.config.WatchFiltered(ctx, []string{limitKeyPrefix + "*", pauseKeyPrefix + "*"})
-	if err != nil {
-		forgetUp()
-		return nil, nil, translate("watch limits", err)
-	}
-	out := make(chan Rules)
-	ctx, cancel := context.WithCancel(ctx)
-	var feeding sync.WaitGroup
-	feeding.Go(func() {
-		defer forgetUp()
-		defer endWatch(watcher)
-		defer close(out)
-		b.feedRules(ctx, up, watcher.Updates(), out)
-	})
-	return out, func() {
-		cancel()
-		feeding.Wait()
-	}, nil
-}
-
-func (b *Broker) feedRules(ctx context.Context, up <-chan struct{}, updates <-chan jetstream.KeyValueEntry, out chan<- Rules) {
-	known := ruleBook{limits: make(map[string]RevisedLimit), pauses: make(map[string]Pause)}
-	var (
-		send  chan<- Rules // nil while there is nothing to send
-		next  Rules
-		whole bool // all that was there at the start has come
-	)
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-up:
-			return
-		case send <- next:
-			send = nil
-		case entry, ok := <-updates:
-			switch {
-			case !ok:
-				return
-			case entry == nil:
-				whole = true
-			default:
-				b.note(&known, entry)
-			}
-			if whole && len(updates) == 0 { // a burst is sent once
-				next, send = known.rules(time.Now()), out
-			}
-		}
-	}
+	f := newConfigFeed(b, nil)
+	stop, err = b.watchConfig(ctx, "limits", []string{limitKeyPrefix + "*", pauseKeyPrefix + "*"}, f.feed)
+	return f.rules, stop, err
 }
 
 // ruleBook is what a watch has seen so far, by key.

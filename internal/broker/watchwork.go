@@ -2,10 +2,8 @@ package broker
 
 import (
 	"context"
-	"fmt"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -30,45 +28,36 @@ func (w *Work) Stop() { w.stop() }
 // sign of life every five seconds, and there are many workers. The limits that
 // LoadLimits gives are kept by it, too, if nobody has asked for them before.
 func (b *Broker) WatchWork(ctx context.Context, queues []string) (*Work, error) {
-	if !b.conn.nc.IsConnected() {
-		return nil, fmt.Errorf("watch configuration: %w: not connected", pelton.ErrUnavailable)
-	}
-	up, forgetUp := b.conn.reconnected() // from before the watch, so that no loss is missed
-	watcher, err := b.config.WatchFiltered(ctx, []string{queueKeyPrefix + "*", limitKeyPrefix + "*", pauseKeyPrefix + "*"})
+	f := newConfigFeed(b, queues)
+	f.heard = b.limits.know
+	stop, err := b.watchConfig(ctx, "configuration", []string{queueKeyPrefix + "*", limitKeyPrefix + "*", pauseKeyPrefix + "*"}, f.feed)
 	if err != nil {
-		forgetUp()
-		return nil, translate("watch configuration", err)
+		return nil, err
 	}
 	b.limits.start.Lock()
 	b.limits.started = true // or two would watch them
 	b.limits.start.Unlock()
-	f := workFeed{b: b, of: queues, queues: make(chan *QueueConfig), rules: make(chan Rules)}
-	ctx, cancel := context.WithCancel(ctx)
-	var feeding sync.WaitGroup
-	feeding.Go(func() {
-		defer forgetUp()
-		defer endWatch(watcher)
-		defer close(f.queues)
-		defer close(f.rules)
-		f.feed(ctx, up, watcher.Updates())
-	})
-	return &Work{Queues: f.queues, Rules: f.rules, stop: func() {
-		cancel()
-		feeding.Wait()
-	}}, nil
+	return &Work{Queues: f.queues, Rules: f.rules, stop: stop}, nil
 }
 
-// workFeed sorts what a watch of the configuration brings.
-type workFeed struct {
+// configFeed sorts what a watch of the configuration brings. Who is slow gets the newest alone.
+type configFeed struct {
 	b      *Broker
 	of     []string // queues that are wanted
 	queues chan *QueueConfig
 	rules  chan Rules
+	heard  func(Rules) // is told of rules before they are sent
 
 	waiting []*QueueConfig // not sent yet, one of each queue
 }
 
-func (f *workFeed) feed(ctx context.Context, up <-chan struct{}, updates <-chan jetstream.KeyValueEntry) {
+func newConfigFeed(b *Broker, queues []string) *configFeed {
+	return &configFeed{b: b, of: queues, queues: make(chan *QueueConfig), rules: make(chan Rules), heard: func(Rules) {}}
+}
+
+func (f *configFeed) feed(ctx context.Context, up <-chan struct{}, updates <-chan jetstream.KeyValueEntry) {
+	defer close(f.queues)
+	defer close(f.rules)
 	known := ruleBook{limits: make(map[string]RevisedLimit), pauses: make(map[string]Pause)}
 	var (
 		sendRules chan<- Rules // nil while there is nothing to send
@@ -105,17 +94,14 @@ func (f *workFeed) feed(ctx context.Context, up <-chan struct{}, updates <-chan 
 			}
 			if whole && changed && len(updates) == 0 { // a burst is sent once
 				next, sendRules, changed = known.rules(time.Now()), f.rules, false
-				f.b.limits.know(next)
+				f.heard(next)
 			}
 		}
 	}
 }
 
 // take notes the entry of a queue, in place of an older one that nobody has taken.
-func (f *workFeed) take(entry jetstream.KeyValueEntry) {
-	if entry.Operation() != jetstream.KeyValuePut { // a queue that is deleted has no lanes any more
-		return
-	}
+func (f *configFeed) take(entry jetstream.KeyValueEntry) {
 	cfg := f.b.queueOf(entry, f.of)
 	if cfg == nil {
 		return
@@ -127,9 +113,12 @@ func (f *workFeed) take(entry jetstream.KeyValueEntry) {
 	f.waiting = append(f.waiting, cfg)
 }
 
-// queueOf is the queue of an entry; nil if it is not among those that are wanted, of which nil are all, or
-// cannot be read.
+// queueOf is the queue of an entry; nil if it is not among those that are wanted, of which nil are all,
+// cannot be read, or is deleted: then it has no lanes any more.
 func (b *Broker) queueOf(entry jetstream.KeyValueEntry, wanted []string) *QueueConfig {
+	if entry.Operation() != jetstream.KeyValuePut {
+		return nil
+	}
 	queue := strings.TrimPrefix(entry.Key(), queueKeyPrefix)
 	if wanted != nil && !slices.Contains(wanted, queue) {
 		return nil
