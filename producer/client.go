@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -38,6 +39,7 @@ type Client struct {
 	reads  chan struct{} // held by reads of records that are under way
 	looks  looks
 	hot    hotTasks
+	begun  sync.Pool // of *broker.Record: first ones of plain tasks, of which nobody keeps one
 	closed atomic.Bool
 }
 
@@ -122,7 +124,9 @@ func (c *Client) Enqueue(ctx context.Context, spec pelton.Spec, opts ...pelton.O
 	if err := c.check(); err != nil {
 		return nil, err
 	}
-	spec.Apply(opts...)
+	if len(opts) > 0 {
+		spec = applied(spec, opts)
+	}
 	req, err := c.prepare(ctx, spec)
 	if err != nil {
 		return nil, err
@@ -132,6 +136,12 @@ func (c *Client) Enqueue(ctx context.Context, spec pelton.Spec, opts ...pelton.O
 	}
 	out, err := c.submit(ctx, req)
 	return out.Task, err
+}
+
+// applied is a spec with options: one that has none stays off the heap.
+func applied(spec pelton.Spec, opts []pelton.Option) pelton.Spec {
+	spec.Apply(opts...)
+	return spec
 }
 
 // Get reads a task. pelton.ErrNotFound means that it never was, or that its

@@ -63,7 +63,12 @@ func (c *Client) prepare(ctx context.Context, spec pelton.Spec) (request, error)
 		if invalid != nil {
 			return request{}, invalid
 		}
-		return request{record: broker.NewRecord(c.newID(now, full), full, now)}, nil
+		record, ok := c.begun.Get().(*broker.Record)
+		if !ok {
+			record = new(broker.Record)
+		}
+		record.Begin(c.newID(now, full), &full, now)
+		return request{record: record}, nil
 	}
 	// The fingerprint goes without the settings of the queue: they may change between
 	// a request and its repeat.
@@ -113,7 +118,11 @@ func (c *Client) submit(ctx context.Context, req request) (pelton.Enqueued, erro
 	if err != nil {
 		return pelton.Enqueued{}, fmt.Errorf("enqueue %s: %w", req.record.Kind, err)
 	}
-	return pelton.Enqueued{Task: once.Record.Task(c.now()), Existing: once.Existing, Replayed: once.Replayed}, nil
+	out := pelton.Enqueued{Task: once.Record.Task(c.now()), Existing: once.Existing, Replayed: once.Replayed}
+	if req.plain() && req.record.Revision == 0 { // it was stored as a message alone
+		c.begun.Put(req.record)
+	}
+	return out, nil
 }
 
 // once enqueues a task with keys. A queue that is full takes no new one, but a

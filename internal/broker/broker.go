@@ -90,6 +90,7 @@ type Broker struct {
 	turnTimes turnTimes
 	horizon   atomic.Pointer[horizon]
 	groups    groups
+	buffers   bufferPool
 	// background is what Open started, until Close calls stop.
 	background sync.WaitGroup
 	stop       context.CancelFunc

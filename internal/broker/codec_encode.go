@@ -40,22 +40,30 @@ type lineWriter struct {
 	failed bool
 }
 
-// metaLine is the line of an envelope, in a slice with room for extra bytes. It is
+// metaLine is the line of an envelope, in out, which it overwrites, with room for extra bytes. It is
 // false where encoding/json has an error to tell.
-func metaLine(m *Meta, extra int) ([]byte, bool) {
-	w := lineWriter{out: make([]byte, 0, roomMeta+m.room()+extra)}
+func metaLine(out []byte, m *Meta, extra int) ([]byte, bool) {
+	w := lineWriter{out: withRoom(out, roomMeta+m.room()+extra)}
 	w.meta(m)
 	w.out = append(w.out, '}', '\n')
 	return w.out, !w.failed
 }
 
 // recordLine is metaLine for a record.
-func recordLine(m *recordMeta, extra int) ([]byte, bool) {
-	w := lineWriter{out: make([]byte, 0, roomRecord+m.room()+extra)}
+func recordLine(out []byte, m *recordMeta, extra int) ([]byte, bool) {
+	w := lineWriter{out: withRoom(out, roomRecord+m.room()+extra)}
 	w.meta(&m.Meta)
 	w.record(m)
 	w.out = append(w.out, '}', '\n')
 	return w.out, !w.failed
+}
+
+// withRoom is out without what is in it, or a new slice if it is too small.
+func withRoom(out []byte, n int) []byte {
+	if cap(out) < n {
+		return make([]byte, 0, n)
+	}
+	return out[:0]
 }
 
 // room is what the metadata's texts and rare values take.

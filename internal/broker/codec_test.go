@@ -168,9 +168,9 @@ func TestLinesAreWrittenAsByEncodingJSON(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		m := texts{easy: rapid.Bool().Draw(t, "easy")}.record(t)
-		line, ok := recordLine(&m, 3)
+		line, ok := recordLine(nil, &m, 3)
 		sameWritten(t, m, line, ok)
-		line, ok = metaLine(&m.Meta, 0)
+		line, ok = metaLine(nil, &m.Meta, 0)
 		sameWritten(t, m.Meta, line, ok)
 	})
 }
@@ -196,11 +196,11 @@ func TestOwnLinesAreReadByHand(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		m := texts{easy: true}.record(t)
 		m.Carrier, m.KeyRevision, m.Former = m.Carrier>>1, m.KeyRevision>>1, m.Former>>1 // 19 digits at most
-		line, ok := metaLine(&m.Meta, 0)
+		line, ok := metaLine(nil, &m.Meta, 0)
 		if !ok || !sameEnvelopeLine(t, bytes.TrimSuffix(line, []byte{'\n'})) {
 			t.Fatalf("%s was not read by hand", line)
 		}
-		line, ok = recordLine(&m, 0)
+		line, ok = recordLine(nil, &m, 0)
 		if !ok || !sameRecordLine(t, bytes.TrimSuffix(line, []byte{'\n'})) {
 			t.Fatalf("%s was not read by hand", line)
 		}
@@ -308,7 +308,7 @@ func TestForeignLines(t *testing.T) {
 func FuzzLine(f *testing.F) {
 	for _, r := range []*Record{finished(), laden(), worstRecord(), {}} {
 		m := r.line()
-		if line, ok := recordLine(&m, 0); ok && len(line) < 4<<10 {
+		if line, ok := recordLine(nil, &m, 0); ok && len(line) < 4<<10 {
 			f.Add(bytes.TrimSuffix(line, []byte{'\n'}))
 		}
 	}
@@ -320,9 +320,9 @@ func FuzzLine(f *testing.F) {
 		sameEnvelopeLine(t, line)
 		sameRecordLine(t, line)
 		if m, err := referenceOf[recordMeta](line); err == nil {
-			again, ok := recordLine(m, 0)
+			again, ok := recordLine(nil, m, 0)
 			sameWritten(t, *m, again, ok)
-			again, ok = metaLine(&m.Meta, 0)
+			again, ok = metaLine(nil, &m.Meta, 0)
 			sameWritten(t, m.Meta, again, ok)
 		}
 	})

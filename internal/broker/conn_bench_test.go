@@ -56,7 +56,7 @@ func benchmarkWrites(b *testing.B, connect func() (*nats.Conn, error)) {
 	}
 	ctx := b.Context()
 	e := &Envelope{Meta: aMeta("q", pelton.Normal), Payload: bytes.Repeat([]byte("x"), 128)}
-	w, err := broker.readyWrite(e)
+	w, err := broker.readyWrite(nil, e)
 	if err != nil {
 		b.Fatal(err)
 	}

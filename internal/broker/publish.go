@@ -17,18 +17,21 @@ import (
 // PublishReady publishes a task to its lane and returns the message's stream
 // sequence. The lane must have been ensured.
 func (b *Broker) PublishReady(ctx context.Context, e *Envelope) (seq uint64, err error) {
-	w, err := b.readyWrite(e)
+	buf := b.buffers.get()
+	w, err := b.readyWrite(*buf, e)
 	if err != nil {
 		return 0, err
 	}
 	if seq, err = b.do(ctx, w); err != nil {
 		return 0, fmt.Errorf("publish task %s: %w", e.ID, err)
 	}
+	b.buffers.put(buf, w.data)
 	return seq, nil
 }
 
-func (b *Broker) readyWrite(e *Envelope) (write, error) {
-	data, err := encodeEnvelope(e)
+// readyWrite has its data in out, which it overwrites, if that is large enough.
+func (b *Broker) readyWrite(out []byte, e *Envelope) (write, error) {
+	data, err := envelopeInto(out, e)
 	if err != nil {
 		return write{}, fmt.Errorf("publish task %s: %w", e.ID, err)
 	}
@@ -118,7 +121,7 @@ func (b *Broker) messageWrite(r *Record) (write, error) {
 	if r.waitsForTime() {
 		return b.scheduleWrite(r.Envelope(), r.RunAt)
 	}
-	return b.readyWrite(r.Envelope())
+	return b.readyWrite(nil, r.Envelope())
 }
 
 // Publish publishes the message of the record's epoch: to its line if the task

@@ -8,10 +8,13 @@ import (
 	"github.com/peltonq/pelton"
 )
 
-func encodeEnvelope(e *Envelope) ([]byte, error) {
+func encodeEnvelope(e *Envelope) ([]byte, error) { return envelopeInto(nil, e) }
+
+// envelopeInto is encodeEnvelope into a slice that it overwrites, if it is large enough.
+func envelopeInto(out []byte, e *Envelope) ([]byte, error) {
 	e.Version = version
 	m := e.lean()
-	if line, ok := metaLine(&m, len(e.Payload)); ok {
+	if line, ok := metaLine(out, &m, len(e.Payload)); ok {
 		return append(line, e.Payload...), nil
 	}
 	return join(m, len(e.Payload), e.Payload)
@@ -46,10 +49,13 @@ func decodeMessage(data []byte, seq uint64) (*Envelope, error) {
 	return e, err
 }
 
-func encodeRecord(r *Record) ([]byte, error) {
+func encodeRecord(r *Record) ([]byte, error) { return recordInto(nil, r) }
+
+// recordInto is encodeRecord into a slice that it overwrites, if it is large enough.
+func recordInto(out []byte, r *Record) ([]byte, error) {
 	r.Version = version
 	m, extra := r.line(), len(r.Payload)+len(r.Result)
-	if line, ok := recordLine(&m, extra); ok {
+	if line, ok := recordLine(out, &m, extra); ok {
 		return append(append(line, r.Payload...), r.Result...), nil
 	}
 	return join(m, extra, r.Payload, r.Result)

@@ -15,8 +15,11 @@ import (
 // recordWrite is the write that stores r against its revision. A terminal record
 // carries a TTL: its retention, or that of its dead letter, or longer if a key
 // needs it.
-func (b *Broker) recordWrite(r *Record) (write, error) {
-	data, err := encodeRecord(r)
+func (b *Broker) recordWrite(r *Record) (write, error) { return b.recordWriteInto(nil, r) }
+
+// recordWriteInto is recordWrite with the data in a slice that it overwrites, if it is large enough.
+func (b *Broker) recordWriteInto(out []byte, r *Record) (write, error) {
+	data, err := recordInto(out, r)
 	if err != nil {
 		return write{}, fmt.Errorf("encode record of task %s: %w", r.ID, err)
 	}
@@ -120,13 +123,15 @@ func expected(r *Record) uint64 {
 // return, on the connection's reader, and must not block. An error means that done will not
 // be called, and nothing was written.
 func (b *Broker) SaveRecordSoon(ctx context.Context, r *Record, done func(error)) error {
-	w, err := b.recordWrite(r)
+	buf := b.buffers.get()
+	w, err := b.recordWriteInto(*buf, r)
 	if err != nil {
 		return err
 	}
 	w.expect = expected(r)
 	return b.start(ctx, w, func(revision uint64, err error) {
 		if err == nil {
+			b.buffers.put(buf, w.data)
 			r.Revision = revision
 			b.announce(r)
 		}

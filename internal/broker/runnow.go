@@ -95,7 +95,7 @@ func (b *Broker) scheduleOf(r *Record) (stream, subject string) {
 // fire publishes the message of a task whose time has come, as its schedule would:
 // one write, which also takes the schedule away.
 func (b *Broker) fire(ctx context.Context, r *Record) error {
-	w, err := b.readyWrite(r.Envelope())
+	w, err := b.readyWrite(nil, r.Envelope())
 	if r.InLine {
 		w, err = b.placeWrite(r)
 	}

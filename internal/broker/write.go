@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -39,6 +40,29 @@ type write struct {
 	expectOn string        // of what expect is the last sequence, wildcards allowed; empty: subject
 	ttl      time.Duration // 0: none
 	header   nats.Header   // further headers
+}
+
+// mostBuffered bounds the slices that are kept, in bytes.
+const mostBuffered = 16 << 10
+
+// bufferPool has slices for the data of writes, to be used again once the broker has answered.
+type bufferPool struct{ pool sync.Pool }
+
+// get gives a slice to write into, which may be too small: then the data is in another one.
+func (p *bufferPool) get() *[]byte {
+	if buf, ok := p.pool.Get().(*[]byte); ok {
+		return buf
+	}
+	return new([]byte)
+}
+
+// put gives back the data that came of it.
+func (p *bufferPool) put(buf *[]byte, data []byte) {
+	if cap(data) > mostBuffered {
+		return
+	}
+	*buf = data
+	p.pool.Put(buf)
 }
 
 func (w write) msg() *nats.Msg {

@@ -199,7 +199,11 @@ func (p inProcess) InProcessConn() (net.Conn, error) {
 	if p.s.nats == nil || !p.s.nats.Running() {
 		return nil, ErrClosed
 	}
-	return p.s.nats.InProcessConn()
+	conn, err := p.s.nats.InProcessConn()
+	if err != nil {
+		return nil, err //nolint:wrapcheck // nats.go wraps it
+	}
+	return &pipe{Conn: conn}, nil
 }
 
 // Connect opens a connection inside this process, which needs no port. The
