@@ -286,6 +286,10 @@ func (r *running) reset(ctx context.Context) error {
 	return nil
 }
 
+// readyFor is what a contestant that has just started has before it is measured: that is what it
+// does, not how it starts. A second covers what brokers and servers still do when they are ready.
+const readyFor = time.Second
+
 // once is one measurement, and the share of the machine that others took.
 func (r *running) once(ctx context.Context, m mode, s scale) ([]measured, float64, error) {
 	if err := r.reset(ctx); err != nil {
@@ -296,6 +300,11 @@ func (r *running) once(ctx context.Context, m mode, s scale) ([]measured, float6
 	have, _, err := r.enqueue(ctx, load{callers: 16, n: warmTasks, within: modeWithin})
 	if err != nil {
 		return nil, 0, fmt.Errorf("warm up: %w", err)
+	}
+	select {
+	case <-time.After(readyFor):
+	case <-ctx.Done():
+		return nil, 0, context.Cause(ctx)
 	}
 	before, err := readCPU()
 	if err != nil {
