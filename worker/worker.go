@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -73,6 +74,12 @@ type Worker struct {
 // ID names this worker in records and in the list of workers.
 func (w *Worker) ID() string { return w.id }
 
+// untouched is memory that a worker holds and never touches, in bytes, so that it takes addresses and
+// nothing else. In a process that has little, Go would collect garbage each 2 MB, which at 40,000 tasks
+// a second is each 15 ms: a third of what a task took there. With it that is each 10 MB.
+// A process that holds more by itself notices nothing.
+const untouched = 8 << 20
+
 // Run serves until ctx ends, then drains: it asks for nothing more, waits for
 // running handlers up to Grace, ends the rest with cause pelton.ErrShutdown and
 // gives their tasks back, so that other workers start them at once. It returns
@@ -84,6 +91,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	if w.ran.Swap(true) {
 		return fmt.Errorf("%w: worker %s ran already", pelton.ErrConflict, w.id)
 	}
+	defer runtime.KeepAlive(make([]byte, untouched))
 	closed := w.nc.StatusChanged(nats.CLOSED)
 	defer w.nc.RemoveStatusListener(closed)
 	b, err := broker.Open(ctx, w.nc, broker.Config{Namespace: w.cfg.Namespace, Lease: w.cfg.Lease, Logger: w.cfg.Logger})
