@@ -139,6 +139,10 @@ func TestUnusedLimitsCostNothing(t *testing.T) {
 		return nil, lock.Unlock()
 	})
 	limiter := &unasked{}
+	// As a server does when it has started, or everybody goes on looking for the horizon for a while.
+	if err := f.broker(t).SaveHorizon(t.Context(), false, false); err != nil {
+		t.Fatal(err)
+	}
 	f.work(t, 1, worker.Config{Queues: []string{pelton.DefaultQueue, "other"}, Concurrency: 4, Limiter: limiter})
 	o := f.overhear(t)
 	cost := func(kind string, opts ...pelton.Option) map[string]int {
