@@ -86,7 +86,7 @@ func (r *run) settled(how Outcome, err error, at time.Time) {
 // soonest bounds what a success that is written off the handler's path may hold in memory.
 const (
 	soonest       = 4 << 10 // bytes of payload and result
-	mostFinishing = 1024
+	mostFinishing = 256
 )
 
 // succeedSoon writes the success of a task that holds nothing, and does not wait for it: the
