@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -22,7 +23,7 @@ import (
 )
 
 // site is a suite whose processes have hosts of their own: three brokers, two servers behind nginx,
-// four workers, and the suite itself as a client.
+// four workers, a Redis that counts rates, and the suite itself as a client.
 type site struct {
 	*suite
 	net     *hosts.Network
@@ -34,14 +35,16 @@ type site struct {
 func newSite(t *testing.T, p profile, options ...func(*suite)) *site {
 	t.Helper()
 	require := os.Getenv("PELTON_TEST_REQUIRE") == "1"
-	if _, err := exec.LookPath("nginx"); err != nil {
-		if require {
-			t.Fatal("nginx is missing: run scripts/deps.sh")
+	for _, program := range []string{"nginx", "redis-server"} {
+		if _, err := exec.LookPath(program); err != nil {
+			if require {
+				t.Fatal(program + " is missing: run scripts/deps.sh")
+			}
+			t.Skip(program + " is not installed")
 		}
-		t.Skip("nginx is not installed")
 	}
 	x := &site{}
-	names := []string{"n1", "n2", "n3", "server", "replica", "nginx", ourHost}
+	names := []string{"n1", "n2", "n3", "server", "replica", "nginx", redisHost, ourHost}
 	p.workers, p.serve = 4, []string{"--insecure"} // the network is the test's alone
 	for i := range p.workers {
 		x.workers = append(x.workers, fmt.Sprintf("w%d", i+1))
@@ -59,8 +62,10 @@ func newSite(t *testing.T, p profile, options ...func(*suite)) *site {
 			t.Error(err)
 		}
 	})
-	p.serve = append(p.serve, "--trusted-proxies", x.net.Addr("nginx"))
+	p.redis = "redis://" + net.JoinHostPort(x.net.Addr(redisHost), redisPort)
+	p.serve = append(p.serve, "--trusted-proxies", x.net.Addr("nginx"), "--redis", p.redis)
 	x.suite = newSuite(t, p, append(options, func(s *suite) { s.hosts = x.net })...)
+	x.count()
 	x.balance()
 	return x
 }

@@ -256,7 +256,7 @@ func (w *slot) start() {
 	var env []string
 	w.point, env = w.s.environment(w.s.workerPoints, w.point)
 	w.p = w.s.launch(w.named(), env, w.s.bin.actor, "-name", w.named(), "-dir", w.s.dir, "-nats", w.url, "-token", token,
-		"-concurrency", fmt.Sprint(w.s.concurrency), "-lease", w.s.lease.String())
+		"-concurrency", fmt.Sprint(w.s.concurrency), "-lease", w.s.lease.String(), "-redis", w.s.redis)
 }
 
 // process is the one that is there now.

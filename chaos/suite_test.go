@@ -41,6 +41,7 @@ type profile struct {
 	keys        int            // concurrency keys of a quarter of the tasks; zero is none
 	apart       bool           // server and workers do not know the first of them
 	limits      map[string]int // of concurrency keys; others have 1
+	redis       string         // URL of what counts rates; empty is each process for itself
 }
 
 func theProfile() profile {

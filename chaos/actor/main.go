@@ -17,6 +17,7 @@ import (
 
 	"github.com/peltonq/pelton"
 	"github.com/peltonq/pelton/chaos/history"
+	"github.com/peltonq/pelton/redislimit"
 	"github.com/peltonq/pelton/worker"
 )
 
@@ -34,6 +35,7 @@ type flags struct {
 	concurrency int
 	lease       time.Duration
 	grace       time.Duration
+	redis       string
 }
 
 func parse() (flags, error) {
@@ -45,6 +47,7 @@ func parse() (flags, error) {
 	flag.IntVar(&f.concurrency, "concurrency", 16, "slots")
 	flag.DurationVar(&f.lease, "lease", 2*time.Second, "lease of the lanes")
 	flag.DurationVar(&f.grace, "grace", time.Second, "grace of the shutdown")
+	flag.StringVar(&f.redis, "redis", "", "`URL` of the Redis that counts rates; empty is none")
 	flag.Parse()
 	if f.name == "" || f.dir == "" || f.nats == "" {
 		return f, errors.New("actor: -name, -dir and -nats are required")
@@ -74,8 +77,15 @@ func act() error {
 	watching := make(chan error, 1)
 	go func() { watching <- history.WatchStalls(ctx, written, f.lease/4, f.name) }()
 
+	limiter, err := limiting(ctx, f, log)
+	if err != nil {
+		return err
+	}
+	if limiter != nil {
+		defer limiter.Close()
+	}
 	a := &actor{dir: f.dir, log: written}
-	err = work(ctx, nc, f, a, log)
+	err = work(ctx, nc, f, a, limiter, log)
 	stop()
 	return errors.Join(err, <-watching)
 }
@@ -99,13 +109,28 @@ func connect(f flags) (*nats.Conn, error) {
 	return nats.Connect(f.nats, options...)
 }
 
+// quarter is what each of four actors may use alone of a rate while Redis is out of reach.
+const quarter = 0.25
+
+// limiting is what counts rates, nil without a Redis.
+func limiting(ctx context.Context, f flags, log *slog.Logger) (*redislimit.Limiter, error) {
+	if f.redis == "" {
+		return nil, nil //nolint:nilnil // there need not be one
+	}
+	return redislimit.Open(ctx, f.redis, redislimit.Config{Share: quarter, Logger: log})
+}
+
 // work runs workers until ctx ends: another one when the broker was out of reach
 // at the start.
-func work(ctx context.Context, nc *nats.Conn, f flags, a *actor, log *slog.Logger) error {
+func work(ctx context.Context, nc *nats.Conn, f flags, a *actor, limiter *redislimit.Limiter, log *slog.Logger) error {
+	cfg := worker.Config{Concurrency: f.concurrency, Lease: f.lease, Grace: f.grace, Logger: log}
+	if limiter != nil {
+		cfg.Limiter = limiter
+	}
 	again := time.NewTicker(100 * time.Millisecond)
 	defer again.Stop()
 	for {
-		w, err := worker.New(nc, a.mux(), worker.Config{Concurrency: f.concurrency, Lease: f.lease, Grace: f.grace, Logger: log})
+		w, err := worker.New(nc, a.mux(), cfg)
 		if err != nil {
 			return err
 		}
