@@ -120,6 +120,7 @@ func (c *Client) submit(ctx context.Context, req request) (pelton.Enqueued, erro
 	}
 	out := pelton.Enqueued{Task: once.Record.Task(c.now()), Existing: once.Existing, Replayed: once.Replayed}
 	if req.plain() && req.record.Revision == 0 { // it was stored as a message alone
+		*req.record = broker.Record{} // or it would hold a payload
 		c.begun.Put(req.record)
 	}
 	return out, nil
