@@ -39,6 +39,8 @@ type horizon struct {
 	More []uint64 `json:"more,omitempty"`
 	// Always says that the broker syncs every write: see group.go.
 	Always bool `json:"sync_always,omitempty"`
+
+	revision uint64 // of the entry; 0: there is none
 }
 
 // of is the last sequence of a shard when the broker started.
@@ -106,11 +108,25 @@ func (b *Broker) SaveHorizon(ctx context.Context, unclean, always bool) error {
 	if err != nil {
 		return fmt.Errorf("encode horizon: %w", err)
 	}
-	if _, err := b.do(ctx, write{subject: b.configKey(horizonKey), data: data, expect: anyRevision}); err != nil {
+	if h.revision, err = b.do(ctx, write{subject: b.configKey(horizonKey), data: data, expect: anyRevision}); err != nil {
 		return fmt.Errorf("save horizon: %w", err)
 	}
-	b.horizon.Store(&h)
+	b.keepHorizon(&h)
 	return nil
+}
+
+// keepHorizon keeps what was read or written, unless a later one of the broker that this process is
+// connected to is known: a look that began before SaveHorizon must not undo it.
+func (b *Broker) keepHorizon(h *horizon) {
+	for {
+		known := b.horizon.Load()
+		if known != nil && known.revision > h.revision && known.Server == b.conn.nc.ConnectedServerId() {
+			return
+		}
+		if b.horizon.CompareAndSwap(known, h) {
+			return
+		}
+	}
 }
 
 // loadHorizon gives an empty one if there is none.
@@ -125,6 +141,7 @@ func (b *Broker) loadHorizon(ctx context.Context) (h horizon, err error) {
 	if err := json.Unmarshal(msg.data, &h); err != nil {
 		return horizon{}, fmt.Errorf("read horizon: %w: %w", ErrMalformed, err)
 	}
+	h.revision = msg.seq
 	return h, nil
 }
 
@@ -152,16 +169,9 @@ func (b *Broker) followHorizon(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		switch b.lookForHorizon(ctx) {
-		case horizonRight:
+		if found := b.lookForHorizon(ctx); found == horizonRight || found == horizonNone && wait == maxHorizonLook {
 			timer.Stop()
 			continue
-		case horizonNone:
-			if wait == maxHorizonLook {
-				timer.Stop()
-				continue
-			}
-		case horizonOther:
 		}
 		timer.Reset(wait)
 		wait = min(2*wait, maxHorizonLook)
@@ -189,7 +199,7 @@ func (b *Broker) lookForHorizon(ctx context.Context) horizonFound {
 	if h.Server == "" {
 		h.Server, found = server, horizonNone
 	}
-	b.horizon.Store(&h)
+	b.keepHorizon(&h)
 	if server == "" || h.Server != server {
 		return horizonOther
 	}

@@ -311,6 +311,24 @@ func TestListsOfOthersGoOn(t *testing.T) {
 	}
 }
 
+// TestHorizonIsNotUndone: what a look had read before the horizon was saved is not kept after it.
+func TestHorizonIsNotUndone(t *testing.T) {
+	t.Parallel()
+	b := openShards(t, 2)
+	must(t, b.SaveHorizon(t.Context(), false, true))
+	for _, stale := range []horizon{{Server: b.conn.nc.ConnectedServerId()}, {Server: "of before", revision: 1}} {
+		b.keepHorizon(&stale)
+		if h := b.horizon.Load(); !h.Always {
+			t.Errorf("%+v is kept instead of the one that was saved", h)
+		}
+	}
+	later := horizon{Server: b.conn.nc.ConnectedServerId(), revision: 1 << 40}
+	b.keepHorizon(&later)
+	if h := b.horizon.Load(); h != &later {
+		t.Errorf("%+v is kept after a later one", h)
+	}
+}
+
 // TestGroupsByShard gathers the writes to each stream by themselves, where the broker syncs every write.
 func TestGroupsByShard(t *testing.T) {
 	t.Parallel()
