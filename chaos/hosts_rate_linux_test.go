@@ -1,13 +1,10 @@
 package chaos_test
 
 import (
-	"bufio"
 	"fmt"
 	"net"
 	"net/http"
 	"slices"
-	"strconv"
-	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -15,6 +12,7 @@ import (
 	"github.com/peltonq/pelton"
 	"github.com/peltonq/pelton/chaos/history"
 	"github.com/peltonq/pelton/chaos/hosts"
+	"github.com/peltonq/pelton/internal/redistest"
 )
 
 const (
@@ -37,31 +35,19 @@ func (x *site) count() {
 		if p.ended() {
 			x.Fatalf("redis-server ended with %d, see %s", p.code, p.log)
 		}
-		return x.clientsOfRedis() > 0
+		_, err := x.clientsOfRedis()
+		return err == nil
 	})
 }
 
-// clientsOfRedis is how many connections others have to it; negative if it does not answer.
-func (x *site) clientsOfRedis() int {
+// clientsOfRedis is how many connections others have to it.
+func (x *site) clientsOfRedis() (int, error) {
 	conn, err := x.net.Dial(x.Context(), ourHost, net.JoinHostPort(x.net.Addr(redisHost), redisPort))
 	if err != nil {
-		return -1
+		return 0, err
 	}
 	defer conn.Close()
-	if conn.SetDeadline(time.Now().Add(5*time.Second)) != nil {
-		return -1
-	}
-	if _, err := fmt.Fprint(conn, "INFO clients\r\n"); err != nil {
-		return -1
-	}
-	for lines := bufio.NewScanner(conn); lines.Scan(); {
-		if text, ok := strings.CutPrefix(lines.Text(), "connected_clients:"); ok {
-			if n, err := strconv.Atoi(text); err == nil {
-				return n
-			}
-		}
-	}
-	return -1
+	return redistest.Clients(conn)
 }
 
 // Workers on four hosts keep one rate together, which a Redis on a fifth counts. One that cannot reach
@@ -83,8 +69,8 @@ func TestHostsRate(t *testing.T) {
 	s.pause(away)
 	s.lose(0, way)
 	s.producer.finish(time.Minute, ids...)
-	if n := s.clientsOfRedis(); n < len(s.fleet)+1 {
-		t.Errorf("redis has %d clients, want one of each of %d workers and this", n, len(s.fleet))
+	if n, err := s.clientsOfRedis(); err != nil || n < len(s.fleet) {
+		t.Errorf("redis has %d clients, want one of each of %d workers: %v", n, len(s.fleet), err)
 	}
 	starts := s.starts(ids)
 	if len(starts) < tasks {

@@ -78,7 +78,8 @@ func TestPowerLoss(t *testing.T) {
 	d := newPowered(t)
 	p.data, p.serve = d.data(), []string{"--sync", "always"}
 	p.lease = 5 * time.Second // a broker that syncs every write is slow, and no lease is to end for that
-	if raceEnabled {          // so is the disk, which is this process
+	if raceEnabled {
+		// So is the disk, which is this process.
 		p.lease, p.tasks = 3*p.lease, p.tasks/3
 	}
 	cuts := 3

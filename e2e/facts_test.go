@@ -13,9 +13,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
-
 	"github.com/peltonq/pelton/chaos/check"
 )
 
@@ -134,15 +131,7 @@ func TestArchitectureNamesWhatTheBrokerHolds(t *testing.T) {
 	named = slices.Compact(named)
 
 	s := serve(t, "--addr", "127.0.0.1:0", "--data", filepath.Join(t.TempDir(), "data"), "--nats-listen", "127.0.0.1:0", "--demo")
-	nc, err := nats.Connect(s.nats)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(nc.Close)
-	js, err := jetstream.New(nc)
-	if err != nil {
-		t.Fatal(err)
-	}
+	js := s.jetStream(t)
 	var there []string
 	names := js.StreamNames(t.Context())
 	for name := range names.Name() {

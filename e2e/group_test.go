@@ -7,7 +7,6 @@ import (
 	"testing"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 )
 
 // A server that syncs every write groups those of concurrent requests from its first start on: what
@@ -28,15 +27,7 @@ func TestFreshServerGroupsWrites(t *testing.T) {
 		})
 	}
 	posting.Wait()
-	nc, err := nats.Connect(s.nats, nats.Token("secret"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer nc.Close()
-	js, err := jetstream.New(nc)
-	if err != nil {
-		t.Fatal(err)
-	}
+	js := s.jetStream(t, nats.Token("secret"))
 	stream, err := js.Stream(t.Context(), "pelton_TASKS_0")
 	if err != nil {
 		t.Fatal(err)

@@ -343,15 +343,7 @@ func (s *server) throw(t *testing.T, method, target string, header map[string]st
 // checkSubjects holds every subject that the broker stores against what names can make.
 func (s *server) checkSubjects(t *testing.T) {
 	t.Helper()
-	nc, err := nats.Connect(s.nats, nats.Token("secret"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer nc.Close()
-	js, err := jetstream.New(nc)
-	if err != nil {
-		t.Fatal(err)
-	}
+	js := s.jetStream(t, nats.Token("secret"))
 	token := regexp.MustCompile(`^[-/_=A-Za-z0-9$]+$`)
 	ready := regexp.MustCompile(`^pelton\.t\.0\.r\.[a-z0-9][a-z0-9_-]{0,63}\.(critical|high|normal|low)$`)
 	all := 0

@@ -18,6 +18,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
 	"github.com/peltonq/pelton"
 )
 
@@ -192,13 +195,34 @@ type server struct {
 	nats string
 }
 
+// connect is a connection to the server's broker, as long as the test lasts.
+func (s *server) connect(t *testing.T, opts ...nats.Option) *nats.Conn {
+	t.Helper()
+	nc, err := nats.Connect(s.nats, opts...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(nc.Close)
+	return nc
+}
+
+// jetStream is the broker's, by a connection of its own.
+func (s *server) jetStream(t *testing.T, opts ...nats.Option) jetstream.JetStream {
+	t.Helper()
+	js, err := jetstream.New(s.connect(t, opts...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return js
+}
+
 func serve(t *testing.T, args ...string) *server {
 	t.Helper()
 	s := &server{process: start(t, append([]string{"serve"}, args...)...)}
 	ready := s.line("ready")
 	s.url = "http://" + ready["addr"].(string)
-	if nats, ok := ready["nats"].(string); ok {
-		s.nats = nats
+	if url, ok := ready["nats"].(string); ok {
+		s.nats = url
 	}
 	return s
 }

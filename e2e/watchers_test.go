@@ -102,13 +102,9 @@ func TestIdleWatchers(t *testing.T) {
 // the broker, answers apart, for a time.
 func (s *server) countRequests(t *testing.T) func(time.Duration) float64 {
 	t.Helper()
-	nc, err := nats.Connect(s.nats, nats.Token("secret"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(nc.Close)
+	nc := s.connect(t, nats.Token("secret"))
 	var n atomic.Int64
-	_, err = nc.Subscribe(">", func(msg *nats.Msg) {
+	_, err := nc.Subscribe(">", func(msg *nats.Msg) {
 		if !strings.HasPrefix(msg.Subject, "_INBOX.") {
 			n.Add(1)
 		}

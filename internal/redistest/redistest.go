@@ -4,6 +4,7 @@ package redistest
 
 import (
 	"bufio"
+	"cmp"
 	"fmt"
 	"io"
 	"net"
@@ -75,21 +76,29 @@ func (s *Server) Clients() int {
 		s.t.Fatal(err)
 	}
 	defer conn.Close()
-	_ = conn.SetDeadline(time.Now().Add(patience)) // of a connection that is open
-	if _, err := fmt.Fprint(conn, "INFO clients\r\n"); err != nil {
+	n, err := Clients(conn)
+	if err != nil {
 		s.t.Fatal(err)
 	}
-	for lines := bufio.NewScanner(conn); lines.Scan(); {
+	return n
+}
+
+// Clients asks the redis-server behind conn how many connections others have to it.
+func Clients(conn net.Conn) (int, error) {
+	if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
+		return 0, fmt.Errorf("ask for clients: %w", err)
+	}
+	if _, err := fmt.Fprint(conn, "INFO clients\r\n"); err != nil {
+		return 0, fmt.Errorf("ask for clients: %w", err)
+	}
+	lines := bufio.NewScanner(conn)
+	for lines.Scan() {
 		if text, ok := strings.CutPrefix(lines.Text(), "connected_clients:"); ok {
 			n, err := strconv.Atoi(text)
-			if err != nil {
-				s.t.Fatal(err)
-			}
-			return n - 1 // this one
+			return n - 1, err //nolint:wrapcheck // it says what it is about
 		}
 	}
-	s.t.Fatal("redis-server does not tell of its clients")
-	return 0
+	return 0, fmt.Errorf("redis-server does not tell of its clients: %w", cmp.Or(lines.Err(), io.ErrUnexpectedEOF))
 }
 
 func (s *Server) dial() (net.Conn, error) {
