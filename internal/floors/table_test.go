@@ -103,7 +103,7 @@ var table = []rule{
 	{pkg: "chaos/guard"},
 	{pkg: "chaos/powerfs", module: []string{"chaos/guard"}, libraries: []string{"github.com/hanwen/go-fuse/v2"}},
 	{pkg: "chaos/hosts", module: []string{"chaos/guard"}, libraries: []string{"golang.org/x/sys"}},
-	{pkg: "chaos/actor", module: []string{".", "worker", "chaos/history"}, libraries: []string{natsClient}},
+	{pkg: "chaos/actor", module: []string{".", "worker", "redislimit", "chaos/history"}, libraries: []string{natsClient}},
 	{pkg: "chaos/node", libraries: []string{natsServer}},
 	{pkg: "chaos", module: append([]string{"internal/failpoint", "chaos/history", "chaos/check", "chaos/proxy", "chaos/powerfs", "chaos/hosts", "internal/nginxtest"}, outside...)},
 }
