@@ -14,9 +14,9 @@ import (
 
 const (
 	arrivalsAtOnce = 256              // arrivals of one request
-	arrivalsHeld   = 4096             // arrivals that a process holds
+	arrivalsHeld   = 32768            // arrivals that a process holds
 	arrivalsWait   = 30 * time.Second // how long a request for them stays open
-	linesAtOnce    = 8                // lines that a process settles at a time
+	linesAtOnce    = 32               // lines that a process settles at a time
 )
 
 // CallLines takes arrivals in lines and settles them, until ctx ends: every worker
@@ -152,7 +152,7 @@ func (c *caller) serve(ctx context.Context, d *Delivery) {
 	data := d.data
 	line, ok := c.lineOf(d)
 	switch {
-	case ok || strings.HasPrefix(d.subject, c.b.laterPlacePrefix(0)):
+	case ok || strings.HasPrefix(d.subject, c.b.laterPlacePrefix(0)) || d.subject == c.b.keyedProbe(0):
 		c.b.known.arrived(c.conn, d, line, data)
 	default:
 		c.b.known.unreadable(c.conn, d)

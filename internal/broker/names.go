@@ -132,7 +132,7 @@ func (n names) dueIn(shard uint8, queue, bucket string) string { //nolint:unpara
 // dueProbe cannot meet a queue: it has one token less.
 func (n names) dueProbe(shard uint8) string { return fmt.Sprintf("%s.due.%d.probe", n.ns, shard) }
 
-func (n names) keyedProbe(shard uint8) string { return fmt.Sprintf("%s.k.%d.probe", n.ns, shard) }
+func (n names) keyedProbe(shard uint8) string { return fmt.Sprintf("%s.k.%d.probe", n.ns, shard) } //nolint:unparam // see commonShard
 
 // The subjects of schedules. The next tick of a schedule waits on a subject that has
 // the tick in it: replacing a message schedule while it fires would lose the new one.

@@ -145,3 +145,25 @@ func TestCallsOfKnownPlaces(t *testing.T) {
 	})
 	shows(t, b, b.keyed(0), waitingConsumer("q"), 0)
 }
+
+// The message by which servers find out whether the broker takes writes is no gap in what is known.
+func TestProbeIsNoGap(t *testing.T) {
+	t.Parallel()
+	b := openNew(t)
+	callLines(t, b)
+	inLineOf(t, b, "k", 3)
+	known := func() (from, to uint64) {
+		b.known.mu.Lock()
+		defer b.known.mu.Unlock()
+		return b.known.from, b.known.to
+	}
+	reaches(t, "all arrivals are known", func() bool { _, to := known(); return to == 3 })
+	before, _ := known()
+	_, err := b.do(t.Context(), write{subject: b.keyedProbe(0), expect: anyRevision})
+	must(t, err)
+	inLineOf(t, b, "k", 1)
+	reaches(t, "what came after the probe is known", func() bool { _, to := known(); return to == 5 })
+	if from, _ := known(); from != before {
+		t.Errorf("what is known begins at %d, began at %d", from, before)
+	}
+}
