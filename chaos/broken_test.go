@@ -2,6 +2,7 @@ package chaos_test
 
 import (
 	"math/rand/v2"
+	"net/http"
 	"slices"
 	"testing"
 	"time"
@@ -118,7 +119,53 @@ func variants() []variant {
 			},
 			noticed: []string{"locks"},
 		},
-	}, freshVariants())
+	}, relayVariants(), freshVariants())
+}
+
+// relayVariants are protocols that lack a rule of relays.
+func relayVariants() []variant {
+	return []variant{
+		{
+			lacks: failpoint.RelayBlind,
+			provoke: func(s *suite, _ []*proxy.Proxy) { // tasks that were cancelled behind one that has its turn
+				s.whilePaused(func() {
+					var waiting []pelton.ID
+					for range 8 {
+						waiting = append(waiting, s.producer.must(order{kind: "chaos.quick", key: "k"}))
+					}
+					for _, id := range waiting[1:4] {
+						s.producer.cancel(id)
+					}
+					for _, w := range s.fleet {
+						w.crash() // it has heard of that
+					}
+				})
+			},
+			noticed: []string{"final", "moves", "cancels"},
+		},
+		{
+			lacks:  failpoint.RelayLost,
+			points: []failpoint.Point{failpoint.RelayTaken},
+			provoke: func(s *suite, _ []*proxy.Proxy) {
+				s.whilePaused(func() {
+					for i := range 60 {
+						s.producer.must(order{kind: "chaos.quick", key: string(rune('a' + i%10))})
+					}
+				})
+				s.allDie()
+			},
+			noticed: []string{"lost", "recovery"},
+		},
+	}
+}
+
+// whilePaused lets nothing start meanwhile.
+func (s *suite) whilePaused(do func()) {
+	s.Helper()
+	s.producer.finish(20*time.Second, s.producer.must(order{kind: "chaos.quick"})) // a queue that is not there cannot be paused
+	s.change(http.MethodPost, "/queues/default/pause", "")
+	do()
+	s.change(http.MethodPost, "/queues/default/resume", "")
 }
 
 // count counts the events so far that are such.

@@ -125,6 +125,11 @@ func TestExclusionFailpoints(t *testing.T) {
 			break
 		}
 		s.producer.enqueue(order{kind: "chaos.sleep", ms: 30, key: keys[n%len(keys)]})
+		if n%4 == 0 { // a line that is run by relays
+			for i := range 6 {
+				s.producer.enqueue(order{kind: []string{"chaos.quick", "chaos.fail"}[i/4%2], times: 1, key: keys[n/4%len(keys)]})
+			}
+		}
 		if n%8 == 0 { // longer than a third of the lease
 			s.producer.enqueue(order{kind: "chaos.locked", ms: int(p.lease.Milliseconds()) / 2, lock: locks[n/8%len(locks)]})
 		}

@@ -180,7 +180,7 @@ func New(nc *nats.Conn, mux *Mux, cfg Config) (*Worker, error) {
 	}
 	w := &Worker{
 		nc: nc, mux: mux, cfg: cfg, id: newID(), startedAt: time.Now(),
-		runs: make(map[pelton.ID]*run), leaks: make(map[*slot]struct{}), entered: make(chan struct{}, 1), ready: make(chan kept), finishing: make(chan struct{}, mostFinishing), cpu: newCPUPool(cfg.CPUSlots, cfg.Concurrency),
+		runs: make(map[pelton.ID]*run), relays: make(map[pelton.ID]*relay), leaks: make(map[*slot]struct{}), entered: make(chan struct{}, 1), ready: make(chan kept), finishing: make(chan struct{}, mostFinishing), cpu: newCPUPool(cfg.CPUSlots, cfg.Concurrency),
 		linger: linger, lingerShutdown: lingerShutdown, show: make(chan struct{}, 1),
 		keeper: newKeeper(),
 	}

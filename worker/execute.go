@@ -89,7 +89,7 @@ func (w *Worker) takeover(r *run, c candidate, now time.Time) (over bool, err er
 	if r.record.Owner == w.id { // a start whose outcome was unknown, or a fenced run
 		return false, nil
 	}
-	sign, err := w.ownerSign(r.record, c)
+	sign, err := w.ownerSign(r.record.Owner, r.record.ID, c)
 	if err != nil {
 		r.log().Warn("owner not looked up, delivery given back", "error", err)
 		w.giveBackFor(c.lane, c.delivery, brokenDelay)
@@ -131,18 +131,18 @@ var errSilent = errors.New("it does not answer, and its heartbeat is not over")
 // that kills the process of its broker always has. It is not taken for alive, or the crash would
 // never be counted, nor for dead before it has had its time: that is errSilent, and the next
 // delivery asks again. A heartbeat lasts for half a lease at most.
-func (w *Worker) ownerSign(record *broker.Record, c candidate) (broker.Sign, error) {
+func (w *Worker) ownerSign(owner string, id pelton.ID, c candidate) (broker.Sign, error) {
 	settling := func() bool { return time.Since(time.Unix(0, w.connected.Load())) <= settle }
 	for waits := settling(); ; {
 		ctx, cancel := context.WithTimeout(w.hard, min(time.Second, c.lane.leaseNow()/6))
-		sign, err := w.b.AskPresence(ctx, record.Owner, record.ID)
+		sign, err := w.b.AskPresence(ctx, owner, id)
 		cancel()
 		if err != nil || sign != broker.SignNone {
 			return sign, err
 		}
 		const again = 100 * time.Millisecond
 		if !settling() || c.lane.startBy(c.delivery) < 2*again || ended(w.hard.Done()) {
-			present, err := w.b.Present(w.hard, record.Owner)
+			present, err := w.b.Present(w.hard, owner)
 			if err == nil && present && (settling() || !waits) {
 				err = errSilent
 			}
@@ -167,7 +167,7 @@ func (w *Worker) start(r *run, c candidate, now time.Time) error {
 // newRun prepares what is done with one delivery.
 func (w *Worker) newRun(c candidate, record *broker.Record) *run {
 	return &run{
-		w: w, lane: c.lane, slot: c.slot, env: c.delivery.Envelope, lease: c.lane.leaseNow(), delivery: c.delivery, record: record, contact: c.delivery.Arrived,
+		w: w, lane: c.lane, slot: c.slot, env: c.delivery.Envelope, lease: c.lane.leaseNow(), delivery: c.delivery, record: record, contact: c.delivery.Arrived, relay: c.relay,
 		started: make(chan struct{}), done: make(chan struct{}), cancel: func(error) {}, stop: func() {},
 	}
 }
@@ -220,14 +220,19 @@ func (w *Worker) begin(r *run, c candidate) (begun bool, err error) {
 	rec.InLine = false // its turn is kept from here on, until it is over
 	rec.StartedAt = time.Now().UTC().Truncate(time.Microsecond)
 	if c.fresh {
+		r.unfixed = rec.Revision
 		failpoint.At(failpoint.FreshStarted)
 	} else if err = w.b.SaveRecord(w.hard, rec); err == nil {
 		failpoint.At(failpoint.StartRecorded)
 	}
 	switch {
 	case err == nil:
-		r.fence.Store(rec.Revision)
 		r.task = rec.Task(rec.StartedAt)
+		if !c.fresh {
+			r.fence.Store(rec.Revision)
+		} else {
+			r.task.Revision = 0 // there is no record of the run
+		}
 		w.cfg.Observer.Started(r.task, max(rec.StartedAt.Sub(c.delivery.Published), 0))
 		return true, nil
 	case errors.Is(err, broker.ErrStale), errors.Is(err, pelton.ErrUnknownOutcome):

@@ -69,9 +69,7 @@ func (r *run) settled(how Outcome, err error, at time.Time) {
 	case err == nil:
 	case errors.Is(err, errOver):
 		r.log().Info("result discarded: the task is over")
-		if err := r.leaveLines(); err == nil { // else the message comes to somebody who does it
-			r.ack()
-		}
+		_ = r.passOn() // if it fails, the message comes to somebody who does it
 		how = OutcomeCancelled
 	default:
 		r.log().Warn("outcome not recorded, the task will run again", "error", err)
@@ -185,10 +183,9 @@ func (r *run) conclude(state pelton.State, now time.Time, f *pelton.Failure) err
 		}
 		failpoint.At(failpoint.FailBuried)
 	}
-	if err := r.leaveLines(); err != nil {
+	if err := r.passOn(); err != nil {
 		return err
 	}
-	r.ack()
 	r.releaseKey()
 	return nil
 }
@@ -226,8 +223,7 @@ func (r *run) putBack(state pelton.State, at time.Time) error {
 		return err
 	}
 	failpoint.At(failpoint.PutBackPublished)
-	r.ack()
-	return nil
+	return r.keepTurn()
 }
 
 // release gives the task back as it was before it started.
@@ -299,8 +295,10 @@ func (r *run) reconcile() (stored bool, err error) {
 		return true, nil
 	case now.State.Terminal():
 		return false, errOver
-	case now.Revision == 0: // there is no record yet
-		rec.Revision = 0
+	case r.fence.Load() == 0 && now.InLine && now.Epoch > rec.Epoch: // it was cancelled, and requeued
+		return false, errOver
+	case now.Revision == 0, now.Revision == r.unfixed && r.fence.Load() == 0: // nothing was written as yet
+		rec.Revision = now.Revision
 		return false, nil
 	case r.mine(now):
 		rec.Revision = now.Revision

@@ -65,7 +65,8 @@ type candidate struct {
 	// fresh says that the task has no record, and that nobody can have started it
 	// before: it is started without one.
 	fresh bool
-	slot  *slot // that it holds
+	slot  *slot  // that it holds
+	relay *relay // that it is in; nil for most
 }
 
 // log is made when there is something to say: most tasks come and go in silence.
@@ -130,6 +131,9 @@ func (w *Worker) unloadable(c candidate, err error) {
 		// Records come before messages and outlive them, so this one is of a task
 		// that is over and forgotten.
 		c.log().Warn("message without a record dropped", "seq", c.delivery.Seq)
+		if w.resume(w.newRun(c, &broker.Record{Meta: c.delivery.Envelope.Meta}), c) {
+			return
+		}
 		if err := w.b.LeaveDropped(w.hard, nil, c.delivery.Envelope, c.delivery.Seq); err != nil {
 			c.log().Warn("turn not given back, delivery given back", "error", err)
 			w.giveBackFor(c.lane, c.delivery, brokenDelay)
@@ -199,7 +203,9 @@ func (w *Worker) admit(c candidate) {
 			w.giveBackFor(c.lane, c.delivery, brokenDelay)
 			return
 		}
-		if err := w.act(w.newRun(c, record), what, c); !errors.Is(err, broker.ErrStale) {
+		r := w.newRun(c, record)
+		if err := w.act(r, what, c); !errors.Is(err, broker.ErrStale) {
+			w.relayOn(c, r)
 			return
 		}
 	}

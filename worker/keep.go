@@ -186,7 +186,7 @@ func (r *run) saveRunning(ctx context.Context) {
 	case err != nil: // finish will look again
 	case now.State.Terminal():
 		r.end(pelton.ErrCancelled)
-	case now.Revision == 0: // it was not written
+	case now.Revision == r.unfixed: // it was not written
 	case r.mine(now):
 		r.record.Revision = now.Revision
 		r.fence.CompareAndSwap(0, now.Revision)

@@ -57,17 +57,7 @@ func (r *run) enterLine(now time.Time) error {
 	if err := r.insist(func() error { return r.w.b.Publish(r.w.hard, r.record) }); err != nil {
 		return err
 	}
-	r.ack()
-	return nil
-}
-
-// leaveLines gives back the turns of a task that is over, before its message is
-// acknowledged: until then, a crash brings the message to somebody who does it.
-func (r *run) leaveLines() error {
-	if len(r.record.Places) == 0 {
-		return nil
-	}
-	return r.insist(func() error { return r.w.b.LeaveLines(r.w.hard, r.record, r.delivery.Seq) })
+	return r.keepTurn()
 }
 
 // leaveBehind gives back what the task of a delivery that is not started may hold
@@ -79,8 +69,11 @@ func (w *Worker) leaveBehind(r *run, c candidate) (ok bool) {
 	if len(rec.Places) == 0 {
 		return true
 	}
+	if w.resume(r, c) {
+		return false
+	}
 	if rec.State == pelton.Cancelled && rec.Carrier == seq && rec.Owner != w.id {
-		sign, err := w.ownerSign(rec, c)
+		sign, err := w.ownerSign(rec.Owner, rec.ID, c)
 		if err != nil || sign == broker.SignRuns {
 			r.log().Info("delivery of a cancelled task that its owner still runs left alone", "owner", rec.Owner, "error", err)
 			return false

@@ -119,3 +119,13 @@ func (w *Worker) warnUnshared() {
 			"n processes with share 1 start n times the limit", "share", w.cfg.LimitShare)
 	})
 }
+
+// free reports whether neither the kind nor the key is paused.
+func (r *rules) free(kind, key string, now time.Time) bool {
+	for _, p := range []*kindPause{r.kinds[kind], r.keys[key]} {
+		if p != nil && p.Until.After(now) {
+			return false
+		}
+	}
+	return true
+}

@@ -51,6 +51,9 @@ type run struct {
 	stop    context.CancelFunc // of its timeout
 	task    *pelton.Task
 	locks   lockSession
+	relay   *relay // that the task is in, or, after its end, that it began
+	inHand  bool   // its end is dealt with on the goroutine that handles the delivery
+	unfixed uint64 // revision of its record when it started without a running write
 
 	mu       sync.Mutex
 	delivery *broker.Delivery
@@ -88,6 +91,7 @@ func call(ctx context.Context, h Handler, task *pelton.Task, then func(result)) 
 // returned finishes the task of a handler that returned, unless it was given up.
 func (r *run) returned(res result) {
 	if r.claim() {
+		r.inHand = res.reason != pelton.ReasonGoexit // else that goroutine ends now
 		r.over(res)
 		return
 	}

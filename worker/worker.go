@@ -64,6 +64,7 @@ type Worker struct {
 
 	mu      sync.Mutex
 	runs    map[pelton.ID]*run
+	relays  map[pelton.ID]*relay // by the task whose message they have
 	dropped dropped
 	leaks   map[*slot]struct{} // of handlers that were given up
 	// attending says that somebody looks for runs that need a keeper.
@@ -305,6 +306,9 @@ func (w *Worker) dropTask(id pelton.ID) bool {
 // holds reports whether the task runs here under a lease that is still good.
 func (w *Worker) holds(id pelton.ID) bool {
 	r := w.running(id)
+	if r == nil {
+		r = w.passing(id)
+	}
 	return r != nil && !r.lateNow()
 }
 

@@ -207,11 +207,21 @@ func (h *index) sentAt(t *task) int64 {
 	return t.accepted.Began
 }
 
-// firstToken is that of the task's first start; the highest number if it never did.
+// firstToken is that of the task's first start; the highest number if it never did. The start of
+// a run without a record stands where the first that was written of it does: until then
+// nobody else of the line starts.
 func (t *task) firstToken() uint64 {
 	first := uint64(math.MaxUint64)
 	for _, s := range t.starts() {
-		first = min(first, s.fence)
+		if s.run == nil || !s.run.bare() {
+			first = min(first, s.fence)
+			continue
+		}
+		for _, v := range t.versions {
+			if s.run.of(v) {
+				first = min(first, v.Revision)
+			}
+		}
 	}
 	return first
 }

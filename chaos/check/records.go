@@ -67,7 +67,7 @@ func (t *task) requeuedBetween(v, next version) bool {
 //
 // A located task is queued before it has a record, at revision 0, so that its first record
 // says what can come of that: by one move, or by the two of a run that was not
-// written down.
+// written down. The same holds for what follows the first record of a task with a key.
 func moves(_ *index, t *task) string {
 	for _, e := range t.reads {
 		if e.Record.Revision == 0 && (!t.located() || e.Record.State != pelton.Queued) {
@@ -98,7 +98,11 @@ func moves(_ *index, t *task) string {
 				return fmt.Sprintf("begins as %s", next.State)
 			}
 		} else if next.Stored && next.Previous == v.Revision {
-			if !slices.ContainsFunc(v.storedStates(), func(s pelton.State) bool { return s.CanBecome(next.State) }) {
+			from := v.storedStates()
+			if t.startsBare(v) {
+				from = append(from, pelton.Running)
+			}
+			if !slices.ContainsFunc(from, func(s pelton.State) bool { return s.CanBecome(next.State) }) {
 				return fmt.Sprintf("%s at revision %d became %s at revision %d", v.State, v.Revision, next.State, next.Revision)
 			}
 		} else if next.Stored && next.Previous < v.Revision {
@@ -112,6 +116,28 @@ func moves(_ *index, t *task) string {
 
 // located reports whether the task had no record at first.
 func (t *task) located() bool { return t.id.Sequence() > 0 }
+
+// keyed reports whether the task has a concurrency key, as far as its runs tell.
+func (t *task) keyed() bool {
+	return slices.ContainsFunc(t.runs, func(r *run) bool { return r.Key != "" })
+}
+
+// startsBare reports whether a run may begin without a record over that version: of a task
+// with a key, which was in the line and then in a relay.
+func (t *task) startsBare(v version) bool {
+	return t.keyed() && v.State == pelton.Queued && v.Attempt == 0 && v.StartedAt.IsZero()
+}
+
+// ofFirstRun reports whether a stored version is what a run without a record may have written first.
+func (t *task) ofFirstRun(v version) bool {
+	if !v.Stored {
+		return false
+	}
+	if v.Previous == 0 {
+		return t.located()
+	}
+	return slices.ContainsFunc(t.versions, func(before version) bool { return before.Revision == v.Previous && t.startsBare(before) })
+}
 
 // beginsAs reports whether the task's first record may have that state.
 func (t *task) beginsAs(s pelton.State) bool {
@@ -182,7 +208,8 @@ func stale(h *index, t *task) string {
 }
 
 // owners: what a handler's end writes follows the running record of the same
-// start, or is the first record of a task, and then of the start that had none. A
+// start, or is the first record of a task, or the first after that in which a task with a key was
+// in line, and then of the start that had none. A
 // worker that lost its lease writes nothing.
 func owners(_ *index, t *task) string {
 	for _, v := range t.versions {
@@ -202,6 +229,9 @@ func owners(_ *index, t *task) string {
 		}
 		if v.waits() && t.hurriedBefore(next.at) {
 			continue // whoever brought its time forward wrote it
+		}
+		if t.startsBare(v) && slices.ContainsFunc(t.runs, func(r *run) bool { return r.bare() && r.of(next) }) {
+			continue
 		}
 		if v.State != pelton.Running || v.Worker != next.Worker || !v.StartedAt.Equal(next.StartedAt) {
 			return fmt.Sprintf("%s by %s at revision %d over %s by %s at revision %d", next.State, next.Worker, next.Revision, v.State, v.Worker, v.Revision)

@@ -71,10 +71,10 @@ func (r *run) of(v version) bool {
 	return !r.StartedAt.IsZero() && r.Worker == v.Worker && r.StartedAt.Equal(v.StartedAt)
 }
 
-// traceless reports whether it is known that nothing was ever written of a run: the
-// task's first record is of something else.
+// traceless reports whether it is known that nothing was ever written of a run: what it would
+// have written first is of something else.
 func (t *task) traceless(r *run) bool {
-	return r.bare() && slices.ContainsFunc(t.versions, func(v version) bool { return v.Stored && v.Previous == 0 && !r.of(v) })
+	return r.bare() && slices.ContainsFunc(t.versions, func(v version) bool { return t.ofFirstRun(v) && !r.of(v) })
 }
 
 // promoted: a run that goes on for longer than Promotion is in the record, unless the
@@ -90,7 +90,7 @@ func promoted(h *index, t *task) string {
 			return fmt.Sprintf("runs on %s for longer than %s, and no record ever said so", r.Actor, h.cfg.Promotion)
 		}
 		// Where the running record was not seen, what replaced it tells that it was there.
-		if v := t.versions[i]; v.State == pelton.Running && v.at > due || v.State != pelton.Running && v.Stored && v.Previous == 0 {
+		if v := t.versions[i]; v.State == pelton.Running && v.at > due || v.State != pelton.Running && t.ofFirstRun(v) {
 			return fmt.Sprintf("runs on %s for longer than %s, and its record does not say so", r.Actor, h.cfg.Promotion)
 		}
 	}
@@ -129,7 +129,7 @@ func crashes(h *index, t *task) string {
 
 // bareStarts is 1 for a task that may be started once without a record.
 func (t *task) bareStarts() int {
-	if t.located() {
+	if t.located() || t.keyed() {
 		return 1
 	}
 	return 0

@@ -45,6 +45,7 @@ type entry struct {
 	call  uint64 // 0: none. Its number: serial*window + the entry's index
 	until int64
 	sent  bool // or about to be
+	parts bool // its answer has several messages; done is called for each
 	done  func(*nats.Msg, error)
 }
 
@@ -68,7 +69,7 @@ func (t *table) rushed() bool { return t.now.Load() < t.calm.Load() }
 // enter opens a call, for which the caller has a slot. The message is queued for
 // the writer, unless there is no other call open that it could go together with, or no
 // time to wait for it. What the writer has is never overtaken.
-func (t *table) enter(msg *nats.Msg, until int64, done func(*nats.Msg, error)) (out outgoing, queued bool, err error) {
+func (t *table) enter(msg *nats.Msg, until int64, parts bool, done func(*nats.Msg, error)) (out outgoing, queued bool, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.closed {
@@ -83,7 +84,7 @@ func (t *table) enter(msg *nats.Msg, until int64, done func(*nats.Msg, error)) (
 	}
 	t.serial++
 	out = outgoing{t.serial*window + i, msg}
-	t.open[i] = entry{call: out.call, until: until, done: done}
+	t.open[i] = entry{call: out.call, until: until, parts: parts, done: done}
 	if alone := len(t.open)-len(t.free) == 1; (alone || t.rushed()) && !t.awake {
 		return out, false, nil
 	}
@@ -120,14 +121,20 @@ func (t *table) sends(call uint64) bool {
 	return true
 }
 
-// take ends a call, unless it has ended. The caller calls done.
-func (t *table) take(call uint64) (done func(*nats.Msg, error), ok bool) {
+// take ends a call, unless it has ended, or msg is a part of its answer and not the last
+// one. The caller calls done.
+func (t *table) take(call uint64, msg *nats.Msg) (done func(*nats.Msg, error), ok bool) {
 	t.mu.Lock()
+	ended := false
 	if i := call % window; i < uint64(len(t.open)) && t.open[i].call == call && call != 0 {
-		done, ok = t.remove(i), true
+		if ok = true; t.open[i].parts && msg != nil && msg.Header.Get("Status") == "" {
+			done = t.open[i].done
+		} else {
+			done, ended = t.remove(i), true
+		}
 	}
 	t.mu.Unlock()
-	if ok {
+	if ended {
 		<-t.slots
 	}
 	return done, ok

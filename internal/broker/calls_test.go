@@ -132,7 +132,7 @@ func TestEndedCallsStayEnded(t *testing.T) {
 	must(t, err)
 	message := func(text string) *nats.Msg { return &nats.Msg{Subject: "ended", Data: []byte(text)} }
 	wrong := func(*nats.Msg, error) { t.Error("a forgotten call ended again") }
-	forgotten, queued, err := b.conn.enter(message("forgotten"), b.conn.after(time.Hour), wrong)
+	forgotten, queued, err := b.conn.enter(message("forgotten"), b.conn.after(time.Hour), false, wrong)
 	must(t, err)
 	if queued {
 		t.Fatal("a call without others was left to the writer")

@@ -62,6 +62,9 @@ func (b *Broker) finishCancel(ctx context.Context, r *Record, was pelton.State) 
 		}
 		return nil // the holder's message is its worker's to acknowledge
 	}
+	if r.InLine {
+		b.hintCancel(r.ID) // it may run in a relay, and its record says that it waits
+	}
 	if seq := r.ID.Sequence(); seq > 0 && r.Carrier == 0 && r.Epoch == 0 {
 		// It waits, or a worker has just taken it, which the record would say a moment later:
 		// that worker gets the signal before the deletion is answered, at the latest it
@@ -104,8 +107,8 @@ func (b *Broker) leaveCancelled(ctx context.Context, r *Record, was pelton.State
 	return nil
 }
 
-// hintCancel tells the worker that may have a plain task without a record that it was
-// cancelled. Nobody waits for its word.
+// hintCancel tells the worker that may run a task that its record does not say it runs, that it
+// was cancelled. Nobody waits for its word.
 func (b *Broker) hintCancel(id pelton.ID) {
 	if err := b.conn.nc.Publish(b.cancelSignal(id), nil); err != nil {
 		b.cfg.Logger.Debug("cancel signal not sent", "task_id", id.String(), "error", err)

@@ -133,7 +133,7 @@ func (c *conn) reply(msg *nats.Msg) {
 	if err != nil {
 		return
 	}
-	if done, ok := c.take(n); ok {
+	if done, ok := c.take(n, msg); ok {
 		if len(msg.Data) == 0 && msg.Header.Get("Status") == "503" {
 			done(nil, errNoResponder)
 			return
@@ -152,6 +152,12 @@ func (c *conn) reply(msg *nats.Msg) {
 // msg.Data may be used again when there was a reply: without one, it may not have been
 // sent yet.
 func (c *conn) begin(ctx context.Context, msg *nats.Msg, within time.Duration, done func(*nats.Msg, error)) (call uint64, err error) {
+	return c.beginParts(ctx, msg, within, false, done)
+}
+
+// beginParts is begin. With parts, done is called for each message of the answer, the last of
+// which is an empty one with a status.
+func (c *conn) beginParts(ctx context.Context, msg *nats.Msg, within time.Duration, parts bool, done func(*nats.Msg, error)) (call uint64, err error) {
 	if ctx.Err() != nil { // select would not always notice
 		return 0, fmt.Errorf("%w: %w", pelton.ErrUnavailable, context.Cause(ctx))
 	}
@@ -167,7 +173,7 @@ func (c *conn) begin(ctx context.Context, msg *nats.Msg, within time.Duration, d
 			return 0, fmt.Errorf("%w: %w", pelton.ErrUnavailable, context.Cause(ctx))
 		}
 	}
-	out, queued, err := c.enter(msg, until, done)
+	out, queued, err := c.enter(msg, until, parts, done)
 	if err != nil {
 		<-c.slots
 		return 0, err
@@ -180,7 +186,7 @@ func (c *conn) begin(ctx context.Context, msg *nats.Msg, within time.Duration, d
 
 // forget ends a call; it reports whether its done will never be called.
 func (c *conn) forget(call uint64) bool {
-	_, ok := c.take(call)
+	_, ok := c.take(call, nil)
 	return ok
 }
 
@@ -258,7 +264,7 @@ func (c *conn) publish(out outgoing) {
 	if err == nil {
 		return
 	}
-	if done, ok := c.take(out.call); ok { // abort may have been faster
+	if done, ok := c.take(out.call, nil); ok { // abort may have been faster
 		done(nil, err)
 	}
 }

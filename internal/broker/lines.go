@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -66,7 +67,7 @@ func decodeLine(msg *stored) (*lineDoc, error) {
 	if err := json.Unmarshal(msg.data, &doc); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrMalformed, err)
 	}
-	if doc.Version > version {
+	if doc.Version > versionRelay {
 		return nil, newer(doc.Version)
 	}
 	doc.revision, doc.written = msg.seq, msg.time
@@ -104,11 +105,19 @@ func (b *Broker) saveLine(ctx context.Context, doc *lineDoc) error {
 // encode is what json.Marshal would write, in a quarter of the time: a line is
 // written for each task that ends in it.
 func (d *lineDoc) encode() ([]byte, error) {
+	v := version
+	if d.Back <= d.Reached {
+		d.Back = 0
+	}
+	if d.Back > 0 || slices.ContainsFunc(d.Granted, func(g grant) bool { return g.By > 0 }) {
+		v = versionRelay
+	}
 	head, err := json.Marshal(struct {
 		Version int `json:"v"`
 		Line
 		Reached uint64 `json:"reached,omitempty"`
-	}{version, d.Line, d.Reached})
+		Back    uint64 `json:"back,omitempty"`
+	}{v, d.Line, d.Reached, d.Back})
 	if err != nil {
 		return nil, fmt.Errorf("encode line: %w", err)
 	}
@@ -125,21 +134,49 @@ func (d *lineDoc) encode() ([]byte, error) {
 		} else {
 			data = append(data, `","at":"`...)
 		}
-		data = append(g.At.UTC().AppendFormat(data, time.RFC3339Nano), `"}`...)
+		data = append(g.At.UTC().AppendFormat(data, time.RFC3339Nano), '"')
+		data = append(g.appendRelay(data), '}')
 	}
 	return append(data, "]}"...), nil
 }
 
-// take removes the turns of tasks that are over.
-func (d *lineDoc) take(ctx context.Context, over over) (taken bool, err error) {
-	if over == nil {
-		return false, nil
+func (g *grant) appendRelay(data []byte) []byte {
+	if g.By == 0 {
+		return data
 	}
+	data = strconv.AppendUint(append(data, `,"by":`...), g.By, 10)
+	data = append(append(append(data, `,"worker":"`...), g.Worker...), '"') // made of what needs no escape
+	for i, id := range g.Then {
+		if i == 0 {
+			data = append(data, `,"then":[`...)
+		} else {
+			data = append(data, ',')
+		}
+		data = append(append(append(data, '"'), id.String()...), '"')
+	}
+	if len(g.Then) > 0 {
+		data = append(data, ']')
+	}
+	return data
+}
+
+// take removes the turns that are given back.
+func (d *lineDoc) take(ctx context.Context, s lineSettling) (taken bool, err error) {
 	keep := make([]grant, 0, len(d.Granted))
 	for _, g := range d.Granted {
-		gone, err := over(ctx, g)
-		if err != nil {
-			return false, err
+		gone := false
+		switch {
+		case g.By > 0:
+			if gone = s.relay.gives(&g); gone && s.relay.left {
+				d.goBack(max(s.relay.from, 1) - 1) // who has not started is called again
+			} else if s.by == g.By && g.names(s.task) {
+				gone = true
+				d.goBack(0)
+			}
+		case s.over != nil:
+			if gone, err = s.over(ctx, g); err != nil {
+				return false, err
+			}
 		}
 		if !gone {
 			keep = append(keep, g)

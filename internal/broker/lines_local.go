@@ -68,7 +68,7 @@ func (s seenDocs) hasTurn(line Line, id pelton.ID, epoch uint32) bool {
 
 func (d *lineDoc) clone() *lineDoc {
 	c := *d
-	c.Granted = slices.Clone(d.Granted)
+	c.Granted = slices.Clone(d.Granted) // what a turn names never changes
 	return &c
 }
 

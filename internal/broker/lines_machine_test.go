@@ -23,6 +23,7 @@ type lineMachine struct {
 	arrived  map[string]bool        // keys with an arrival that nobody has settled yet
 	ids      []pelton.ID            // all tasks
 	handlers map[uint64]pelton.ID   // those that run, by the message they run from
+	relays   map[uint64]*played     // by the message, while their worker lives
 	acks     []uint64               // on their way
 	keyOf    map[pelton.ID]string   //
 	place    map[pelton.ID]int      // when a task took its place
@@ -92,7 +93,7 @@ func (m *lineMachine) acksLand(t *rapid.T, ctx context.Context) {
 
 // deliver is a worker that gets a message. dies says after which step it dies.
 func (m *lineMachine) deliver(t *rapid.T, ctx context.Context, msg *stored, dies int) {
-	if _, here := m.handlers[msg.seq]; here {
+	if _, here := m.handlers[msg.seq]; here || m.relays[msg.seq] != nil {
 		return
 	}
 	env, err := decodeEnvelope(msg.data)
@@ -102,6 +103,7 @@ func (m *lineMachine) deliver(t *rapid.T, ctx context.Context, msg *stored, dies
 	}
 	r := m.load(t, ctx, env.ID)
 	switch {
+	case m.resume(t, ctx, r, env, msg.seq, dies):
 	case r.State.Terminal():
 		if dies > 0 {
 			m.drop(t, ctx, r, env, msg.seq)
@@ -146,7 +148,7 @@ func (m *lineMachine) deliverUnread(t *rapid.T, ctx context.Context, seq uint64,
 	called, err := m.b.Called(ctx, r)
 	m.must(t, err)
 	if !called {
-		if dies > 0 {
+		if dies > 0 && !m.resume(t, ctx, r, env, seq, dies) {
 			m.ack(seq)
 		}
 		return true
@@ -206,6 +208,10 @@ func (m *lineMachine) finish(t *rapid.T, ctx context.Context, seq uint64, how st
 	id := m.handlers[seq]
 	delete(m.handlers, seq)
 	r := m.load(t, ctx, id)
+	if p := m.relays[seq]; p != nil {
+		m.finishInRelay(t, ctx, p, r, how, dies)
+		return
+	}
 	if r.State.Terminal() && r.Carrier == seq { // cancelled meanwhile
 		if dies > 0 {
 			m.must(t, m.b.LeaveLines(ctx, r, seq))
@@ -223,6 +229,9 @@ func (m *lineMachine) finish(t *rapid.T, ctx context.Context, seq uint64, how st
 			r.State = pelton.Failed
 		}
 		m.must(t, m.b.SaveRecord(ctx, r))
+		if dies > 1 && m.passOn(t, ctx, r, seq) {
+			return
+		}
 		if dies > 0 {
 			m.must(t, m.b.LeaveLines(ctx, r, seq))
 		}
@@ -301,6 +310,9 @@ func (m *lineMachine) drain(t *rapid.T, ctx context.Context) {
 		for seq := range m.handlers {
 			m.finish(t, ctx, seq, "succeeds", 9)
 		}
+		for seq := range m.relays {
+			m.relayStep(t, ctx, seq, 9)
+		}
 		left := slices.ContainsFunc(m.ids, func(id pelton.ID) bool { return !m.load(t, ctx, id).State.Terminal() })
 		if !left && len(m.messages(t, ctx)) == 0 {
 			m.checkEmpty(t, ctx)
@@ -366,7 +378,7 @@ func TestLineMachine(t *testing.T) {
 		}
 		m := &lineMachine{
 			b: b, learnt: map[*Broker]uint64{}, limits: map[string]int{"a": 1, "b": rapid.IntRange(1, 3).Draw(rt, "limit")}, arrived: map[string]bool{"a": false, "b": false},
-			handlers: map[uint64]pelton.ID{}, keyOf: map[pelton.ID]string{}, place: map[pelton.ID]int{}, started: map[string]int{},
+			handlers: map[uint64]pelton.ID{}, relays: map[uint64]*played{}, keyOf: map[pelton.ID]string{}, place: map[pelton.ID]int{}, started: map[string]int{},
 			seen: map[pelton.ID]uint32{}, unsure: map[pelton.ID]struct{}{},
 		}
 		for _, b := range processes {
@@ -380,7 +392,7 @@ func TestLineMachine(t *testing.T) {
 			}
 			return rapid.SampledFrom(m.ids).Draw(rt, "task")
 		}
-		rt.Repeat(map[string]func(*rapid.T){
+		steps := map[string]func(*rapid.T){
 			"":               m.check,
 			"other process":  func(rt *rapid.T) { m.b = processes[rapid.IntRange(0, 1).Draw(rt, "process")] },
 			"arrival learnt": func(rt *rapid.T) { m.learn(rt, ctx) },
@@ -425,8 +437,21 @@ func TestLineMachine(t *testing.T) {
 					seqs = append(seqs, seq)
 				}
 				slices.Sort(seqs)
-				how := rapid.SampledFrom([]string{"succeeds", "fails", "retries", "releases", "dies"}).Draw(rt, "how")
+				how := rapid.SampledFrom([]string{"succeeds", "succeeds", "succeeds", "fails", "retries", "releases", "dies"}).Draw(rt, "how")
 				m.finish(rt, ctx, rapid.SampledFrom(seqs).Draw(rt, "handler"), how, dies.Draw(rt, "dies"))
+			},
+			"relay": func(rt *rapid.T) {
+				seqs := []uint64{}
+				for seq := range m.relays {
+					if _, runs := m.handlers[seq]; !runs {
+						seqs = append(seqs, seq)
+					}
+				}
+				if len(seqs) == 0 {
+					rt.Skip("no relay")
+				}
+				slices.Sort(seqs)
+				m.relayStep(rt, ctx, rapid.SampledFrom(seqs).Draw(rt, "relay"), dies.Draw(rt, "dies"))
 			},
 			"cancel": func(rt *rapid.T) {
 				m.cancel(rt, ctx, anyTask(rt), dies.Draw(rt, "dies"))
@@ -450,7 +475,14 @@ func TestLineMachine(t *testing.T) {
 					m.arrived[m.keyOf[id]] = true
 				}
 			},
-		})
+		}
+		for _, often := range []string{"deliver", "finish", "relay"} {
+			steps[often+" (2)"], steps[often+" (3)"] = steps[often], steps[often]
+		}
+		for range rapid.IntRange(0, 8).Draw(rt, "waiting") {
+			steps["enqueue"](rt)
+		}
+		rt.Repeat(steps)
 		m.drain(rt, ctx)
 	})
 }

@@ -152,6 +152,9 @@ func TestEncodeLine(t *testing.T) {
 	for _, doc := range []*lineDoc{
 		{Line: Line{Key: "a \"quoted\" ä\n"}, Granted: []grant{{ID: pelton.NewID(at, 0), At: at}}},
 		{Line: Line{Kind: "k"}, Reached: 7, Granted: []grant{{ID: pelton.NewID(at, 0), Epoch: 3, At: at.UTC()}, {ID: pelton.NewID(at, 0), At: at}}},
+		{Line: Line{Key: "k"}, Reached: 7, Back: 9, Granted: []grant{{ID: pelton.NewID(at, 0), At: at}}},
+		{Line: Line{Key: "k"}, Granted: []grant{{ID: pelton.NewID(at, 0), At: at, By: 8, Worker: "w"}, {ID: pelton.NewID(at, 0), At: at}}},
+		{Line: Line{Key: "k"}, Granted: []grant{{ID: pelton.NewID(at, 0), At: at, By: 8, Worker: "w", Then: []pelton.ID{pelton.NewID(at, 0), pelton.NewID(at, 1)}}}},
 	} {
 		data, err := doc.encode()
 		must(t, err)
@@ -159,6 +162,9 @@ func TestEncodeLine(t *testing.T) {
 		must(t, err)
 		want := *doc
 		want.Version = version
+		if doc.Back > 0 || doc.Granted[0].By > 0 { // nothing for those who do not know of it
+			want.Version = versionRelay
+		}
 		if diff := cmp.Diff(&want, got, cmp.AllowUnexported(lineDoc{}), cmpopts.EquateApproxTime(0)); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", data, diff)
 		}

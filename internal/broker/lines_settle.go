@@ -30,6 +30,12 @@ type lineSettling struct {
 	// front begins at the first place that is there, and looks at the record of each:
 	// some have left.
 	front bool
+	// relay gives back the turn that it has, if any, and takes what it can.
+	relay *Relay
+	// by is the message that the caller holds, and task what it gives the turn back of: if that
+	// is in a relay by that message, the relay ends.
+	by   uint64
+	task pelton.ID
 }
 
 // settleLine takes the turns of tasks that are over, and calls the next in line
@@ -56,15 +62,18 @@ func (b *Broker) settleAlone(ctx context.Context, line Line, s lineSettling) (do
 	var taken bool
 	if s.seen {
 		if doc = b.seen.of(line); doc != nil {
-			taken, err = doc.take(ctx, s.over)
+			taken, err = doc.take(ctx, s)
 		}
 	}
 	if err == nil && !taken {
 		if doc, err = b.loadLine(ctx, line); err == nil {
-			taken, err = doc.take(ctx, s.over)
+			taken, err = doc.take(ctx, s)
 		}
 	}
 	for err == nil {
+		if s.relay.landed(doc) {
+			return doc, nil
+		}
 		var called bool
 		if taken && failpoint.Broken(failpoint.NoHandOn) {
 			if err = b.saveLine(ctx, doc); err == nil {
@@ -73,7 +82,7 @@ func (b *Broker) settleAlone(ctx context.Context, line Line, s lineSettling) (do
 			break
 		}
 		var done []uint64
-		if done, called, err = b.callNext(ctx, doc, taken, s.front); err != nil {
+		if done, called, err = b.callNext(ctx, doc, taken, s); err != nil {
 			break
 		}
 		if !taken && !called && (!s.fence || len(doc.Granted) == 0) {
@@ -88,7 +97,7 @@ func (b *Broker) settleAlone(ctx context.Context, line Line, s lineSettling) (do
 			if taken {
 				failpoint.At(failpoint.LineReleased)
 			}
-			b.deletePlaces(done)
+			b.deletePlaces(s.relay.saved(done))
 			s.fence, taken = false, false
 			continue
 		}
@@ -96,7 +105,7 @@ func (b *Broker) settleAlone(ctx context.Context, line Line, s lineSettling) (do
 			// Somebody else settles it too. The messages of those who were not called
 			// after all find that out (Called).
 			if doc, err = b.loadLine(ctx, line); err == nil {
-				taken, err = doc.take(ctx, s.over)
+				taken, err = doc.take(ctx, s)
 			}
 		}
 	}
@@ -115,19 +124,24 @@ func (b *Broker) settleAlone(ctx context.Context, line Line, s lineSettling) (do
 // Behind the place that the document has Reached, a place is taken for what it is
 // without a look at its record. If its task has left the line meanwhile, the
 // message of the call finds that out, and gives the turn back (LeaveLines).
-func (b *Broker) callNext(ctx context.Context, doc *lineDoc, taken, front bool) (done []uint64, called bool, err error) {
+func (b *Broker) callNext(ctx context.Context, doc *lineDoc, taken bool, s lineSettling) (done []uint64, called bool, err error) {
 	limit := b.limits.of(doc.Line)
-	trusted := doc.Reached > 0 && !front
+	trusted := doc.Reached > 0 && !s.front
 	next, voids, unread := uint64(1), 0, false
 	reached := uint64(0) // as it was written
-	if trusted {
+	if trusted && doc.Reached >= doc.Back {
 		reached = doc.Reached
 	}
-	for len(doc.Granted) < limit && (!taken || voids < voidsAtOnce) {
+	s.relay.begin(taken, limit)
+	places := placeReader{b: b, line: doc.Line}
+	for len(doc.Granted) < limit || s.relay.wants() {
+		if taken && voids >= voidsAtOnce {
+			break
+		}
 		if unread {
 			reached = 0
 		}
-		msg, err := b.nextPlace(ctx, doc.Line, next, reached)
+		msg, err := places.next(ctx, next, reached, len(doc.Granted) < limit, s.relay.room())
 		if errors.Is(err, pelton.ErrNotFound) {
 			break
 		}
@@ -136,7 +150,9 @@ func (b *Broker) callNext(ctx context.Context, doc *lineDoc, taken, front bool) 
 		}
 		next = msg.seq + 1
 		if trusted && msg.seq <= doc.Reached { // called; its deletion is under way, or was lost
-			done = append(done, msg.seq)
+			if !doc.relaysPlace(msg) {
+				done = append(done, msg.seq)
+			}
 			continue
 		}
 		what, head, err := b.placeOf(ctx, doc, msg, trusted && !unread)
@@ -148,13 +164,18 @@ func (b *Broker) callNext(ctx context.Context, doc *lineDoc, taken, front bool) 
 			b.deletePlaces([]uint64{msg.seq})
 		case what == placeCalled:
 			done = append(done, msg.seq)
+		case what == placeRelayed: // its place stays until it is over
+		case what == placeWaits && s.relay.takes(doc, msg):
+			called = true
+		case what == placeWaits && len(doc.Granted) >= limit:
+			return done, called, nil
 		case what == placeWaits:
 			at := time.Now().UTC()
 			if err := b.publishCall(ctx, head, msg); err != nil {
 				return nil, false, err
 			}
 			failpoint.At(failpoint.LinePublished)
-			doc.Granted = append(doc.Granted, grant{head.ID, head.Epoch, at})
+			doc.Granted = append(doc.Granted, grant{ID: head.ID, Epoch: head.Epoch, At: at})
 			done, called = append(done, msg.seq), true
 		case what == placeUnread:
 			unread = true // those behind it cannot be told from it by their place
@@ -170,10 +191,11 @@ func (b *Broker) callNext(ctx context.Context, doc *lineDoc, taken, front bool) 
 type placeState int
 
 const (
-	placeWaits  placeState = iota + 1 // its task is to be called
-	placeCalled                       // its task has its turn
-	placeVoid                         // nobody waits there any more
-	placeUnread                       // of a newer version: left to a newer process
+	placeWaits   placeState = iota + 1 // its task is to be called
+	placeCalled                        // its task has its turn
+	placeRelayed                       // its task runs in a relay, or is to
+	placeVoid                          // nobody waits there any more
+	placeUnread                        // of a newer version: left to a newer process
 )
 
 // placeHead is what has to be known of a place to call its task. To read the whole
@@ -244,6 +266,8 @@ func (b *Broker) placeOf(ctx context.Context, doc *lineDoc, msg *stored, trusted
 		return placeVoid, nil, nil
 	case doc.has(head.ID, head.Epoch):
 		return placeCalled, head, nil
+	case doc.relays(head.ID, head.Epoch):
+		return placeRelayed, head, nil
 	case trusted:
 		return placeWaits, head, nil
 	}

@@ -63,7 +63,7 @@ func TestSettleMeetsOthers(t *testing.T) {
 	if diff := cmp.Diff(idsOf(records[1]), turns(doc)); diff != "" {
 		t.Errorf("turns (-want +got):\n%s", diff)
 	}
-	newerDoc := write{subject: b.line(Line{Key: "new"}), data: []byte(`{"v":2}`), expect: anyRevision}
+	newerDoc := write{subject: b.line(Line{Key: "new"}), data: []byte(`{"v":3}`), expect: anyRevision}
 	_, err := b.do(t.Context(), newerDoc)
 	must(t, err)
 	if _, err := b.settleLine(t.Context(), Line{Key: "new"}, lineSettling{}); !errors.Is(err, ErrNewer) {

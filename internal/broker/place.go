@@ -84,6 +84,13 @@ func (r *Record) StandsIn(of LineOf) bool {
 	return slices.ContainsFunc(r.Places, func(p Place) bool { return p.Of == of })
 }
 
+// Relayable reports whether the task waits in the line of its key and has no other ties than
+// that, so that it can start without a look at anything else: see Relay.
+func (r *Record) Relayable() bool {
+	return r.State == pelton.Queued && r.InLine && r.Epoch == 0 && len(r.Places) == 1 && r.Places[0] == Place{Of: OfKey} &&
+		r.Former == 0 && r.Unique == nil && r.Schedule == nil && r.Limited == nil
+}
+
 // EnterLine gives a new or requeued task its place in the line of its key, at its
 // present epoch. A task without a key stays out of it.
 func (r *Record) EnterLine() {
@@ -124,11 +131,18 @@ func (r *Record) waitsForPlace(now time.Time) bool {
 	return r.InLine && r.waitsForTime() && r.RunAt.After(now)
 }
 
-// grant is a task that was called from its line and has not given back its turn.
+// grant is a turn: that of a task that was called from its line and has not given it
+// back. One with By is a relay's: see Relay.
 type grant struct {
 	ID    pelton.ID `json:"id"`
 	Epoch uint32    `json:"epoch,omitempty"` // of its place
 	At    time.Time `json:"at"`
+	// By is the message whose holder runs the task and then those that are named in Then,
+	// one after the other, without a message of their own; 0 is none. Their places
+	// are of epoch 0. Worker is that holder, at first.
+	By     uint64      `json:"by,omitempty"`
+	Worker string      `json:"worker,omitempty"`
+	Then   []pelton.ID `json:"then,omitempty"`
 }
 
 // lineDoc is the document of a line: who has a turn. A line in which nobody has
@@ -140,12 +154,31 @@ type lineDoc struct {
 	// Reached is the place up to which, in the order of the line, everybody was called
 	// or had left: whoever calls the next one begins behind it. 0 is not known.
 	Reached uint64 `json:"reached,omitempty"`
+	// Back is how far it was Reached before some went back to the line. What a process knows of
+	// the places up to there may be short of those; 0 is none.
+	Back uint64 `json:"back,omitempty"`
 
 	revision uint64
 	written  time.Time
 	conn     uint64 // how often the connection was made anew, when it was read or written
 }
 
-func (d *lineDoc) has(id pelton.ID, epoch uint32) bool {
-	return slices.ContainsFunc(d.Granted, func(g grant) bool { return g.ID == id && g.Epoch == epoch })
+// goBack lets the next one be looked for behind a place that was reached before.
+func (d *lineDoc) goBack(to uint64) {
+	d.Back = max(d.Back, d.Reached)
+	d.Reached = min(d.Reached, to)
 }
+
+// called is the index of the turn of a task that was called by a message of its own, or -1.
+func (d *lineDoc) called(id pelton.ID, epoch uint32) int {
+	return slices.IndexFunc(d.Granted, func(g grant) bool { return g.By == 0 && g.ID == id && g.Epoch == epoch })
+}
+
+func (d *lineDoc) has(id pelton.ID, epoch uint32) bool { return d.called(id, epoch) >= 0 }
+
+// relays reports whether the task is in a relay.
+func (d *lineDoc) relays(id pelton.ID, epoch uint32) bool {
+	return epoch == 0 && slices.ContainsFunc(d.Granted, func(g grant) bool { return g.By > 0 && g.names(id) })
+}
+
+func (g *grant) names(id pelton.ID) bool { return g.ID == id || slices.Contains(g.Then, id) }

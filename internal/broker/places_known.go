@@ -2,7 +2,6 @@ package broker
 
 import (
 	"cmp"
-	"context"
 	"maps"
 	"slices"
 	"sync"
@@ -202,17 +201,3 @@ func (k *knownPlaces) length() uint64 {
 
 // connections is how often the connection was made anew.
 func (b *Broker) connections() uint64 { return b.conn.nc.Stats().Reconnects }
-
-// nextPlace is the line's first place from a sequence on; pelton.ErrNotFound means that
-// there is none. reached is that of the line's document as it was written, if what is up
-// to there does not matter; 0 makes it ask the broker.
-func (b *Broker) nextPlace(ctx context.Context, line Line, from, reached uint64) (*stored, error) {
-	if reached > 0 {
-		place, found, none := b.known.next(b.connections(), line, reached, max(reached, from-1))
-		if found {
-			return &stored{subject: place.subject, seq: place.seq, data: place.data}, nil
-		}
-		from = max(from, none)
-	}
-	return b.get(ctx, b.keyed(0), getRequest{Seq: from, NextFor: b.placesIn(0, line)}, false)
-}

@@ -27,6 +27,7 @@ type Delivery struct {
 	// Fresh says that nobody can have started the task before: see horizon.go.
 	Fresh bool
 
+	relayed bool
 	conn    *conn
 	times   uint64 // that the broker has handed it over; starts anew with the broker
 	subject string // of the message
@@ -180,6 +181,16 @@ func pullEnd(msg *nats.Msg) (PullEnd, bool) {
 		return PullEnd{Err: fmt.Errorf("%w: pull ended: %s %s", pelton.ErrUnavailable, status, msg.Header.Get("Description"))}, true
 	}
 }
+
+// As is the delivery as one of another task, which runs by the same message: see Relay.
+func (d *Delivery) As(r *Record) *Delivery {
+	as := *d
+	as.Envelope, as.Published, as.Fresh, as.times, as.relayed = r.Envelope(), time.Now(), false, 2, true
+	return &as
+}
+
+// InRelay reports whether the delivery is that of another task: see As.
+func (d *Delivery) InRelay() bool { return d.relayed }
 
 // First reports whether the broker hands the message over for the first time, as far as
 // it remembers.

@@ -230,7 +230,7 @@ func (b *Broker) purgeMessage(ctx context.Context, msg *stored, p pelton.Priorit
 		err = b.SaveRecord(ctx, r)
 		switch {
 		case err == nil:
-			if r.Owner == "" && r.ID.Sequence() > 0 {
+			if r.Owner == "" && (r.ID.Sequence() > 0 || r.InLine) {
 				b.hintCancel(r.ID)
 			}
 			if keyErr := b.ReleaseKey(ctx, r); keyErr != nil { // the record says that it is free

@@ -53,10 +53,19 @@ func (b *Broker) get(ctx context.Context, stream string, req getRequest, stale b
 }
 
 func (b *Broker) getDirect(ctx context.Context, stream string, body []byte) (*stored, error) {
-	reply, err := b.conn.call(ctx, &nats.Msg{Subject: "$JS.API.DIRECT.GET." + stream, Data: body})
+	reply, err := b.conn.call(ctx, &nats.Msg{Subject: directGet + stream, Data: body})
 	if err != nil {
 		return nil, readError(err)
 	}
+	return directAnswer(stream, reply)
+}
+
+const (
+	directGet = "$JS.API.DIRECT.GET."
+	leaderGet = "$JS.API.STREAM.MSG.GET."
+)
+
+func directAnswer(stream string, reply *nats.Msg) (*stored, error) {
 	switch status := reply.Header.Get("Status"); status {
 	case "":
 	case "404":
@@ -76,10 +85,14 @@ func (b *Broker) getDirect(ctx context.Context, stream string, body []byte) (*st
 }
 
 func (b *Broker) getLeader(ctx context.Context, stream string, body []byte) (*stored, error) {
-	reply, err := b.conn.call(ctx, &nats.Msg{Subject: "$JS.API.STREAM.MSG.GET." + stream, Data: body})
+	reply, err := b.conn.call(ctx, &nats.Msg{Subject: leaderGet + stream, Data: body})
 	if err != nil {
 		return nil, readError(err)
 	}
+	return leaderAnswer(stream, reply)
+}
+
+func leaderAnswer(stream string, reply *nats.Msg) (_ *stored, err error) {
 	var answer struct {
 		Message *struct {
 			Subject string    `json:"subject"`

@@ -174,6 +174,11 @@ func (b *Broker) loadRecord(ctx context.Context, id pelton.ID, stale bool) (*Rec
 		return nil, fmt.Errorf("load record of task %s: %w: no shard %d", id, pelton.ErrNotFound, id.Shard())
 	}
 	msg, err := b.get(ctx, bucketStream(b.state(id.Shard())), getRequest{LastFor: b.record(id)}, stale)
+	return recordIn(id, msg, err)
+}
+
+// recordIn is the record of a task in what a read of it brought.
+func recordIn(id pelton.ID, msg *stored, err error) (*Record, error) {
 	if err == nil && msg.deleted() {
 		err = pelton.ErrNotFound
 	}

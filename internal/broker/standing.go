@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -158,7 +159,7 @@ func (b *Broker) addPlace(ctx context.Context, s *Standing) error {
 		if err != nil {
 			return err
 		}
-		if !doc.has(r.ID, place.Epoch) {
+		if next := slices.ContainsFunc(doc.Granted, func(g grant) bool { return g.ID == r.ID && g.Epoch == place.Epoch }); !next {
 			return b.addLine(ctx, s, doc, place)
 		}
 	}
@@ -171,7 +172,11 @@ func (b *Broker) addLine(ctx context.Context, s *Standing, doc *lineDoc, place P
 	}
 	s.Line = &LineStanding{Of: place.Of, Limit: b.limits.of(doc.Line)}
 	for _, g := range doc.Granted {
-		s.Line.Holders = append(s.Line.Holders, g.ID)
+		tasks := g.tasks()
+		if at := slices.Index(tasks, s.Record.ID); at >= 0 { // those before it in a relay
+			tasks = tasks[:at]
+		}
+		s.Line.Holders = append(s.Line.Holders, tasks...)
 	}
 	filter := b.placesIn(0, doc.Line)
 	at, more, err := b.lookFor(ctx, b.keyed(0), filter, 1, s.Record)

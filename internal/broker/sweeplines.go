@@ -31,7 +31,7 @@ func (s *Sweeper) inLine(ctx context.Context, r *Record, written time.Time, swep
 			return err
 		}
 		stream, subject := s.b.keyed(commonShard), s.b.placesIn(commonShard, line)
-		if at := slices.IndexFunc(doc.Granted, func(g grant) bool { return g.ID == r.ID && g.Epoch == place.Epoch }); at >= 0 {
+		if at := doc.called(r.ID, place.Epoch); at >= 0 {
 			stream, subject, due = s.b.tasks(shard), s.b.ready(shard, r.Queue, r.Priority), doc.Granted[at].At
 			publish = func() error { _, err := s.b.PublishReady(ctx, r.Envelope()); return err }
 		}
@@ -79,7 +79,7 @@ func (s *Sweeper) place(ctx context.Context, msg *stored, swept *Swept) error {
 	case what == placeVoid, what == placeCalled:
 		s.b.deletePlaces([]uint64{msg.seq})
 		return nil
-	case what == placeUnread:
+	case what == placeUnread, what == placeRelayed:
 		return nil
 	}
 	if err := s.b.LoadLimits(ctx); err != nil || len(doc.Granted) >= s.b.limits.of(line) {
@@ -121,6 +121,17 @@ func (s *Sweeper) line(ctx context.Context, msg *stored, swept *Swept) error {
 	}
 	stuck := false
 	for _, g := range doc.Granted {
+		if g.By > 0 {
+			ended, err := s.b.endRelay(ctx, doc.Line, g)
+			if err != nil {
+				return err
+			}
+			if ended {
+				s.b.cfg.Logger.Warn("turn of a relay whose message is gone taken back", "concurrency_key", doc.Key)
+				swept.Turns++
+			}
+			continue
+		}
 		if gone, err := s.gone(ctx, doc.Line, g); err != nil {
 			return err
 		} else if gone {

@@ -50,6 +50,7 @@ func (b *Broker) leaveLines(ctx context.Context, r *Record, by uint64, s lineSet
 	if held, err := b.heldElsewhere(ctx, r.ID, r.Carrier, by); err != nil || held {
 		return s.held(err)
 	}
+	s.by, s.task = by, r.ID
 	for _, place := range slices.Backward(r.Places) {
 		s.over = func(_ context.Context, g grant) (bool, error) {
 			return g.ID == r.ID && g.Epoch == place.Epoch, nil

@@ -46,6 +46,9 @@ const (
 	LineGranted   Point = "line.granted"   // it has its turn; its place is still there
 	LineReleased  Point = "line.released"  // a turn was given back, and the next one granted, if any
 	LineSettled   Point = "line.settled"   // places are deleted; arrivals and messages not acknowledged
+	RelayTaken    Point = "relay.taken"    // tasks have their turn by the message of the one before; none has started
+	RelayPassed   Point = "relay.passed"   // a task of a relay is over; the next one has not started
+	RelayKept     Point = "relay.kept"     // the turn is left to a task that is not over; the message is not acknowledged
 	KeyTaken      Point = "key.taken"      // the unique key's lock names a task that has no record
 	KeyRecorded   Point = "key.recorded"   // the task has its record, no message
 	KeyPublished  Point = "key.published"  // nobody was told
@@ -83,7 +86,7 @@ func OfServers() []Point {
 
 // OfWorkersExclusion lists the gaps of what excludes that a worker goes through.
 func OfWorkersExclusion() []Point {
-	return []Point{LinePublished, LineGranted, LineReleased, LineSettled, KeyEnded, KeyReleased, LockTaken, LockRenewed, LockReleased}
+	return []Point{LinePublished, LineGranted, LineReleased, LineSettled, RelayTaken, RelayPassed, RelayKept, KeyEnded, KeyReleased, LockTaken, LockRenewed, LockReleased}
 }
 
 // OfServersExclusion lists the gaps of what excludes that a server goes through.
@@ -125,6 +128,8 @@ const (
 	NoHandOn    Rule = "no-hand-on"   // gives a turn back without calling the next in line
 	KeyBlind    Rule = "key-blind"    // takes a unique key whether or not its holder is over
 	NoRenewal   Rule = "no-renewal"   // holds locks without renewing them
+	RelayBlind  Rule = "relay-blind"  // starts the next task of a relay without a look at its record
+	RelayLost   Rule = "relay-lost"   // drops the message of a relay whose tasks are not over
 )
 
 // The rules of tasks without a record.
@@ -143,7 +148,7 @@ const OwnClock Rule = "own-clock"
 // Rules lists the rules of tasks that can be switched off.
 func Rules() []Rule {
 	return []Rule{
-		AckFirst, NoCAS, NoFence, NoEpoch, NoCarrier, NoRepublish, CrashBurns, NoHandOn, KeyBlind, NoRenewal,
+		AckFirst, NoCAS, NoFence, NoEpoch, NoCarrier, NoRepublish, CrashBurns, NoHandOn, KeyBlind, NoRenewal, RelayBlind, RelayLost,
 		NoSecondLook, SeedBlind, NoHorizon, AllFresh, NoPromotion,
 	}
 }

@@ -1,0 +1,121 @@
+package broker
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/peltonq/pelton"
+)
+
+// LoadRecords reads the records of tasks of one shard from the leader, at once. Those without one
+// are nil, and so are those that cannot be read. pelton.ErrUnavailable means that none was read.
+func (b *Broker) LoadRecords(ctx context.Context, ids []pelton.ID) ([]*Record, error) {
+	records := make([]*Record, len(ids))
+	switch {
+	case len(ids) == 0:
+		return records, nil
+	case b.replication.many.Load(): // else a follower that is behind may answer
+		return records, b.loadEach(ctx, ids, records)
+	default:
+		return records, b.loadTogether(ctx, ids, records)
+	}
+}
+
+func (b *Broker) loadEach(ctx context.Context, ids []pelton.ID, records []*Record) error {
+	type answer struct {
+		of  int
+		msg *nats.Msg
+		err error
+	}
+	stream := bucketStream(b.state(ids[0].Shard()))
+	answers := make(chan answer, len(ids))
+	for i, id := range ids {
+		body, err := json.Marshal(getRequest{LastFor: b.record(id)})
+		if err == nil {
+			_, err = b.conn.send(ctx, &nats.Msg{Subject: leaderGet + stream, Data: body}, func(msg *nats.Msg, err error) { answers <- answer{i, msg, err} })
+		}
+		if err != nil {
+			answers <- answer{of: i, err: err}
+		}
+	}
+	var failed error
+	for range ids {
+		a := <-answers // each call ends in time
+		if a.err != nil {
+			failed = fmt.Errorf("load records: %w", readError(a.err))
+			continue
+		}
+		msg, err := leaderAnswer(stream, a.msg)
+		if r, err := recordIn(ids[a.of], msg, err); err == nil {
+			records[a.of] = r
+		}
+	}
+	return failed
+}
+
+func (b *Broker) loadTogether(ctx context.Context, ids []pelton.ID, records []*Record) error {
+	at := make(map[string]int, len(ids))
+	subjects := make([]string, len(ids))
+	for i, id := range ids {
+		subjects[i] = b.record(id)
+		at[subjects[i]] = i
+	}
+	body, err := json.Marshal(map[string]any{"multi_last": subjects})
+	if err != nil {
+		return fmt.Errorf("encode get: %w", err)
+	}
+	found, err := b.getMany(ctx, bucketStream(b.state(ids[0].Shard())), body, len(ids))
+	if err != nil {
+		return fmt.Errorf("load records: %w", err)
+	}
+	for _, msg := range found {
+		if i, asked := at[msg.subject]; asked {
+			if r, err := recordIn(ids[i], msg, nil); err == nil {
+				records[i] = r
+			}
+		}
+	}
+	return nil
+}
+
+// getMany makes a direct get that brings several messages, at most so many.
+func (b *Broker) getMany(ctx context.Context, stream string, body []byte, most int) ([]*stored, error) {
+	type part struct {
+		msg *nats.Msg
+		err error
+	}
+	parts := make(chan part, most+1)
+	_, err := b.conn.beginParts(ctx, &nats.Msg{Subject: directGet + stream, Data: body}, callTimeout, true, func(msg *nats.Msg, err error) {
+		select {
+		case parts <- part{msg, err}:
+		default: // more than was asked for
+		}
+	})
+	if err != nil {
+		return nil, readError(err)
+	}
+	found := make([]*stored, 0, most)
+	for p := range parts { // the call ends in time
+		if p.err != nil {
+			return nil, readError(p.err)
+		}
+		switch status := p.msg.Header.Get("Status"); status {
+		case "":
+		case "204", "404":
+			return found, nil
+		default:
+			return nil, fmt.Errorf("%w: get from %s: %s %s", pelton.ErrUnavailable, stream, status, p.msg.Header.Get("Description"))
+		}
+		msg, err := directAnswer(stream, p.msg)
+		if err != nil {
+			return nil, err
+		}
+		if len(found) < most {
+			found = append(found, msg)
+		}
+	}
+	return found, nil
+}
