@@ -17,7 +17,7 @@ import (
 )
 
 // flow measures what limits cost that never bind: how fast one worker drains n tasks
-// without any, in a queue with a rate, and with concurrency keys. The three take
+// without any, in a queue with a rate, and with concurrency keys. They take
 // turns; the figures are medians.
 func flow(ctx context.Context, binary, data string, n int) (_ []figure, err error) {
 	_, nc, client, stopAll, err := connected(ctx, binary, data)
@@ -39,9 +39,9 @@ func flow(ctx context.Context, binary, data string, n int) (_ []figure, err erro
 	}{
 		{"no limits", func(int) pelton.Spec { return pelton.Spec{Queue: "plain"} }},
 		{"a rate of the queue", func(int) pelton.Spec { return pelton.Spec{Queue: "rated"} }},
-		{"1,000 concurrency keys", func(i int) pelton.Spec {
-			return pelton.Spec{Queue: "keyed", ConcurrencyKey: fmt.Sprint(i % 1000)}
-		}},
+		{"1,000 concurrency keys", keys(1000)},
+		{"50 concurrency keys", keys(50)},
+		{"one concurrency key", keys(1)},
 	}
 	rates := make([][]float64, len(variants))
 	for range 3 {
@@ -63,6 +63,13 @@ func flow(ctx context.Context, binary, data string, n int) (_ []figure, err erro
 		}
 	}
 	return figures, nil
+}
+
+// keys are tasks of so many concurrency keys, one key's after another's.
+func keys(n int) func(i int) pelton.Spec {
+	return func(i int) pelton.Spec {
+		return pelton.Spec{Queue: "keyed", ConcurrencyKey: fmt.Sprint(n, "/", i%n)}
+	}
 }
 
 // drainOf enqueues n tasks and then times one worker with 64 slots that runs them.
