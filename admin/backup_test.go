@@ -71,6 +71,15 @@ func working(t *testing.T, nc *nats.Conn) (stop func()) {
 	t.Helper()
 	mux := worker.NewMux()
 	mux.Handle("works", worker.HandlerFunc(func(context.Context, *pelton.Task) (json.RawMessage, error) { return nil, nil }))
+	mux.Handle("rests", worker.HandlerFunc(func(ctx context.Context, _ *pelton.Task) (json.RawMessage, error) {
+		timer := time.NewTimer(5 * time.Millisecond)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+		}
+		return nil, context.Cause(ctx)
+	}))
 	mux.Handle("fails", worker.HandlerFunc(func(context.Context, *pelton.Task) (json.RawMessage, error) { return nil, errors.New("no") }))
 	w, err := worker.New(nc, mux, worker.Config{Queues: []string{"default", "other"}, Concurrency: 8})
 	if err != nil {

@@ -320,7 +320,7 @@ func TestCancelByFilterMeetsWhatMovesOn(t *testing.T) {
 	stop := working(t, nc)
 	defer stop()
 	for range 200 {
-		enqueue(t, producing, pelton.Spec{Kind: "works", ConcurrencyKey: "k"})
+		enqueue(t, producing, pelton.Spec{Kind: "rests", ConcurrencyKey: "k"})
 	}
 	got := bulkAll(t, client.CancelTasks, pelton.TaskQuery{TaskFilter: pelton.TaskFilter{State: pelton.Queued}, Limit: 10}, false)
 	over := len(listAll(t, client, pelton.TaskQuery{TaskFilter: pelton.TaskFilter{State: pelton.Cancelled}}))

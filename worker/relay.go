@@ -46,6 +46,9 @@ func (r *run) beginRelay() *relay {
 	if !r.inHand || len(r.record.Places) != 1 {
 		return nil
 	}
+	if entry, _ := r.w.mux.lookup(r.record.Kind); entry.cpuBound { // it has a seat, which others wait for
+		return nil
+	}
 	rl := &relay{head: r.record.ID, began: r.begun, ended: 1}
 	rl.Relay = broker.NewRelay(r.record, r.delivery.Seq, r.w.id, r.w.fits)
 	rl.last.Store(r)
