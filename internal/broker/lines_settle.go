@@ -71,7 +71,7 @@ func (b *Broker) settleAlone(ctx context.Context, line Line, s lineSettling) (do
 		}
 	}
 	for err == nil {
-		if s.relay.landed(doc) {
+		if !taken && s.relay.landed(doc) {
 			return doc, nil
 		}
 		var called bool
