@@ -1,7 +1,6 @@
 package chaos_test
 
 import (
-	"net/http"
 	"time"
 
 	"github.com/peltonq/pelton"
@@ -25,10 +24,7 @@ func freshVariants() []variant {
 		{
 			lacks: failpoint.SeedBlind,
 			provoke: func(s *suite, _ []*proxy.Proxy) { // a cancel under an id that is none
-				s.producer.finish(20*time.Second, s.producer.must(order{kind: "chaos.quick"})) // a queue that is not there cannot be paused
-				s.change(http.MethodPost, "/queues/default/pause", "")
-				s.producer.cancel(guess(s.producer.must(order{kind: "chaos.quick"})))
-				s.change(http.MethodPost, "/queues/default/resume", "")
+				s.whilePaused(func() { s.producer.cancel(guess(s.producer.must(order{kind: "chaos.quick"}))) })
 			},
 			noticed: []string{"lost", "invented"},
 		},

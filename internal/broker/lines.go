@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
 	"strconv"
 	"time"
 
@@ -109,7 +108,7 @@ func (d *lineDoc) encode() ([]byte, error) {
 	if d.Back <= d.Reached {
 		d.Back = 0
 	}
-	if d.Back > 0 || slices.ContainsFunc(d.Granted, func(g grant) bool { return g.By > 0 }) {
+	if d.Back > 0 || d.relaying() {
 		v = versionRelay
 	}
 	head, err := json.Marshal(struct {

@@ -60,9 +60,7 @@ const smallInLine = 1 << 10
 // usualInLine reports whether the record is one of a new task in the line of its key
 // and says nothing that its envelope does not: see Unstarted.
 func (r *Record) usualInLine() bool {
-	return r.InLine && r.State == pelton.Queued && r.Epoch == 0 && r.Revision > 0 && len(r.Payload) <= smallInLine &&
-		len(r.Places) == 1 && r.Places[0] == Place{Of: OfKey} && r.Former == 0 &&
-		r.Unique == nil && r.Schedule == nil && r.KeepUntil.IsZero() && r.Limited == nil
+	return r.Relayable() && r.Revision > 0 && len(r.Payload) <= smallInLine && r.KeepUntil.IsZero()
 }
 
 // Unstarted is the record of a delivery's task as it was when the task took its place, from
@@ -175,6 +173,11 @@ func (d *lineDoc) called(id pelton.ID, epoch uint32) int {
 }
 
 func (d *lineDoc) has(id pelton.ID, epoch uint32) bool { return d.called(id, epoch) >= 0 }
+
+// relaying reports whether a turn is a relay's.
+func (d *lineDoc) relaying() bool {
+	return slices.ContainsFunc(d.Granted, func(g grant) bool { return g.By > 0 })
+}
 
 // relays reports whether the task is in a relay.
 func (d *lineDoc) relays(id pelton.ID, epoch uint32) bool {

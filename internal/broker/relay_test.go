@@ -18,9 +18,7 @@ func relayed(t *testing.T, b *Broker, n, most int) ([]*Record, *Relay) {
 	t.Helper()
 	records := inLineOf(t, b, "k", n)
 	settled(t, b, "k")
-	start(t, b, records[0], 1)
-	records[0].State = pelton.Succeeded
-	must(t, b.SaveRecord(t.Context(), records[0]))
+	runs(t, b, records[0], 1)
 	relay := NewRelay(records[0], 1, "w", anyTask)
 	must(t, b.PassOn(t.Context(), records[0], relay, most))
 	return records, relay
@@ -30,6 +28,14 @@ func relayed(t *testing.T, b *Broker, n, most int) ([]*Record, *Relay) {
 func succeeded(t *testing.T, b *Broker, r *Record) {
 	t.Helper()
 	r.State, r.Carrier, r.InLine = pelton.Succeeded, 1, false
+	must(t, b.SaveRecord(t.Context(), r))
+}
+
+// runs is a task with a turn that runs by a message of its own, up to its end.
+func runs(t *testing.T, b *Broker, r *Record, by uint64) {
+	t.Helper()
+	start(t, b, r, by)
+	r.State = pelton.Succeeded
 	must(t, b.SaveRecord(t.Context(), r))
 }
 
@@ -110,9 +116,7 @@ func TestRelayPutsBack(t *testing.T) {
 	hasTasks(t, relay) // who puts back takes nothing
 	for _, r := range records[2:] {
 		haveTurns(t, b, "k", r)
-		start(t, b, r, 9)
-		r.State = pelton.Succeeded
-		must(t, b.SaveRecord(t.Context(), r))
+		runs(t, b, r, 9)
 		must(t, b.LeaveLines(t.Context(), r, 9))
 	}
 	haveTurns(t, b, "k")
@@ -133,9 +137,7 @@ func TestRelayKeepsTheTurn(t *testing.T) {
 	}
 	for i, r := range records[1:] {
 		haveTurns(t, b, "k", r)
-		start(t, b, r, 9)
-		r.State = pelton.Succeeded
-		must(t, b.SaveRecord(t.Context(), r))
+		runs(t, b, r, 9)
 		if i == 0 { // it was over before its turn was its own
 			must(t, b.KeepTurn(t.Context(), r, 1))
 		}
@@ -231,9 +233,7 @@ func TestRelayTakesWhatFits(t *testing.T) {
 	must(t, b.PassOn(t.Context(), records[0], picky, 9))
 	hasTasks(t, picky)
 	haveTurns(t, b, "k", records[1])
-	start(t, b, records[1], 2)
-	records[1].State = pelton.Succeeded
-	must(t, b.SaveRecord(t.Context(), records[1]))
+	runs(t, b, records[1], 2)
 	relay := NewRelay(records[1], 2, "w", anyTask)
 	must(t, b.PassOn(t.Context(), records[1], relay, 9))
 	hasTasks(t, relay, records[2]) // not that of another lane
@@ -257,9 +257,7 @@ func TestRelayBesideOthers(t *testing.T) {
 	must(t, b.GoOn(t.Context(), relay, 2))
 	haveTurns(t, b, "k", records[3], records[1])
 
-	start(t, b, records[3], 2)
-	records[3].State = pelton.Succeeded
-	must(t, b.SaveRecord(t.Context(), records[3]))
+	runs(t, b, records[3], 2)
 	one := NewRelay(records[3], 2, "w", anyTask)
 	must(t, b.PassOn(t.Context(), records[3], one, 2))
 	hasTasks(t, one, records[2])
@@ -285,9 +283,7 @@ func TestCancelEndsARelay(t *testing.T) {
 	relay.Over(1)
 	must(t, b.GoOn(t.Context(), relay, 2)) // it has been ended
 	hasTasks(t, relay)
-	start(t, b, records[3], 2)
-	records[3].State = pelton.Succeeded
-	must(t, b.SaveRecord(t.Context(), records[3]))
+	runs(t, b, records[3], 2)
 	must(t, b.LeaveLines(t.Context(), records[3], 2))
 	next := inLineOf(t, b, "k", 1)
 	must(t, b.GoOn(t.Context(), relay, 2)) // who gives nothing back takes nothing
