@@ -72,7 +72,7 @@ func TestStartedWrites(t *testing.T) {
 // caller has gone.
 func TestCallsEndByThemselves(t *testing.T) {
 	t.Parallel()
-	b := openNew(t)
+	b := openQuiet(t)
 	subject, taken := silence(t, b.conn.nc)
 	results := make(chan error, 2)
 	done := func(_ *nats.Msg, err error) { results <- err }
@@ -100,7 +100,7 @@ func TestCallsEndByThemselves(t *testing.T) {
 // a burst goes out alone, the others with the writer, in a rush all alone again.
 func TestCallsKeepTheirOrder(t *testing.T) {
 	t.Parallel()
-	b := openNew(t)
+	b := openQuiet(t)
 	const n = 3000
 	arrived := make(chan string, n)
 	_, err := b.conn.nc.Subscribe("order", func(msg *nats.Msg) { arrived <- string(msg.Data) })
@@ -126,7 +126,7 @@ func TestCallsKeepTheirOrder(t *testing.T) {
 // that has ended is nobody else's.
 func TestEndedCallsStayEnded(t *testing.T) {
 	t.Parallel()
-	b := openNew(t)
+	b := openQuiet(t)
 	arrived := make(chan string, 2)
 	_, err := b.conn.nc.Subscribe("ended", func(msg *nats.Msg) { arrived <- string(msg.Data) })
 	must(t, err)

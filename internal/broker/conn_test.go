@@ -117,7 +117,7 @@ func (c *conn) inFlight() int {
 
 func TestCallsAreBounded(t *testing.T) {
 	t.Parallel()
-	b := openNew(t)
+	b := openQuiet(t)
 	subject, taken := silence(t, b.conn.nc)
 	results := make(chan error, window+1)
 	var first func() bool
@@ -187,7 +187,7 @@ func TestEndedContextSendsNothing(t *testing.T) {
 
 func TestUnansweredCall(t *testing.T) {
 	t.Parallel()
-	b := openNew(t)
+	b := openQuiet(t)
 	subject, _ := silence(t, b.conn.nc)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second) // long enough for it to be sent
 	defer cancel()

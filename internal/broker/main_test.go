@@ -32,6 +32,15 @@ func openNew(t *testing.T) *Broker {
 	return openOn(t, brokertest.Start(t), Config{})
 }
 
+// openQuiet is openNew without what a Broker does by itself: all calls on its conn are the test's.
+func openQuiet(t *testing.T) *Broker {
+	t.Helper()
+	b := openNew(t)
+	b.stop()
+	b.background.Wait()
+	return b
+}
+
 func aMeta(queue string, p pelton.Priority) Meta {
 	now := time.Now().UTC().Truncate(time.Millisecond)
 	return Meta{
