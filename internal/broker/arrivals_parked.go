@@ -9,7 +9,6 @@ import (
 const (
 	mostParked = 1 << 13                // arrivals that wait for a line to be settled anyway
 	parkedFor  = 250 * time.Millisecond // at most: far less than the time after which the broker hands them out again
-	aloneAfter = 2 * arrivalsAtOnce     // messages that came without a gap
 )
 
 // parkedArrivals are those in lines that were full when this process last saw them. The
@@ -80,7 +79,7 @@ func (p *parkedArrivals) since(then time.Time) []Line {
 // park keeps an arrival for the next time that its line is settled; false means that it
 // is to be settled now.
 func (c *caller) park(line Line, d *Delivery) bool {
-	return c.b.seen.full(c.conn, line, c.b.limits.of(line)) && c.b.known.length() >= aloneAfter && c.b.parked.add(line, d)
+	return c.b.seen.full(c.conn, line, c.b.limits.of(line)) && c.b.known.alone() && c.b.parked.add(line, d)
 }
 
 // settleParked settles the lines in which nothing happened while an arrival waited for that,

@@ -34,10 +34,10 @@ import (
 //     message to the next worker.
 //   - No wake-up is lost. A place that was taken is handed to workers until one has
 //     settled its line after it: it saw the line full, or called everybody in it. Room
-//     comes from a write to the document, whose writer read the line after it had
-//     read the document; if that left room, it reads the line once more after it has
-//     written. So whoever took a place while the line was full is seen by the one who
-//     makes room.
+//     comes from a write to the document, whose writer reads the line after it, if there
+//     is room still. So whoever took a place while the line was full is seen by the one
+//     who makes room, or by whoever gets the message of the task that is over, if that
+//     one died between the two.
 //   - A place is deleted when its task has a turn, or is void. Nothing is known from
 //     its absence.
 

@@ -176,6 +176,8 @@ func (m *lineMachine) learn(t *rapid.T, ctx context.Context) {
 	m.learnt[m.b] = msg.seq
 	env, err := decodeEnvelope(msg.data)
 	m.must(t, err)
+	m.b.known.places = rapid.SampledFrom([]int{0, mostKnown}).Draw(t, "places of others that are known")
+	m.b.known.bare = rapid.SampledFrom([]int{0, 0, mostBare}).Draw(t, "sequences of others")
 	m.b.known.arrived(m.b.connections(), &Delivery{Seq: msg.seq, subject: msg.subject}, env.Line(OfKey), msg.data)
 }
 
@@ -368,6 +370,7 @@ func TestLineMachine(t *testing.T) {
 	srv := brokertest.Start(t)
 	b := openOn(t, srv, Config{})
 	processes := []*Broker{b, openOn(t, srv, Config{})}
+	processes[1].known.aloneAfter = 1
 	rapid.Check(t, func(rt *rapid.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()

@@ -128,20 +128,20 @@ func (b *Broker) callNext(ctx context.Context, doc *lineDoc, taken bool, s lineS
 	limit := b.limits.of(doc.Line)
 	trusted := doc.Reached > 0 && !s.front
 	next, voids, unread := uint64(1), 0, false
-	reached := uint64(0) // as it was written
-	if trusted && doc.Reached >= doc.Back {
-		reached = doc.Reached
+	var mark lineMark // of the document as it was written
+	if trusted {
+		mark = lineMark{doc.Reached, doc.Back, doc.relaying()}
 	}
 	s.relay.begin(taken, limit)
-	places := placeReader{b: b, line: doc.Line}
+	places := placeReader{b: b, line: doc.Line, again: taken}
 	for len(doc.Granted) < limit || s.relay.wants() {
 		if taken && voids >= voidsAtOnce {
 			break
 		}
 		if unread {
-			reached = 0
+			mark = lineMark{}
 		}
-		msg, err := places.next(ctx, next, reached, len(doc.Granted) < limit, s.relay.room())
+		msg, err := places.next(ctx, next, mark, len(doc.Granted) < limit, s.relay.room())
 		if errors.Is(err, pelton.ErrNotFound) {
 			break
 		}

@@ -3,6 +3,7 @@ package broker
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 
 	"github.com/nats-io/nats.go"
@@ -25,35 +26,61 @@ func (b *Broker) LoadRecords(ctx context.Context, ids []pelton.ID) ([]*Record, e
 }
 
 func (b *Broker) loadEach(ctx context.Context, ids []pelton.ID, records []*Record) error {
+	requests := make([]getRequest, len(ids))
+	for i, id := range ids {
+		requests[i] = getRequest{LastFor: b.record(id)}
+	}
+	found, err := b.getEach(ctx, bucketStream(b.state(ids[0].Shard())), requests)
+	if err != nil {
+		return fmt.Errorf("load records: %w", err)
+	}
+	for i, msg := range found {
+		if msg == nil {
+			continue
+		}
+		if r, err := recordIn(ids[i], msg, nil); err == nil {
+			records[i] = r
+		}
+	}
+	return nil
+}
+
+// getEach makes several gets at once; of what is not there, or cannot be read, it gives nil.
+func (b *Broker) getEach(ctx context.Context, stream string, requests []getRequest) ([]*stored, error) {
 	type answer struct {
 		of  int
 		msg *nats.Msg
 		err error
 	}
-	stream := bucketStream(b.state(ids[0].Shard()))
-	answers := make(chan answer, len(ids))
-	for i, id := range ids {
-		body, err := json.Marshal(getRequest{LastFor: b.record(id)})
+	to, read := directGet, directAnswer
+	if b.replication.many.Load() { // else a follower that is behind may answer
+		to, read = leaderGet, leaderAnswer
+	}
+	answers := make(chan answer, len(requests))
+	for i, req := range requests {
+		body, err := json.Marshal(req)
 		if err == nil {
-			_, err = b.conn.send(ctx, &nats.Msg{Subject: leaderGet + stream, Data: body}, func(msg *nats.Msg, err error) { answers <- answer{i, msg, err} })
+			_, err = b.conn.send(ctx, &nats.Msg{Subject: to + stream, Data: body}, func(msg *nats.Msg, err error) { answers <- answer{i, msg, err} })
 		}
 		if err != nil {
 			answers <- answer{of: i, err: err}
 		}
 	}
 	var failed error
-	for range ids {
+	found := make([]*stored, len(requests))
+	for range requests {
 		a := <-answers // each call ends in time
 		if a.err != nil {
-			failed = fmt.Errorf("load records: %w", readError(a.err))
+			failed = readError(a.err)
 			continue
 		}
-		msg, err := leaderAnswer(stream, a.msg)
-		if r, err := recordIn(ids[a.of], msg, err); err == nil {
-			records[a.of] = r
+		if msg, err := read(stream, a.msg); err == nil {
+			found[a.of] = msg
+		} else if errors.Is(err, pelton.ErrUnavailable) {
+			failed = err
 		}
 	}
-	return failed
+	return found, failed
 }
 
 func (b *Broker) loadTogether(ctx context.Context, ids []pelton.ID, records []*Record) error {

@@ -1,9 +1,12 @@
 package broker
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/peltonq/pelton"
 )
@@ -18,15 +21,17 @@ type placeReader struct {
 	line  Line
 	ahead []*stored // came with the one before
 	near  bool      // the last one was found quickly
+	// again says that the line is read once more whatever is found, after a write.
+	again bool
 }
 
 // next is the line's first place from a sequence on; pelton.ErrNotFound means that there is none.
-// reached is that of the line's document as it was written, if what is up to there does
-// not matter; 0 makes it ask the broker. sure is false where it is enough that none can be
+// mark is that of the line's document as it was written, if what is up to there does
+// not matter; none makes it ask the broker. sure is false where it is enough that none can be
 // found quickly. At most so many will be read one after the other.
-func (p *placeReader) next(ctx context.Context, from, reached uint64, sure bool, most int) (*stored, error) {
+func (p *placeReader) next(ctx context.Context, from uint64, mark lineMark, sure bool, most int) (*stored, error) {
 	if len(p.ahead) == 0 {
-		if err := p.read(ctx, from, reached, sure, most); err != nil {
+		if err := p.read(ctx, from, mark, sure, most); err != nil {
 			return nil, err
 		}
 	}
@@ -35,40 +40,64 @@ func (p *placeReader) next(ctx context.Context, from, reached uint64, sure bool,
 	return msg, nil
 }
 
-func (p *placeReader) read(ctx context.Context, from, reached uint64, sure bool, most int) (err error) {
+func (p *placeReader) read(ctx context.Context, from uint64, mark lineMark, sure bool, most int) (err error) {
 	b := p.b
-	if reached > 0 {
-		place, found, none := b.known.next(b.connections(), p.line, reached, max(reached, from-1))
-		if found {
-			p.ahead = []*stored{{subject: place.subject, seq: place.seq, data: place.data}}
+	known := knownNext{}
+	for mark.reached > 0 && len(p.ahead) == 0 {
+		known = b.known.next(b.connections(), p.line, mark, max(mark.reached, from-1), most)
+		switch {
+		case known.found:
+			p.ahead = []*stored{{subject: known.subject, seq: known.seq, data: known.data}}
 			return nil
+		case len(known.bare) == 0:
+			from, mark.reached = max(from, known.none), 0
+		default:
+			if p.ahead, err = b.placesAt(ctx, p.line, known.bare); err != nil {
+				return err
+			}
+			from = known.bare[len(known.bare)-1] + 1
 		}
-		from = max(from, none)
 	}
-	together := p.near && !b.replication.many.Load() // else a follower that is behind may answer
 	switch {
-	case together && (most > 1 || most > 0 && !sure):
-		p.ahead, err = b.placesFrom(ctx, p.line, from, most)
-	case sure:
-		var msg *stored
-		if msg, err = b.get(ctx, b.keyed(0), getRequest{Seq: from, NextFor: b.placesIn(0, p.line)}, false); err == nil {
-			p.ahead, p.near = []*stored{msg}, msg.seq-from < nearPlaces
+	case len(p.ahead) > 0:
+		return nil
+	case known.all && p.again && b.known.alone(): // most likely there is none
+		return pelton.ErrNotFound
+	case !sure && (!p.near || most == 0):
+		return pelton.ErrNotFound
+	case known.all && !b.replication.many.Load(): // else a follower that is behind may answer
+		if waits, err := b.waitsFrom(ctx, p.line, from); err != nil || !waits {
+			return cmp.Or(err, pelton.ErrNotFound)
 		}
-	default:
-		err = pelton.ErrNotFound
+	}
+	msg, err := b.get(ctx, b.keyed(0), getRequest{Seq: from, NextFor: b.placesIn(0, p.line)}, false)
+	if err == nil {
+		p.ahead, p.near = []*stored{msg}, msg.seq-from < nearPlaces
 	}
 	return err
 }
 
-// placesFrom are at most n places of a line, at least one.
-func (b *Broker) placesFrom(ctx context.Context, line Line, from uint64, n int) ([]*stored, error) {
-	body, err := json.Marshal(map[string]any{"seq": from, "next_by_subj": b.placesIn(0, line), "batch": n})
+// placesAt are the places of a line at these sequences, those that are there.
+func (b *Broker) placesAt(ctx context.Context, line Line, seqs []uint64) ([]*stored, error) {
+	requests := make([]getRequest, len(seqs))
+	for i, seq := range seqs {
+		requests[i] = getRequest{Seq: seq}
+	}
+	found, err := b.getEach(ctx, b.keyed(0), requests)
 	if err != nil {
-		return nil, fmt.Errorf("encode get: %w", err)
+		return nil, err
 	}
-	places, err := b.getMany(ctx, b.keyed(0), body, n)
-	if err == nil && len(places) == 0 {
-		err = pelton.ErrNotFound
+	in := strings.TrimSuffix(b.placesIn(0, line), "*")
+	return slices.DeleteFunc(found, func(msg *stored) bool { return msg == nil || !strings.HasPrefix(msg.subject, in) }), nil
+}
+
+// waitsFrom reports whether a line has a place from a sequence on. Where it has none, that is told
+// much faster than who is first.
+func (b *Broker) waitsFrom(ctx context.Context, line Line, from uint64) (bool, error) {
+	body, err := json.Marshal(map[string]any{"multi_last": []string{b.placesIn(0, line)}, "seq": from, "batch": 1})
+	if err != nil {
+		return false, fmt.Errorf("encode get: %w", err)
 	}
-	return places, err
+	places, err := b.getMany(ctx, b.keyed(0), body, 1)
+	return len(places) > 0, err
 }

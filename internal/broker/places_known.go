@@ -8,14 +8,18 @@ import (
 )
 
 const (
-	mostKnown     = 1 << 16  // places that a process knows ahead
-	mostKnownData = 16 << 20 // bytes of them
-	mostKnownOf   = 256      // those of one line
+	mostKnown     = 1 << 16  // places that a process knows ahead with what is in them
+	mostKnownData = 16 << 20 // bytes of that
+	mostKnownOf   = 256      // those of one line, where little room is left
+	mostBare      = 1 << 19  // places of which it knows the sequence only
+
+	aloneAfter = 2 * arrivalsAtOnce // messages that came without a gap
 )
 
 // knownPlaces are the places that came to this process as arrivals and that nobody was
 // called from yet, as far as it has seen: so whoever settles a line need not ask the
-// broker who is next, which looks through the places of all other lines for that.
+// broker who is next, which looks through the places of all other lines for that. Where many
+// wait, only the sequence is kept of those who are far from their turn.
 //
 // What is known is a run: every message of the stream between two sequences came to this
 // process, one behind the other without a sequence missing. Where several workers take
@@ -28,12 +32,15 @@ const (
 //
 // A run ends with the connection: a broker that lost power may give out sequences anew.
 type knownPlaces struct {
+	aloneAfter uint64
+
 	mu       sync.Mutex
 	conn     uint64 // how often the connection was made anew, when the run began
 	from, to uint64 // the run: sequences of the stream; 0: there is none
 	lines    map[Line]*knownLine
 	places   int
 	bytes    int
+	bare     int
 	refused  int // places that there was no room for since one was used
 	// ahead are places behind the run that are dealt with: if they are deleted before they
 	// arrive, nothing is missing.
@@ -42,6 +49,8 @@ type knownPlaces struct {
 
 type knownLine struct {
 	places []knownPlace // in order
+	bare   []uint64     // the sequences of those behind them
+	pruned uint64       // what was known up to here may be forgotten
 	// Places that there was no room for: the first and the last of them. 0 is none.
 	gapFrom, gapTo uint64
 }
@@ -68,23 +77,36 @@ func (k *knownPlaces) arrived(conn uint64, d *Delivery, line Line, data []byte) 
 	}
 	at := k.lines[line]
 	if at == nil {
-		at = &knownLine{}
+		at = &knownLine{pruned: d.Seq - 1}
 		k.lines[line] = at
 	}
-	if at.gapFrom > 0 || len(at.places) >= mostKnownOf || k.places >= mostKnown || k.bytes+len(data) > mostKnownData {
-		if k.refused++; k.refused > mostKnown { // what is known is of lines that others settle
-			k.begin(conn, d.Seq+1)
-			return
-		}
+	switch {
+	case at.gapFrom > 0 || k.bare >= mostBare:
 		if at.gapFrom == 0 {
 			at.gapFrom = d.Seq
 		}
 		at.gapTo = d.Seq
-		return
+		k.refused++
+	case len(at.bare) > 0 || k.full(at, len(data)):
+		if len(at.places)+len(at.bare) == 0 { // the line itself takes more
+			k.refused++
+		}
+		at.bare = append(at.bare, d.Seq)
+		k.bare++
+	default:
+		at.places = append(at.places, knownPlace{d.subject, d.Seq, data})
+		k.places++
+		k.bytes += len(data)
 	}
-	at.places = append(at.places, knownPlace{d.subject, d.Seq, data})
-	k.places++
-	k.bytes += len(data)
+	if k.refused > mostKnown { // what is known is of lines that others settle
+		k.begin(conn, d.Seq+1)
+	}
+}
+
+// full reports whether there is no room for what is in another place of a line. One line may take an
+// eighth of the room that is left, so that those with many who wait leave some to others.
+func (k *knownPlaces) full(at *knownLine, size int) bool {
+	return k.places >= mostKnown || k.bytes+size > mostKnownData || len(at.places) >= max(mostKnownOf, (mostKnown-k.places)/8)
 }
 
 // nothingBefore reports whether nothing that waits is between the run and a sequence.
@@ -129,7 +151,7 @@ func (k *knownPlaces) begin(conn, from uint64) {
 		k.ahead = nil
 	}
 	k.conn, k.from, k.to = conn, from, from-1
-	k.lines, k.places, k.bytes, k.refused = make(map[Line]*knownLine), 0, 0, 0
+	k.lines, k.places, k.bytes, k.bare, k.refused = make(map[Line]*knownLine), 0, 0, 0, 0
 	maps.DeleteFunc(k.ahead, func(seq uint64, _ struct{}) bool { return seq <= k.to })
 }
 
@@ -142,38 +164,57 @@ func (k *knownPlaces) unreadable(conn uint64, d *Delivery) {
 	}
 }
 
-// next is the line's first place behind a sequence, if that is known. If not, there is none
-// before the sequence that it returns instead; 0 is not known either. reached is that of
-// the line's document, as it was written: what is up to there is not needed again.
-func (k *knownPlaces) next(conn uint64, line Line, reached, behind uint64) (place knownPlace, found bool, none uint64) {
+// lineMark is how far a line was, by its document.
+type lineMark struct {
+	reached, back uint64
+	relays        bool // somebody may go back behind reached
+}
+
+// knownNext is what is known of the place of a line behind a sequence.
+type knownNext struct {
+	knownPlace
+	found bool     // that is it
+	bare  []uint64 // or the first of these, in order, of which no more is known
+	none  uint64   // else there is none before this one; 0 is not known either
+	all   bool     // nor one that has come to this process
+}
+
+// next is the line's first place behind a sequence, or the sequences of at most so many. What is up
+// to what is reached by the mark is not needed again, unless somebody goes back.
+func (k *knownPlaces) next(conn uint64, line Line, mark lineMark, behind uint64, most int) knownNext {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.to == 0 || k.conn != conn {
-		return knownPlace{}, false, 0
+		return knownNext{}
 	}
 	at := k.lines[line]
-	if at != nil {
-		k.prune(line, at, reached)
+	short := mark.back > mark.reached && (at == nil || at.pruned > mark.reached)
+	if at != nil && !mark.relays {
+		k.prune(line, at, mark.reached)
 	}
 	switch {
-	case k.from > behind+1 || k.to <= behind:
-		return knownPlace{}, false, 0
+	case short || k.from > behind+1 || k.to <= behind:
+		return knownNext{}
 	case at == nil:
-		return knownPlace{}, false, k.to + 1
+		return knownNext{none: k.to + 1, all: true}
 	}
 	i, _ := slices.BinarySearchFunc(at.places, behind+1, func(p knownPlace, seq uint64) int { return cmp.Compare(p.seq, seq) })
+	n, _ := slices.BinarySearch(at.bare, behind+1)
 	switch {
-	case i < len(at.places): // a gap is behind them all
-		return at.places[i], true, 0
+	case i < len(at.places):
+		return knownNext{knownPlace: at.places[i], found: true}
+	case n < len(at.bare): // a gap is behind them all
+		return knownNext{bare: slices.Clone(at.bare[n:min(n+max(most, 1), len(at.bare))])}
 	case at.gapTo > behind:
-		return knownPlace{}, false, max(at.gapFrom, behind+1)
+		return knownNext{none: max(at.gapFrom, behind+1)}
 	default:
-		return knownPlace{}, false, k.to + 1
+		return knownNext{none: k.to + 1, all: true}
 	}
 }
 
 // prune forgets the places up to a sequence.
 func (k *knownPlaces) prune(line Line, at *knownLine, reached uint64) {
+	at.pruned = max(at.pruned, reached)
 	for len(at.places) > 0 && at.places[0].seq <= reached {
 		k.places--
 		k.bytes -= len(at.places[0].data)
@@ -181,22 +222,25 @@ func (k *knownPlaces) prune(line Line, at *knownLine, reached uint64) {
 		at.places[0] = knownPlace{} // its data
 		at.places = at.places[1:]
 	}
+	for len(at.bare) > 0 && at.bare[0] <= reached {
+		at.bare = at.bare[1:]
+		k.bare--
+		k.refused = 0
+	}
 	if at.gapTo <= reached {
 		at.gapFrom, at.gapTo = 0, 0
 	}
-	if len(at.places) == 0 && at.gapFrom == 0 {
+	if len(at.places) == 0 && len(at.bare) == 0 && at.gapFrom == 0 {
 		delete(k.lines, line)
 	}
 }
 
-// length is how many messages have come without a gap.
-func (k *knownPlaces) length() uint64 {
+// alone reports whether so many messages have come without a gap that this is most likely the only
+// process that takes arrivals.
+func (k *knownPlaces) alone() bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.to == 0 {
-		return 0
-	}
-	return k.to + 1 - k.from
+	return k.to > 0 && k.to+1-k.from >= k.aloneAfter
 }
 
 // connections is how often the connection was made anew.

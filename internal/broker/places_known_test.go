@@ -2,6 +2,7 @@ package broker
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"testing"
 
@@ -18,7 +19,7 @@ func TestKnownPlacesAreTrue(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		var known knownPlaces
 		lines := []Line{{}, {Key: "a"}, {Key: "b"}, {Kind: "a"}} // the first is none
-		reached := map[Line]uint64{}
+		marks := map[Line]lineMark{}
 		var stream []Line // by sequence − 1
 		var conn, upTo uint64
 		arrive := func(seq uint64) {
@@ -46,27 +47,47 @@ func TestKnownPlacesAreTrue(t *testing.T) {
 				}
 			},
 			"reconnect": func(*rapid.T) { conn++ },
+			"others take and leave room": func(t *rapid.T) {
+				known.places = rapid.SampledFrom([]int{0, mostKnown}).Draw(t, "places")
+				known.bare = rapid.SampledFrom([]int{0, mostBare}).Draw(t, "sequences")
+			},
+			"go back": func(t *rapid.T) { // behind what all processes knew to be reached for good
+				line := rapid.SampledFrom(lines[1:]).Draw(t, "line")
+				m := marks[line]
+				m.back, m.reached = max(m.back, m.reached), rapid.Uint64Range(0, m.reached).Draw(t, "to")
+				marks[line] = m
+			},
 			"": func(t *rapid.T) {
 				line := rapid.SampledFrom(lines[1:]).Draw(t, "line")
-				after := reached[line] + rapid.Uint64Range(0, 3).Draw(t, "called since")
-				place, found, none := known.next(conn, line, reached[line], after)
+				mark := marks[line]
+				mark.relays = rapid.Bool().Draw(t, "somebody may go back")
+				after := mark.reached + rapid.Uint64Range(0, 3).Draw(t, "called since")
+				got := known.next(conn, line, mark, after, rapid.IntRange(0, 3).Draw(t, "at most"))
+				var behind []uint64
 				for seq := after + 1; seq <= uint64(len(stream)); seq++ {
-					if stream[seq-1] != line {
-						continue
+					if stream[seq-1] == line {
+						behind = append(behind, seq)
 					}
-					if found && (place.seq != seq || string(place.data) != strconv.FormatUint(seq, 10) || place.subject != line.token()) {
-						t.Fatalf("behind %d comes %d, it says %+v", after, seq, place)
-					}
-					if !found && seq < none {
-						t.Fatalf("behind %d comes %d, it says that there is none before %d", after, seq, none)
-					}
-					if found {
-						reached[line] = rapid.SampledFrom([]uint64{reached[line], seq}).Draw(t, "reached")
+				}
+				if len(behind) == 0 {
+					if got.found || len(got.bare) > 0 {
+						t.Fatalf("behind %d comes nobody, it says %+v", after, got)
 					}
 					return
 				}
-				if found {
-					t.Fatalf("behind %d comes nobody, it says %+v", after, place)
+				switch first := behind[0]; {
+				case got.found && (got.seq != first || string(got.data) != strconv.FormatUint(first, 10) || got.subject != line.token()):
+					t.Fatalf("behind %d comes %d, it says %+v", after, first, got)
+				case len(got.bare) > len(behind) || !slices.Equal(got.bare, behind[:len(got.bare)]):
+					t.Fatalf("behind %d come %d, it says %+v", after, behind, got)
+				case !got.found && len(got.bare) == 0 && first < got.none:
+					t.Fatalf("behind %d comes %d, it says that there is none before %d", after, first, got.none)
+				case got.all && first <= upTo && got.none > upTo:
+					t.Fatalf("%d came and waits, it says that nobody does: %+v", first, got)
+				}
+				if got.found || len(got.bare) > 0 {
+					mark.reached = rapid.SampledFrom([]uint64{mark.reached, behind[0]}).Draw(t, "reached")
+					marks[line] = lineMark{reached: mark.reached, back: mark.back}
 				}
 			},
 		})
@@ -80,28 +101,48 @@ func TestKnownPlacesAreBounded(t *testing.T) {
 	var known knownPlaces
 	arrive := func(seq uint64, line Line, size int) { known.arrived(0, &Delivery{Seq: seq}, line, make([]byte, size)) }
 	a := Line{Key: "a"}
-	const many = mostKnownOf + 10
-	for seq := uint64(1); seq <= many; seq++ {
+	first := func(line Line, behind uint64) knownNext { return known.next(0, line, lineMark{reached: 1}, behind, 1) }
+	var seq uint64
+	for known.bare == 0 {
+		seq++
 		arrive(seq, a, 1)
 	}
-	if _, found, _ := known.next(0, a, 1, mostKnownOf-1); !found {
-		t.Error("the last place that there was room for is not known")
+	last := seq // of which only the sequence is known
+	if last < mostKnown/10 || last > mostKnown/8 {
+		t.Errorf("%d places of one line are known, want a part of %d", last, mostKnown)
 	}
-	if _, found, none := known.next(0, a, 1, mostKnownOf); found || none != mostKnownOf+1 {
-		t.Errorf("behind the last that there was room for: %t, none before %d", found, none)
+	if got := first(a, last-2); !got.found || got.seq != last-1 {
+		t.Errorf("the last place that there was room for: %+v", got)
 	}
-	if _, found, none := known.next(0, a, many, many); found || none != 0 {
-		t.Errorf("behind the end of the run: %t, none before %d", found, none)
+	if got := first(a, last-1); got.found || len(got.bare) != 1 || got.bare[0] != last {
+		t.Errorf("the first one that there was no room for: %+v", got)
 	}
-	arrive(many+1, a, 1) // the gap is over
-	if place, found, _ := known.next(0, a, many, many); !found || place.seq != many+1 {
-		t.Errorf("behind the gap: %+v, %t", place, found)
+	for known.lines[a].gapFrom == 0 {
+		seq++
+		arrive(seq, a, 1)
+	}
+	if known.bare != mostBare || len(known.lines[a].bare) != mostBare {
+		t.Errorf("%d sequences are known, want %d", known.bare, mostBare)
+	}
+	if got := first(a, seq-1); got.found || len(got.bare) > 0 || got.none != seq || got.all {
+		t.Errorf("behind the last that there was room for: %+v", got)
+	}
+	if got := first(a, seq); got.found || got.none != 0 {
+		t.Errorf("behind the end of the run: %+v", got)
+	}
+	known.next(0, a, lineMark{reached: seq}, seq, 1)
+	arrive(seq+1, a, 1) // the gap is over
+	if got := known.next(0, a, lineMark{reached: seq}, seq, 1); !got.found || got.seq != seq+1 {
+		t.Errorf("behind the gap: %+v", got)
+	}
+	if known.bare != 0 || known.places != 1 || known.bytes != 1 {
+		t.Errorf("%d places of %d bytes and %d sequences are counted, want one place", known.places, known.bytes, known.bare)
 	}
 	known = knownPlaces{}
 	for seq := uint64(1); seq <= 3*mostKnown; seq++ {
 		arrive(seq, Line{Key: strconv.FormatUint(seq, 10)}, 1000)
-		if known.places > mostKnown || known.bytes > mostKnownData || len(known.lines) > 2*mostKnown+1 {
-			t.Fatalf("%d places of %d lines in %d bytes are known", known.places, len(known.lines), known.bytes)
+		if known.places > mostKnown || known.bytes > mostKnownData || known.bare > mostKnown || len(known.lines) > 2*mostKnown+1 {
+			t.Fatalf("%d places of %d lines in %d bytes are known, and %d sequences", known.places, len(known.lines), known.bytes, known.bare)
 		}
 	}
 	if known.from == 1 {

@@ -98,18 +98,14 @@ func TestRelayPutsBack(t *testing.T) {
 	t.Parallel()
 	b := openNew(t)
 	records := inLineOf(t, b, "k", 6)
-	for i, r := range records {
-		place, err := b.get(t.Context(), b.keyed(0), getRequest{Seq: uint64(i) + 1, NextFor: b.places()}, false)
-		must(t, err)
-		b.known.arrived(b.connections(), &Delivery{Seq: place.seq, subject: place.subject}, r.Line(OfKey), place.data)
-	}
+	arrive(t, b, records)
 	settled(t, b, "k")
 	start(t, b, records[0], 1)
 	succeeded(t, b, records[0])
 	relay := NewRelay(records[0], 1, "w", anyTask)
 	must(t, b.PassOn(t.Context(), records[0], relay, 4))
 	hasTasks(t, relay, records[1:5]...)
-	b.known.next(b.connections(), Line{Key: "k"}, b.seen.of(Line{Key: "k"}).Reached, 6) // forgets what was reached
+	b.known.next(b.connections(), Line{Key: "k"}, lineMark{reached: b.seen.of(Line{Key: "k"}).Reached}, 6, 1) // forgets what was reached
 	succeeded(t, b, records[1])
 	relay.Over(1)
 	must(t, b.GoOn(t.Context(), relay, 4))
