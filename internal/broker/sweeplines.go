@@ -62,7 +62,7 @@ func (s *Sweeper) inLine(ctx context.Context, r *Record, written time.Time, swep
 func (s *Sweeper) place(ctx context.Context, msg *stored, swept *Swept) error {
 	env, err := decodeEnvelope(msg.data)
 	if err != nil || s.now().Sub(msg.time) < sweepAge {
-		return nil //nolint:nilerr // callNext deals with it
+		return nil //nolint:nilerr // whoever settles it deals with it
 	}
 	line := env.Line(OfKey)
 	if msg.subject != s.b.place(0, line, env.Queue) {

@@ -1,0 +1,171 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/peltonq/pelton"
+	"github.com/peltonq/pelton/internal/failpoint"
+)
+
+// voidsAtOnce bounds the void places that are passed before a turn that was given
+// back is written down.
+const voidsAtOnce = 256
+
+// calling adds turns to the document of a line for those next in it, as long as there is
+// room, after it has published them to their lanes.
+//
+// Behind the place that the document has Reached, a place is taken for what it is
+// without a look at its record. If its task has left the line meanwhile, the
+// message of the call finds that out, and gives the turn back (LeaveLines).
+type calling struct {
+	b       *Broker
+	doc     *lineDoc
+	limit   int
+	relay   *Relay
+	places  placeReader
+	taken   bool     // the document gives turns back, which is to be written soon
+	trusted bool     // the document says what was called
+	unread  bool     // a place could not be read: those behind it cannot be told from it
+	mark    lineMark // of the document as it was written
+	voids   int
+
+	called bool     // the document has new turns
+	done   []uint64 // places of those who have a turn, to be deleted once that is written
+}
+
+func (b *Broker) newCalling(doc *lineDoc, taken bool, s lineSettling) *calling {
+	c := &calling{
+		b: b, doc: doc, limit: b.limits.of(doc.Line), relay: s.relay, places: placeReader{b: b, line: doc.Line, again: taken},
+		taken: taken, trusted: doc.Reached > 0 && !s.front,
+	}
+	if c.trusted {
+		c.mark = lineMark{doc.Reached, doc.Back, doc.relaying()}
+	}
+	c.relay.begin(taken, c.limit)
+	return c
+}
+
+// room reports whether another task may be called.
+func (c *calling) room() bool { return len(c.doc.Granted) < c.limit }
+
+// run ends early when many places are void and a turn is to be given back: those who wait for
+// room must not wait for that.
+func (c *calling) run(ctx context.Context) error {
+	next := uint64(1)
+	for (c.room() || c.relay.wants()) && (!c.taken || c.voids < voidsAtOnce) {
+		place, err := c.places.next(ctx, next, c.mark, c.room(), c.relay.room())
+		if errors.Is(err, pelton.ErrNotFound) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		next = place.seq + 1
+		if c.trusted && place.seq <= c.doc.Reached { // called; its deletion is under way, or was lost
+			if !c.doc.relaysPlace(place) {
+				c.done = append(c.done, place.seq)
+			}
+			continue
+		}
+		if dealt, err := c.deal(ctx, place); err != nil || !dealt {
+			return err
+		}
+		if !c.unread {
+			c.doc.Reached = max(c.doc.Reached, place.seq)
+		}
+	}
+	return nil
+}
+
+// deal does with a place what it is there for; false means that its task has to wait.
+func (c *calling) deal(ctx context.Context, place *stored) (dealt bool, err error) {
+	what, head, err := c.b.placeOf(ctx, c.doc, place, c.trusted && !c.unread)
+	if err != nil {
+		return false, err
+	}
+	switch what {
+	case placeVoid:
+		c.voids++
+		c.b.deletePlaces([]uint64{place.seq})
+	case placeCalled:
+		c.done = append(c.done, place.seq)
+	case placeRelayed: // its place stays until it is over
+	case placeUnread:
+		c.unread, c.mark = true, lineMark{}
+	case placeWaits:
+		switch {
+		case c.relay.takes(c.doc, place):
+		case !c.room():
+			return false, nil
+		default:
+			if err := c.call(ctx, head, place); err != nil {
+				return false, err
+			}
+			c.done = append(c.done, place.seq)
+		}
+		c.called = true
+	}
+	return true, nil
+}
+
+// call publishes the task of a place to its lane, as it stands there: without
+// the payload, which the record has. Then it has a turn.
+func (c *calling) call(ctx context.Context, head *placeHead, place *stored) error {
+	at := time.Now().UTC()
+	_, err := c.b.do(ctx, write{subject: c.b.ready(head.ID.Shard(), head.Queue, head.Priority), data: place.data, expect: anyRevision})
+	if errors.Is(err, pelton.ErrUnknownOutcome) {
+		err = fmt.Errorf("%w: %w", pelton.ErrUnavailable, err) // a second copy does no harm
+	}
+	if err != nil {
+		return fmt.Errorf("call task %s: %w", head.ID, err)
+	}
+	failpoint.At(failpoint.LinePublished)
+	c.doc.Granted = append(c.doc.Granted, grant{ID: head.ID, Epoch: head.Epoch, At: at})
+	return nil
+}
+
+// placeState is what a place turns out to be.
+type placeState int
+
+const (
+	placeWaits   placeState = iota + 1 // its task is to be called
+	placeCalled                        // its task has its turn
+	placeRelayed                       // its task runs in a relay, or is to
+	placeVoid                          // nobody waits there any more
+	placeUnread                        // of a newer version: left to a newer process
+)
+
+// placeOf reads a place. trusted takes it for one that waits without a look at the
+// record, unless its task has a turn.
+func (b *Broker) placeOf(ctx context.Context, doc *lineDoc, msg *stored, trusted bool) (placeState, *placeHead, error) {
+	head, err := decodePlace(msg.data)
+	switch {
+	case errors.Is(err, ErrNewer):
+		return placeUnread, nil, nil
+	case err != nil:
+		b.cfg.Logger.Error("message in a line that is no place dropped", "seq", msg.seq, "error", err)
+		return placeVoid, nil, nil
+	case doc.has(head.ID, head.Epoch):
+		return placeCalled, head, nil
+	case doc.relays(head.ID, head.Epoch):
+		return placeRelayed, head, nil
+	case trusted:
+		return placeWaits, head, nil
+	}
+	r, err := b.LoadRecord(ctx, head.ID)
+	switch {
+	case errors.Is(err, pelton.ErrNotFound): // the record came before the place, so it is over and forgotten
+		return placeVoid, nil, nil
+	case errors.Is(err, ErrNewer), errors.Is(err, ErrMalformed):
+		return placeUnread, nil, nil
+	case err != nil:
+		return 0, nil, err
+	case !r.waitsAt(doc.Line, head.Epoch):
+		return placeVoid, nil, nil
+	default:
+		return placeWaits, head, nil
+	}
+}
