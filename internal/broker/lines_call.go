@@ -64,12 +64,6 @@ func (c *calling) run(ctx context.Context) error {
 			return err
 		}
 		next = place.seq + 1
-		if c.trusted && place.seq <= c.doc.Reached { // called; its deletion is under way, or was lost
-			if !c.doc.relaysPlace(place) {
-				c.done = append(c.done, place.seq)
-			}
-			continue
-		}
 		if dealt, err := c.deal(ctx, place); err != nil || !dealt {
 			return err
 		}

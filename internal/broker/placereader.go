@@ -41,18 +41,17 @@ func (p *placeReader) next(ctx context.Context, from uint64, mark lineMark, sure
 }
 
 func (p *placeReader) read(ctx context.Context, from uint64, mark lineMark, sure bool, most int) (err error) {
-	b := p.b
+	from = max(from, mark.reached+1) // a place before it is being deleted; if that was lost, it is the sweep's
 	known := knownNext{}
 	for mark.reached > 0 && len(p.ahead) == 0 {
-		known = b.known.next(b.connections(), p.line, mark, max(mark.reached, from-1), most)
+		known = p.b.known.next(p.b.connections(), p.line, mark, from-1, most)
 		switch {
 		case known.found:
 			p.ahead = []*stored{{subject: known.subject, seq: known.seq, data: known.data}}
-			return nil
 		case len(known.bare) == 0:
 			from, mark.reached = max(from, known.none), 0
 		default:
-			if p.ahead, err = b.placesAt(ctx, p.line, known.bare); err != nil {
+			if p.ahead, err = p.b.placesAt(ctx, p.line, known.bare); err != nil {
 				return err
 			}
 			from = known.bare[len(known.bare)-1] + 1
@@ -61,16 +60,16 @@ func (p *placeReader) read(ctx context.Context, from uint64, mark lineMark, sure
 	switch {
 	case len(p.ahead) > 0:
 		return nil
-	case known.all && p.again && b.known.alone(): // most likely there is none
+	case known.all && p.again && p.b.known.alone(): // most likely there is none
 		return pelton.ErrNotFound
 	case !sure && (!p.near || most == 0):
 		return pelton.ErrNotFound
-	case known.all && !b.replication.many.Load(): // else a follower that is behind may answer
-		if waits, err := b.waitsFrom(ctx, p.line, from); err != nil || !waits {
+	case known.all && !p.b.replication.many.Load(): // else a follower that is behind may answer
+		if waits, err := p.b.waitsFrom(ctx, p.line, from); err != nil || !waits {
 			return cmp.Or(err, pelton.ErrNotFound)
 		}
 	}
-	msg, err := b.get(ctx, b.keyed(0), getRequest{Seq: from, NextFor: b.placesIn(0, p.line)}, false)
+	msg, err := p.b.get(ctx, p.b.keyed(0), getRequest{Seq: from, NextFor: p.b.placesIn(0, p.line)}, false)
 	if err == nil {
 		p.ahead, p.near = []*stored{msg}, msg.seq-from < nearPlaces
 	}
@@ -91,8 +90,8 @@ func (b *Broker) placesAt(ctx context.Context, line Line, seqs []uint64) ([]*sto
 	return slices.DeleteFunc(found, func(msg *stored) bool { return msg == nil || !strings.HasPrefix(msg.subject, in) }), nil
 }
 
-// waitsFrom reports whether a line has a place from a sequence on. Where it has none, that is told
-// much faster than who is first.
+// waitsFrom reports whether a line has a place from a sequence on. Where it has none, the broker tells
+// that much faster than who is first.
 func (b *Broker) waitsFrom(ctx context.Context, line Line, from uint64) (bool, error) {
 	body, err := json.Marshal(map[string]any{"multi_last": []string{b.placesIn(0, line)}, "seq": from, "batch": 1})
 	if err != nil {

@@ -287,12 +287,3 @@ func (r *Relay) saved(done []uint64) []uint64 {
 	r.over = nil
 	return done
 }
-
-// relaysPlace reports whether the place is that of a task in a relay.
-func (d *lineDoc) relaysPlace(place *stored) bool {
-	if !d.relaying() {
-		return false // most often, and nothing has to be read
-	}
-	head, err := decodePlace(place.data)
-	return err == nil && d.relays(head.ID, head.Epoch)
-}
