@@ -1,9 +1,9 @@
 package broker
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -15,12 +15,16 @@ import (
 // looks at each message between them.
 const nearPlaces = 64
 
+// mostQueues bounds the queues of a line whose last places are asked for.
+const mostQueues = 16
+
 // placeReader reads the places of a line in order, while it is settled.
 type placeReader struct {
 	b     *Broker
 	line  Line
 	ahead []*stored // came with the one before
 	near  bool      // the last one was found quickly
+	lasts []*stored // the line's last places, if they were asked for
 	// again says that the line is read once more whatever is found, after a write.
 	again bool
 }
@@ -64,16 +68,53 @@ func (p *placeReader) read(ctx context.Context, from uint64, mark lineMark, sure
 		return pelton.ErrNotFound
 	case !sure && (!p.near || most == 0):
 		return pelton.ErrNotFound
-	case known.all && !p.b.replication.many.Load(): // else a follower that is behind may answer
-		if waits, err := p.b.waitsFrom(ctx, p.line, from); err != nil || !waits {
-			return cmp.Or(err, pelton.ErrNotFound)
+	}
+	return p.ask(ctx, from)
+}
+
+// ask finds the next place in the broker. That takes it long where others lie between, or where there
+// is none. So it is asked once for what it has an index for, the last places of the line: if all are
+// of one queue, to look for that one's subject takes half as long as to look for all subjects.
+func (p *placeReader) ask(ctx context.Context, from uint64) (err error) {
+	b := p.b
+	if from > 1 && p.lasts == nil && !b.replication.many.Load() { // else a follower that is behind may answer
+		if p.lasts, err = b.lastPlaces(ctx, p.line, from); err != nil {
+			return err
 		}
 	}
-	msg, err := p.b.get(ctx, p.b.keyed(0), getRequest{Seq: from, NextFor: p.b.placesIn(0, p.line)}, false)
+	all := b.placesIn(0, p.line)
+	subject := all
+	if n := len(p.lasts); n > 0 && n < mostQueues {
+		if from > p.lasts[n-1].seq {
+			return pelton.ErrNotFound
+		}
+		if n == 1 {
+			subject = p.lasts[0].subject
+		}
+	}
+	msg, err := b.get(ctx, b.keyed(0), getRequest{Seq: from, NextFor: subject}, false)
+	if subject != all && (errors.Is(err, pelton.ErrNotFound) || err == nil && msg.seq > p.lasts[0].seq) {
+		// It has gone meanwhile, and what came since may be of any queue.
+		msg, err = b.get(ctx, b.keyed(0), getRequest{Seq: from, NextFor: all}, false)
+	}
 	if err == nil {
 		p.ahead, p.near = []*stored{msg}, msg.seq-from < nearPlaces
 	}
 	return err
+}
+
+// lastPlaces are the last places of a line from a sequence on, one of each queue, in order, at most
+// mostQueues; pelton.ErrNotFound means that there are none.
+func (b *Broker) lastPlaces(ctx context.Context, line Line, from uint64) ([]*stored, error) {
+	body, err := json.Marshal(map[string]any{"multi_last": []string{b.placesIn(0, line)}, "seq": from, "batch": mostQueues})
+	if err != nil {
+		return nil, fmt.Errorf("encode get: %w", err)
+	}
+	places, err := b.getMany(ctx, b.keyed(0), body, mostQueues)
+	if err == nil && len(places) == 0 {
+		err = pelton.ErrNotFound
+	}
+	return places, err
 }
 
 // placesAt are the places of a line at these sequences, those that are there.
@@ -88,15 +129,4 @@ func (b *Broker) placesAt(ctx context.Context, line Line, seqs []uint64) ([]*sto
 	}
 	in := strings.TrimSuffix(b.placesIn(0, line), "*")
 	return slices.DeleteFunc(found, func(msg *stored) bool { return msg == nil || !strings.HasPrefix(msg.subject, in) }), nil
-}
-
-// waitsFrom reports whether a line has a place from a sequence on. Where it has none, the broker tells
-// that much faster than who is first.
-func (b *Broker) waitsFrom(ctx context.Context, line Line, from uint64) (bool, error) {
-	body, err := json.Marshal(map[string]any{"multi_last": []string{b.placesIn(0, line)}, "seq": from, "batch": 1})
-	if err != nil {
-		return false, fmt.Errorf("encode get: %w", err)
-	}
-	places, err := b.getMany(ctx, b.keyed(0), body, 1)
-	return len(places) > 0, err
 }

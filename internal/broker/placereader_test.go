@@ -1,6 +1,9 @@
 package broker
 
 import (
+	"errors"
+	"fmt"
+	"slices"
 	"testing"
 
 	"github.com/peltonq/pelton"
@@ -100,34 +103,123 @@ func TestPlacesAreReadBySequence(t *testing.T) {
 	hasTasks(t, relay, more...)
 }
 
-func TestWaitsFrom(t *testing.T) {
-	t.Parallel()
-	b := openNew(t)
-	line := Line{Key: "k"}
-	waits := func(from uint64, want bool) {
-		t.Helper()
-		got, err := b.waitsFrom(t.Context(), line, from)
-		must(t, err)
-		if got != want {
-			t.Errorf("somebody waits from %d on: %t", from, got)
-		}
-	}
-	waits(1, false)
-	inLineOf(t, b, "other", 1)
-	waits(1, false)
-	inLineOf(t, b, "k", 2)
-	for _, queue := range []string{"a", "b", "c"} { // a line may go through several
+// placesOf takes places in the line of k, one after the other, by tasks of these queues.
+func placesOf(t *testing.T, b *Broker, queues ...string) {
+	t.Helper()
+	for _, queue := range queues {
 		r := keyed("k")
 		r.Queue = queue
 		must(t, b.EnsureLane(t.Context(), Lane{Queue: queue, Priority: pelton.Low}))
 		must(t, b.Enqueue(t.Context(), r))
 	}
-	inLineOf(t, b, "other", 1)
-	for from := uint64(1); from <= 6; from++ {
-		waits(from, true)
+}
+
+func TestLastPlaces(t *testing.T) {
+	t.Parallel()
+	b := openNew(t)
+	lasts := func(from uint64, want ...uint64) {
+		t.Helper()
+		got, err := b.lastPlaces(t.Context(), Line{Key: "k"}, from)
+		if errors.Is(err, pelton.ErrNotFound) != (len(want) == 0) {
+			t.Errorf("last places from %d on: %v", from, err)
+		}
+		var seqs []uint64
+		for _, place := range got {
+			seqs = append(seqs, place.seq)
+		}
+		if !slices.Equal(seqs, want) {
+			t.Errorf("last places from %d on: %d, want %d", from, seqs, want)
+		}
 	}
-	waits(7, false)
-	waits(100, false)
+	lasts(1)
+	inLineOf(t, b, "other", 1)
+	lasts(1)
+	placesOf(t, b, "q", "q", "a", "b", "q")
+	inLineOf(t, b, "other", 1)
+	lasts(1, 4, 5, 6)
+	lasts(5, 5, 6)
+	lasts(6, 6)
+	lasts(7)
 	vanish(t, b, 2, 3, 4, 5, 6)
-	waits(1, false)
+	lasts(1)
+	for i := range mostQueues + 3 {
+		placesOf(t, b, fmt.Sprint("q", i))
+	}
+	lasts(9, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24)
+}
+
+// Who is next behind a place that is not known here is found whatever queues the line goes through,
+// and nobody behind the last one is.
+func TestNextIsAskedFor(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name   string
+		queues []string
+		want   []uint64
+	}{
+		{"one queue", []string{"q", "q", "q"}, []uint64{2, 3, 4}},
+		{"several", []string{"q", "a", "q", "b"}, []uint64{2, 3, 4, 5}},
+		{"nobody", nil, nil},
+		{"many", slices.Concat([]string{"q"}, lots(mostQueues+1), []string{"q"}), counted(2, mostQueues+4)},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			b := openNew(t)
+			placesOf(t, b, "q")
+			placesOf(t, b, tt.queues...)
+			inLineOf(t, b, "other", 1)
+			places := placeReader{b: b, line: Line{Key: "k"}}
+			var got []uint64
+			for from := uint64(2); ; {
+				place, err := places.next(t.Context(), from, lineMark{}, true, 9)
+				if errors.Is(err, pelton.ErrNotFound) {
+					break
+				}
+				must(t, err)
+				got, from = append(got, place.seq), place.seq+1
+			}
+			if !slices.Equal(got, tt.want) {
+				t.Errorf("behind the first one are %d, want %d", got, tt.want)
+			}
+		})
+	}
+}
+
+// The line may change after its last places were asked for.
+func TestNextAfterAChange(t *testing.T) {
+	t.Parallel()
+	b := openNew(t)
+	placesOf(t, b, "q", "q", "q")
+	places := placeReader{b: b, line: Line{Key: "k"}}
+	next := func(from, want uint64) {
+		t.Helper()
+		place, err := places.next(t.Context(), from, lineMark{}, true, 9)
+		must(t, err)
+		if place.seq != want {
+			t.Errorf("from %d on comes %d, want %d", from, place.seq, want)
+		}
+	}
+	next(2, 2)
+	vanish(t, b, 3)
+	placesOf(t, b, "a", "q")
+	next(3, 4)
+	next(3, 4) // again, by the last places of before
+}
+
+// lots are n queues.
+func lots(n int) []string {
+	queues := make([]string, n)
+	for i := range queues {
+		queues[i] = fmt.Sprint("q", i)
+	}
+	return queues
+}
+
+// counted are the numbers from a first to a last one.
+func counted(first, last uint64) []uint64 {
+	var numbers []uint64
+	for n := first; n <= last; n++ {
+		numbers = append(numbers, n)
+	}
+	return numbers
 }
