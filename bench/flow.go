@@ -17,10 +17,10 @@ import (
 )
 
 // flow measures what limits cost that never bind: how fast one worker drains n tasks
-// without any, in a queue with a rate, and with concurrency keys. They take
-// turns; the figures are medians.
+// without any, in a queue with a rate, and with concurrency keys, and how fast three do. They
+// take turns; the figures are medians. The share is that of as many workers without limits.
 func flow(ctx context.Context, binary, data string, n int) (_ []figure, err error) {
-	_, nc, client, stopAll, err := connected(ctx, binary, data)
+	s, nc, client, stopAll, err := connected(ctx, binary, data)
 	if err != nil {
 		return nil, err
 	}
@@ -33,20 +33,28 @@ func flow(ctx context.Context, binary, data string, n int) (_ []figure, err erro
 	if _, err := operator.PatchQueue(ctx, "rated", []byte(`{"rate":{"limit":1000000,"per":"1s","burst":1000000}}`)); err != nil {
 		return nil, err
 	}
+	in := func(queue string) func(int) pelton.Spec {
+		return func(int) pelton.Spec { return pelton.Spec{Queue: queue} }
+	}
+	const several = 3
 	variants := []struct {
-		name string
-		spec func(i int) pelton.Spec
+		name    string
+		workers int
+		spec    func(i int) pelton.Spec
 	}{
-		{"no limits", func(int) pelton.Spec { return pelton.Spec{Queue: "plain"} }},
-		{"a rate of the queue", func(int) pelton.Spec { return pelton.Spec{Queue: "rated"} }},
-		{"1,000 concurrency keys", keys(1000)},
-		{"50 concurrency keys", keys(50)},
-		{"one concurrency key", keys(1)},
+		{"no limits", 1, in("plain")},
+		{"a rate of the queue", 1, in("rated")},
+		{"1,000 concurrency keys", 1, keys(1000)},
+		{"50 concurrency keys", 1, keys(50)},
+		{"one concurrency key", 1, keys(1)},
+		{"no limits, 3 workers", several, in("plain")},
+		{"1,000 concurrency keys, 3 workers", several, keys(1000)},
+		{"50 concurrency keys, 3 workers", several, keys(50)},
 	}
 	rates := make([][]float64, len(variants))
 	for range 3 {
 		for i, v := range variants {
-			rate, err := drainOf(ctx, nc, client, n, v.spec)
+			rate, err := drainOf(ctx, s.nats, client, n, v.workers, v.spec)
 			if err != nil {
 				return nil, fmt.Errorf("%s: %w", v.name, err)
 			}
@@ -54,12 +62,14 @@ func flow(ctx context.Context, binary, data string, n int) (_ []figure, err erro
 		}
 	}
 	var figures []figure
-	plain := quantile(rates[0], 0.5)
+	plain := map[int]float64{} // by the number of workers: the first variant that has so many
 	for i, v := range variants {
 		median := quantile(rates[i], 0.5)
 		figures = append(figures, figure{Name: "drain, " + v.name, Value: median, Unit: "tasks/s"})
-		if i > 0 {
-			figures = append(figures, figure{Name: "drain, " + v.name + ", share of none", Value: 100 * median / plain, Unit: "%"})
+		if none, ok := plain[v.workers]; ok {
+			figures = append(figures, figure{Name: "drain, " + v.name + ", share of none", Value: 100 * median / none, Unit: "%"})
+		} else {
+			plain[v.workers] = median
 		}
 	}
 	return figures, nil
@@ -72,8 +82,9 @@ func keys(n int) func(i int) pelton.Spec {
 	}
 }
 
-// drainOf enqueues n tasks and then times one worker with 64 slots that runs them.
-func drainOf(ctx context.Context, nc *nats.Conn, client *producer.Client, n int, spec func(i int) pelton.Spec) (float64, error) {
+// drainOf enqueues n tasks and then times workers with 64 slots each, and a connection of their own,
+// that run them.
+func drainOf(ctx context.Context, address string, client *producer.Client, n, workers int, spec func(i int) pelton.Spec) (_ float64, err error) {
 	batch := make([]pelton.Spec, 0, pelton.MaxBatch)
 	for i := range n {
 		s := spec(i)
@@ -100,15 +111,25 @@ func drainOf(ctx context.Context, nc *nats.Conn, client *producer.Client, n int,
 		}
 		return nil, nil
 	}))
+	conns := make([]*nats.Conn, workers)
+	for i := range conns {
+		if conns[i], err = nats.Connect(address); err != nil {
+			return 0, err
+		}
+		defer conns[i].Close()
+	}
 	began := time.Now()
-	stop, err := work(ctx, nc, mux, 64, spec(0).Queue)
-	if err != nil {
-		return 0, err
+	for _, own := range conns {
+		stop, failed := work(ctx, own, mux, 64, spec(0).Queue)
+		if failed != nil {
+			return 0, failed
+		}
+		defer func() { err = errors.Join(err, stop()) }()
 	}
 	select {
 	case <-done:
+		return float64(n) / time.Since(began).Seconds(), nil
 	case <-ctx.Done():
-		return 0, errors.Join(context.Cause(ctx), stop())
+		return 0, context.Cause(ctx)
 	}
-	return float64(n) / time.Since(began).Seconds(), stop()
 }
