@@ -3,6 +3,7 @@ package broker
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -162,6 +163,8 @@ func (c *caller) serve(ctx context.Context, d *Delivery) {
 		// A schedule, whose place will arrive in its time, or what a line holds until it is
 		// reached, and says so then.
 		c.b.dealtWithArrivals([]*Delivery{d}, nil)
+	case d.again(): // whoever had it may have died before the deletion of a place was sent
+		c.take(ctx, line, d)
 	case c.b.seen.reached(c.conn, line) >= d.Seq: // somebody was faster
 		c.b.dealtWithArrivals([]*Delivery{d}, nil)
 	case c.park(line, d):
@@ -204,7 +207,7 @@ func (c *caller) settle(ctx context.Context, line Line) bool {
 	}
 	c.waiting[line] = nil
 	c.mu.Unlock()
-	_, err := c.b.settleLine(ctx, line, lineSettling{})
+	_, err := c.b.settleLine(ctx, line, lineSettling{front: slices.ContainsFunc(arrivals, (*Delivery).again)})
 	if err != nil && ctx.Err() == nil {
 		c.b.cfg.Logger.Warn("line not settled, trying again", "concurrency_key", line.Key, "kind", line.Kind, "error", err)
 	}

@@ -49,6 +49,7 @@ func TestTurnIsItsCarriers(t *testing.T) {
 		t.Errorf("turn is of epoch %d", doc.Granted[0].Epoch)
 	}
 	// A message of a task whose record is gone gives back what it had.
+	must(t, b.DropRecord(t.Context(), again))
 	must(t, b.LeaveDropped(t.Context(), nil, again.Envelope(), 1))
 	haveTurns(t, b, "k")
 }

@@ -5,6 +5,9 @@ import (
 	"fmt"
 	"slices"
 	"testing"
+	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
 
 	"github.com/peltonq/pelton"
 )
@@ -101,6 +104,64 @@ func TestPlacesAreReadBySequence(t *testing.T) {
 	relay.Over(3)
 	must(t, b.GoOn(t.Context(), relay, 3))
 	hasTasks(t, relay, more...)
+}
+
+// undeleted brings back the place of the first of these tasks, which has its turn, as if that had never
+// been deleted; the others wait behind it. It returns the place.
+func undeleted(t *testing.T, b *Broker, records []*Record) (place *stored) {
+	t.Helper()
+	must(t, b.purge(t.Context(), b.keyed(0), ">"))
+	for _, r := range records {
+		data, err := encodeEnvelope(r.Envelope())
+		must(t, err)
+		w := write{subject: b.place(0, r.Line(OfKey), r.Queue), data: data, expect: anyRevision}
+		seq, err := b.do(t.Context(), w)
+		must(t, err)
+		if place == nil {
+			place = &stored{subject: w.subject, seq: seq, data: data}
+		}
+	}
+	doc, err := b.loadLine(t.Context(), records[0].Line(OfKey))
+	must(t, err)
+	doc.Reached = place.seq
+	must(t, b.saveLine(t.Context(), doc))
+	havePlaces(t, b, records...)
+	return place
+}
+
+func havePlaces(t *testing.T, b *Broker, want ...*Record) {
+	t.Helper()
+	reaches(t, "the places are those of who waits", func() bool { return slices.Equal(placesLeft(t, b), idsOf(want...)) })
+}
+
+// A place whose deletion was lost is deleted by whoever gets what the one who died over that has not
+// acknowledged, though there is room for nobody.
+func TestLostDeletionIsMadeUpFor(t *testing.T) {
+	t.Parallel()
+	for name, get := range map[string]func(b *Broker, first *Record, place *stored) error{
+		"a message that is dropped": func(b *Broker, first *Record, _ *stored) error {
+			return b.LeaveDropped(t.Context(), nil, &Envelope{Meta: Meta{ID: pelton.NewID(time.Now(), 0), Kind: first.Kind, ConcurrencyKey: "k"}}, 99)
+		},
+		"an arrival that comes again": func(b *Broker, first *Record, place *stored) error {
+			lines, err := lru.New[string, Line](4)
+			c := &caller{b: b, conn: b.connections(), lines: lines, waiting: map[Line][]*Delivery{}, room: make(chan struct{}, 1), held: make(chan struct{}, 1)}
+			c.serve(t.Context(), &Delivery{conn: b.conn, ack: "nobody", Seq: place.seq, subject: place.subject, data: place.data, times: 2})
+			c.settling.Wait()
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := openNew(t)
+			records := inLineOf(t, b, "k", 3)
+			settled(t, b, "k")
+			havePlaces(t, b, records[1:]...)
+			place := undeleted(t, b, records)
+			must(t, get(b, records[0], place))
+			havePlaces(t, b, records[1:]...)
+			haveTurns(t, b, "k", records[0])
+		})
+	}
 }
 
 // placesOf takes places in the line of k, one after the other, by tasks of these queues.

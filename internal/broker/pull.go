@@ -196,6 +196,9 @@ func (d *Delivery) InRelay() bool { return d.relayed }
 // it remembers.
 func (d *Delivery) First() bool { return d.times == 1 }
 
+// again reports whether it was surely handed over before.
+func (d *Delivery) again() bool { return d.times > 1 }
+
 // Ack takes the message out of the stream. It is not awaited: an ack that gets
 // lost makes a redelivery, which admission drops.
 func (d *Delivery) Ack() error { return d.signal("+ACK") }
