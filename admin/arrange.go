@@ -20,7 +20,7 @@ type Arrangement struct {
 }
 
 // Arrange changes that of all streams and buckets while they are in use, and reports whether
-// anything was different. It takes some seconds, and the cluster copies what there is in the
+// anything was different. It takes some seconds, on a busy cluster up to 30 for a stream, and the cluster copies what there is in the
 // background after that: see AwaitArranged. The task stream refuses everything for about ten of them,
 // before its copies begin (nats-server 2.15). Repeating it goes on where it failed. Errors: pelton.ErrInvalid;
 // pelton.ErrConflict for a cluster that has not so many servers, or none with such tags; pelton.ErrUnavailable.

@@ -29,6 +29,8 @@ const (
 	// replicasTell how often.
 	replicasTold = 2 * time.Second
 	replicasTell = 200 * time.Millisecond
+	// arrangeFor bounds how long a cluster may take to agree to the change of one stream.
+	arrangeFor = 30 * time.Second
 )
 
 // MaxReplicas is how many copies there may be at most (nats-server 2.15).
@@ -192,14 +194,32 @@ func (b *Broker) Arrange(ctx context.Context, to Arrangement) (changed bool, err
 		}
 	}
 	for _, cfg := range differ {
-		if _, err := b.js.UpdateStream(ctx, cfg); err != nil {
-			return true, arrangeError(cfg, err)
+		if err := b.rearrange(ctx, cfg); err != nil {
+			return true, err
 		}
 	}
 	if to.Replicas == 0 {
 		return true, nil
 	}
 	return true, b.tellReplicas(ctx, to.Replicas, 0)
+}
+
+// rearrange changes a stream. While a cluster makes and moves the copies of others, its answer may
+// take longer than a call waits for it: it is asked again then, for arrangeFor. The same change once more is none.
+func (b *Broker) rearrange(ctx context.Context, cfg jetstream.StreamConfig) error {
+	ctx, cancel := context.WithTimeout(ctx, arrangeFor)
+	defer cancel()
+	for {
+		asking, stop := context.WithTimeout(ctx, callTimeout)
+		_, err := b.js.UpdateStream(asking, cfg)
+		stop()
+		if err == nil {
+			return nil
+		}
+		if !errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil {
+			return arrangeError(cfg, err)
+		}
+	}
 }
 
 // Unsettled are the streams that the cluster still copies or moves, with what is missing: until there
