@@ -228,14 +228,29 @@ func (b *Broker) Reconnected() (ch <-chan struct{}, stop func()) { return b.conn
 // errSubjectsOverlap is JSStreamSubjectOverlapErr of the server's errors.json.
 const errSubjectsOverlap jetstream.ErrorCode = 10065
 
+// brokersMeet is how long a cluster may take until its brokers, which know each other, have heard
+// from each other.
+const brokersMeet = 5 * time.Second
+
+// createStream waits for brokers that the cluster counts with and has not heard from.
+func (b *Broker) createStream(ctx context.Context, want jetstream.StreamConfig) (jetstream.Stream, error) {
+	stream, err := b.js.CreateStream(ctx, want)
+	meeting, stop := context.WithTimeout(ctx, brokersMeet)
+	defer stop()
+	for isPeerOffline(err) && waitFor(meeting, brokersMeet/20) == nil {
+		stream, err = b.js.CreateStream(ctx, want)
+	}
+	return stream, err //nolint:wrapcheck // translated by openStream
+}
+
 // openStream reports whether this very call created the stream.
 func (b *Broker) openStream(ctx context.Context, want jetstream.StreamConfig) (created bool, err error) {
 	stream, err := b.js.Stream(ctx, want.Name)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		stream, err = b.js.CreateStream(ctx, want)
+		stream, err = b.createStream(ctx, want)
 		if err != nil && isConsumersLimit(err) { // the account has a bound, which counts then
 			want.MaxConsumers = -1
-			stream, err = b.js.CreateStream(ctx, want)
+			stream, err = b.createStream(ctx, want)
 		}
 		created = err == nil
 		if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
