@@ -129,11 +129,14 @@ func relayVariants() []variant {
 			lacks: failpoint.RelayBlind,
 			provoke: func(s *suite, _ []*proxy.Proxy) { // tasks that were cancelled behind one that has its turn
 				s.whilePaused(func() {
-					var waiting []pelton.ID
-					for range 8 {
-						waiting = append(waiting, s.producer.must(order{kind: "chaos.quick", key: "k"}))
+					var cancelled []pelton.ID
+					for i := range 30 { // several lines: whoever gets a second message of a first one's looks at the records behind it
+						id := s.producer.must(order{kind: "chaos.quick", key: string(rune('a' + i%6))})
+						if i >= 6 && i < 18 {
+							cancelled = append(cancelled, id)
+						}
 					}
-					for _, id := range waiting[1:4] {
+					for _, id := range cancelled {
 						s.producer.cancel(id)
 					}
 					for _, w := range s.fleet {

@@ -27,7 +27,7 @@ type calling struct {
 	relay   *Relay
 	places  placeReader
 	taken   bool     // the document gives turns back, which is to be written soon
-	front   bool     // see lineSettling
+	redone  bool     // see lineSettling
 	trusted bool     // the document says what was called
 	unread  bool     // a place could not be read: those behind it cannot be told from it
 	mark    lineMark // of the document as it was written
@@ -40,7 +40,7 @@ type calling struct {
 func (b *Broker) newCalling(doc *lineDoc, taken bool, s lineSettling) *calling {
 	c := &calling{
 		b: b, doc: doc, limit: b.limits.of(doc.Line), relay: s.relay, places: placeReader{b: b, line: doc.Line, again: taken},
-		taken: taken, front: s.front, trusted: doc.Reached > 0 && !s.front,
+		taken: taken, redone: s.redone, trusted: doc.Reached > 0 && !s.front && !s.redone,
 	}
 	if c.trusted {
 		c.mark = lineMark{doc.Reached, doc.Back, doc.relaying()}
@@ -56,8 +56,8 @@ func (c *calling) room() bool { return len(c.doc.Granted) < c.limit }
 // room must not wait for that.
 func (c *calling) run(ctx context.Context) error {
 	next := uint64(1)
-	for (c.front || c.room() || c.relay.wants()) && (!c.taken || c.voids < voidsAtOnce) {
-		place, err := c.places.next(ctx, next, c.mark, c.front || c.room(), c.relay.room())
+	for (c.redone || c.room() || c.relay.wants()) && (!c.taken || c.voids < voidsAtOnce) {
+		place, err := c.places.next(ctx, next, c.mark, c.redone || c.room(), c.relay.room())
 		if errors.Is(err, pelton.ErrNotFound) {
 			return nil
 		}

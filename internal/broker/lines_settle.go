@@ -22,9 +22,12 @@ type lineSettling struct {
 	// fence writes the document even if nothing changes in it, so that a call that was
 	// decided before, and counts on a message that the caller is about to drop, fails.
 	fence bool
-	// front begins at the first place that is there, and looks at the record of each up to the first
-	// that waits, room or not: some have left, or their deletion was lost.
+	// front begins at the first place that is there, and looks at the record of each:
+	// some have left.
 	front bool
+	// redone is front, room or not, up to the first that waits: somebody else may have died before
+	// the deletion of a place was sent.
+	redone bool
 	// relay gives back the turn that it has, if any, and takes what it can.
 	relay *Relay
 	// by is the message that the caller holds, and task what it gives the turn back of: if that

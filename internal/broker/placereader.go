@@ -45,7 +45,7 @@ func (p *placeReader) next(ctx context.Context, from uint64, mark lineMark, sure
 }
 
 func (p *placeReader) read(ctx context.Context, from uint64, mark lineMark, sure bool, most int) (err error) {
-	from = max(from, mark.reached+1) // a place before it is being deleted; if that was lost, it is the sweep's
+	from = max(from, mark.reached+1) // what is before it is being deleted; if that was lost, see lineSettling.redone
 	known := knownNext{}
 	for mark.reached > 0 && len(p.ahead) == 0 {
 		known = p.b.known.next(p.b.connections(), p.line, mark, from-1, most)

@@ -71,7 +71,7 @@ func (b *Broker) leaveLines(ctx context.Context, r *Record, by uint64, s lineSet
 // have done so already, and the turn may be of another call by now: the message must
 // stay until that one is gone.
 func (b *Broker) LeaveDropped(ctx context.Context, r *Record, e *Envelope, by uint64) error {
-	return b.leaveDropped(ctx, r, e, by, lineSettling{seen: true, fence: true, front: true})
+	return b.leaveDropped(ctx, r, e, by, lineSettling{seen: true, fence: true, redone: true})
 }
 
 func (b *Broker) leaveDropped(ctx context.Context, r *Record, e *Envelope, by uint64, dropped lineSettling) error {
