@@ -2,6 +2,7 @@ package broker
 
 import (
 	"bytes"
+	"fmt"
 	"testing"
 	"time"
 
@@ -13,7 +14,14 @@ import (
 	"github.com/peltonq/pelton/internal/brokertest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	// A generator makes its name when that is first asked for, while others read it (rapid 1.3.0):
+	// those that several tests draw from have theirs before these begin.
+	for _, shared := range []fmt.Stringer{queueGen, kindGen, priorityGen, bodyGen, timeGen, metaGen, failureGen} {
+		_ = shared.String()
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // openOn is an installation on nc, closed with the test.
 func openOn(t *testing.T, nc *nats.Conn, cfg Config) *Broker {
