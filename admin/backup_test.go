@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -88,6 +89,11 @@ func working(t *testing.T, nc *nats.Conn) (stop func()) {
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- w.Run(ctx) }()
+	client, _ := open(t, nc)
+	eventually(t, "the worker has opened", func() bool { // one that opens meanwhile may end with an error
+		shown, err := client.Workers(t.Context(), pelton.WorkerQuery{})
+		return err == nil && slices.ContainsFunc(shown.Items, func(at pelton.Worker) bool { return at.ID == w.ID() })
+	})
 	return sync.OnceFunc(func() {
 		cancel()
 		if err := <-ended; err != nil {
