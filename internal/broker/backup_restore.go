@@ -185,12 +185,7 @@ func restoreStream(ctx context.Context, nc *nats.Conn, root *os.Root, s BackupSt
 		Config json.RawMessage `json:"config"`
 		State  json.RawMessage `json:"state"`
 	}{config, s.State}
-	err = ask(ctx, nc, "STREAM.RESTORE."+s.Name, request, &to)
-	meeting, stop := context.WithTimeout(ctx, snapshotWait)
-	defer stop()
-	for isPeerOffline(err) && waitFor(meeting, 10*restoreAgain) == nil {
-		err = ask(ctx, nc, "STREAM.RESTORE."+s.Name, request, &to)
-	}
+	err = untilBrokersMeet(ctx, snapshotWait, func() error { return ask(ctx, nc, "STREAM.RESTORE."+s.Name, request, &to) })
 	if err != nil {
 		return err
 	}

@@ -233,14 +233,12 @@ const errSubjectsOverlap jetstream.ErrorCode = 10065
 const brokersMeet = 5 * time.Second
 
 // createStream waits for brokers that the cluster counts with and has not heard from.
-func (b *Broker) createStream(ctx context.Context, want jetstream.StreamConfig) (jetstream.Stream, error) {
-	stream, err := b.js.CreateStream(ctx, want)
-	meeting, stop := context.WithTimeout(ctx, brokersMeet)
-	defer stop()
-	for isPeerOffline(err) && waitFor(meeting, brokersMeet/20) == nil {
+func (b *Broker) createStream(ctx context.Context, want jetstream.StreamConfig) (stream jetstream.Stream, err error) {
+	err = untilBrokersMeet(ctx, brokersMeet, func() error {
 		stream, err = b.js.CreateStream(ctx, want)
-	}
-	return stream, err //nolint:wrapcheck // translated by openStream
+		return err //nolint:wrapcheck // translated by openStream
+	})
+	return stream, err
 }
 
 // openStream reports whether this very call created the stream.

@@ -37,10 +37,7 @@ func TestWhoGoesBackIsKnown(t *testing.T) {
 	b := openNew(t)
 	records := inLineOf(t, b, "k", 6)
 	arrive(t, b, records)
-	settled(t, b, "k")
-	runs(t, b, records[0], 1)
-	relay := NewRelay(records[0], 1, "w", anyTask)
-	must(t, b.PassOn(t.Context(), records[0], relay, 4))
+	relay := relayOf(t, b, records, 4)
 	hasTasks(t, relay, records[1:5]...)
 	succeeded(t, b, records[1])
 	vanish(t, b, 3, 4, 5, 6)
@@ -89,11 +86,8 @@ func TestPlacesAreReadBySequence(t *testing.T) {
 	if want := len(records) - 1; b.known.bare != want {
 		t.Fatalf("%d sequences are known, want %d", b.known.bare, want)
 	}
-	settled(t, b, "k")
-	runs(t, b, records[0], 1)
 	vanish(t, b, 3, 4)
-	relay := NewRelay(records[0], 1, "w", anyTask)
-	must(t, b.PassOn(t.Context(), records[0], relay, 3))
+	relay := relayOf(t, b, records, 3)
 	hasTasks(t, relay, records[1], records[4], records[5])
 	for _, r := range records[4:6] {
 		succeeded(t, b, r)

@@ -17,11 +17,17 @@ func anyTask(*Envelope) bool { return true }
 func relayed(t *testing.T, b *Broker, n, most int) ([]*Record, *Relay) {
 	t.Helper()
 	records := inLineOf(t, b, "k", n)
+	return records, relayOf(t, b, records, most)
+}
+
+// relayOf is relayed for a line that is there.
+func relayOf(t *testing.T, b *Broker, records []*Record, most int) *Relay {
+	t.Helper()
 	settled(t, b, "k")
 	runs(t, b, records[0], 1)
 	relay := NewRelay(records[0], 1, "w", anyTask)
 	must(t, b.PassOn(t.Context(), records[0], relay, most))
-	return records, relay
+	return relay
 }
 
 // succeeded is what a worker writes of a task of a relay.
@@ -99,11 +105,7 @@ func TestRelayPutsBack(t *testing.T) {
 	b := openNew(t)
 	records := inLineOf(t, b, "k", 6)
 	arrive(t, b, records)
-	settled(t, b, "k")
-	start(t, b, records[0], 1)
-	succeeded(t, b, records[0])
-	relay := NewRelay(records[0], 1, "w", anyTask)
-	must(t, b.PassOn(t.Context(), records[0], relay, 4))
+	relay := relayOf(t, b, records, 4)
 	hasTasks(t, relay, records[1:5]...)
 	b.known.next(b.connections(), Line{Key: "k"}, lineMark{reached: b.seen.of(Line{Key: "k"}).Reached}, 6, 1) // forgets what was reached
 	succeeded(t, b, records[1])

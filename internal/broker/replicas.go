@@ -31,6 +31,8 @@ const (
 	replicasTell = 200 * time.Millisecond
 	// arrangeFor bounds how long a cluster may take to agree to the change of one stream.
 	arrangeFor = 30 * time.Second
+	// meetAgain is when brokers are asked again that had not all met.
+	meetAgain = 200 * time.Millisecond
 )
 
 // MaxReplicas is how many copies there may be at most (nats-server 2.15).
@@ -271,6 +273,18 @@ func arrangeError(cfg jetstream.StreamConfig, err error) error {
 		return fmt.Errorf("%w: the broker cannot keep %d copies of stream %s: %s", pelton.ErrConflict, cfg.Replicas, cfg.Name, api.Description)
 	}
 	return translate("arrange stream "+cfg.Name, err)
+}
+
+// untilBrokersMeet does something, and again for that long while it fails because brokers are not online
+// that the cluster counts with.
+func untilBrokersMeet(ctx context.Context, patience time.Duration, do func() error) error {
+	err := do()
+	meeting, stop := context.WithTimeout(ctx, patience)
+	defer stop()
+	for isPeerOffline(err) && waitFor(meeting, meetAgain) == nil {
+		err = do()
+	}
+	return err
 }
 
 // isPeerOffline reports whether there would be peers enough if all were online: the brokers of a
