@@ -11,9 +11,12 @@ import (
 )
 
 const (
-	// relayFor bounds the time for which a worker passes a turn on without giving its slot
-	// to whatever else waits.
+	// relayFor bounds the time that handlers take for which a worker passes a turn on without giving
+	// its slot to whatever else waits.
 	relayFor = 100 * time.Millisecond
+	// relayLasts bounds it with the time that the broker takes, which may be long where many
+	// tasks share a processor: to give the slot away sooner would cost still more of that.
+	relayLasts = 400 * time.Millisecond
 	// mostRelayed bounds the tasks that it takes over at a time.
 	mostRelayed = 32
 )
@@ -33,11 +36,12 @@ const (
 //   - between the end of the relay and the acknowledgement: nothing is left to do.
 type relay struct {
 	*broker.Relay
-	head  pelton.ID // whose message it is
-	began time.Time
-	ended int                 // tasks that are over
-	last  atomic.Pointer[run] // the latest run: it knows the lease
-	on    bool                // the task of that is over, and the next one may start
+	head   pelton.ID // whose message it is
+	began  time.Time
+	worked time.Duration       // by handlers
+	ended  int                 // tasks that are over
+	last   atomic.Pointer[run] // the latest run: it knows the lease
+	on     bool                // the task of that is over, and the next one may start
 }
 
 // beginRelay prepares to pass on the turn of a task whose handler has returned; nil means
@@ -49,7 +53,8 @@ func (r *run) beginRelay() *relay {
 	if entry, _ := r.w.mux.lookup(r.record.Kind); entry.cpuBound { // it has a seat, which others wait for
 		return nil
 	}
-	rl := &relay{head: r.record.ID, began: r.begun, ended: 1}
+	rl := &relay{head: r.record.ID, began: r.begun}
+	rl.count(r)
 	rl.Relay = broker.NewRelay(r.record, r.delivery.Seq, r.w.id, r.w.fits)
 	rl.last.Store(r)
 	if rl.most() == 0 || !rl.mayGoOn() {
@@ -58,17 +63,25 @@ func (r *run) beginRelay() *relay {
 	return rl
 }
 
+// count adds a task that is over.
+func (rl *relay) count(r *run) {
+	rl.ended++
+	rl.worked += max(0, r.record.FinishedAt.Sub(r.record.StartedAt))
+}
+
 // most is how many tasks the relay is to take over, by what those before took.
 func (rl *relay) most() int {
-	spent := time.Since(rl.began)
-	each := max(spent/time.Duration(max(rl.ended, 1)), time.Microsecond)
-	return max(0, min(int((relayFor-spent)/each), mostRelayed))
+	more := func(spent, of time.Duration) int {
+		each := max(spent/time.Duration(max(rl.ended, 1)), time.Microsecond)
+		return int((of - spent) / each)
+	}
+	return max(0, min(more(rl.worked, relayFor), more(time.Since(rl.began), relayLasts), mostRelayed))
 }
 
 // mayGoOn reports whether another task may start in the relay.
 func (rl *relay) mayGoOn() bool {
 	r := rl.last.Load()
-	return time.Since(rl.began) < relayFor && !ended(r.w.stopping) && !r.lane.paused.Load() && r.lane.rate.Load() == nil &&
+	return rl.worked < relayFor && time.Since(rl.began) < relayLasts && !ended(r.w.stopping) && !r.lane.paused.Load() && r.lane.rate.Load() == nil &&
 		r.lane.startBy(r.delivery) > 0 && !r.lateNow()
 }
 
@@ -146,7 +159,6 @@ func (w *Worker) relayOn(c candidate, head *run) {
 			}
 			if over {
 				n++
-				rl.ended++
 				failpoint.At(failpoint.RelayPassed)
 			}
 		}
@@ -186,6 +198,9 @@ func (w *Worker) runNext(c candidate, rl *relay, record *broker.Record) (over, l
 	rl.on = false
 	if err := w.execute(r, own); err != nil { // nothing was done
 		return false, false
+	}
+	if rl.on {
+		rl.count(r)
 	}
 	return rl.on, !rl.on
 }

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -18,6 +19,8 @@ const (
 	arrivalsHeld   = 32768            // arrivals that a process holds
 	arrivalsWait   = 30 * time.Second // how long a request for them stays open
 	linesAtOnce    = 32               // lines that a process settles at a time
+	lookBefore     = time.Second      // between looks for places before those that are known, at first
+	lookBeforeMost = time.Minute      // later
 )
 
 // CallLines takes arrivals in lines and settles them, until ctx ends: every worker
@@ -99,6 +102,7 @@ func (b *Broker) serveArrivals(ctx context.Context) error {
 		if err != nil || ctx.Err() != nil {
 			return err
 		}
+		c.lookBefore(ctx)
 	}
 }
 
@@ -143,6 +147,8 @@ type caller struct {
 	room     chan struct{}            // for lines
 	held     chan struct{}            // arrivals
 	settling sync.WaitGroup
+	looked   time.Time     // for places before those that are known
+	pause    time.Duration // until it looks again
 
 	mu      sync.Mutex
 	waiting map[Line][]*Delivery // by line that somebody settles
@@ -170,6 +176,26 @@ func (c *caller) serve(ctx context.Context, d *Delivery) {
 	case c.park(line, d):
 	default:
 		c.take(ctx, line, d)
+	}
+}
+
+// lookBefore finds out, now and then, whether places are left that came before those that this
+// process knows.
+func (c *caller) lookBefore(ctx context.Context) {
+	to, asks := c.b.known.asksBefore()
+	if !asks || time.Since(c.looked) < c.pause {
+		return
+	}
+	first := to + 1 // if none is left
+	switch msg, err := c.b.get(ctx, c.b.keyed(0), getRequest{Seq: 1, NextFor: c.b.places()}, false); {
+	case err == nil:
+		first = msg.seq
+	case !errors.Is(err, pelton.ErrNotFound):
+		first = 0
+	}
+	c.looked, c.pause = time.Now(), max(lookBefore, min(2*c.pause, lookBeforeMost))
+	if c.b.known.begins(c.conn, first) {
+		c.pause = 0
 	}
 }
 

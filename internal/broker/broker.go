@@ -97,6 +97,7 @@ type Broker struct {
 	limits     runningLimits
 	lineDoors  doors
 	seen       seenDocs
+	lasts      oneQueue
 	known      knownPlaces
 	parked     parkedArrivals
 	finishing  singleflight.Group // by task and epoch: see finishHolder
@@ -139,6 +140,9 @@ func Open(ctx context.Context, nc *nats.Conn, cfg Config) (*Broker, error) {
 	}
 	b.limits.ready = make(chan struct{})
 	if b.seen, err = newSeenDocs(); err != nil {
+		return nil, err
+	}
+	if b.lasts, err = newOneQueue(); err != nil {
 		return nil, err
 	}
 	var made []string

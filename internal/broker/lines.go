@@ -48,10 +48,13 @@ func (b *Broker) loadLine(ctx context.Context, line Line) (*lineDoc, error) {
 	msg, err := b.get(ctx, bucketStream(b.keys()), getRequest{LastFor: b.line(line)}, false)
 	switch {
 	case errors.Is(err, pelton.ErrNotFound):
+		doc.absent = true
 		return doc, nil
 	case err != nil:
 		return nil, fmt.Errorf("load line: %w", err)
-	case !msg.deleted():
+	case msg.deleted():
+		doc.absent = true
+	default:
 		if doc, err = decodeLine(msg); err != nil {
 			return nil, fmt.Errorf("load line: %w", err)
 		}
@@ -96,7 +99,7 @@ func (b *Broker) saveLine(ctx context.Context, doc *lineDoc) error {
 		b.seen.forget(doc.Line)
 		return fmt.Errorf("save line: %w", err)
 	}
-	doc.revision, doc.conn = seq, conn
+	doc.revision, doc.conn, doc.absent = seq, conn, false
 	b.seen.keep(doc)
 	return nil
 }

@@ -42,8 +42,11 @@ func (b *Broker) newCalling(doc *lineDoc, taken bool, s lineSettling) *calling {
 		b: b, doc: doc, limit: b.limits.of(doc.Line), relay: s.relay, places: placeReader{b: b, line: doc.Line, again: taken},
 		taken: taken, redone: s.redone, trusted: doc.Reached > 0 && !s.front && !s.redone,
 	}
-	if c.trusted {
-		c.mark = lineMark{doc.Reached, doc.Back, doc.relaying()}
+	switch {
+	case c.trusted:
+		c.mark = lineMark{reached: doc.Reached, back: doc.Back, relays: doc.relaying()}
+	case doc.absent && !s.front && !s.redone:
+		c.mark.nobody = true
 	}
 	c.relay.begin(taken, c.limit)
 	return c
@@ -77,7 +80,8 @@ func (c *calling) run(ctx context.Context) error {
 
 // deal does with a place what it is there for; false means that its task has to wait.
 func (c *calling) deal(ctx context.Context, place *stored) (dealt bool, err error) {
-	what, head, err := c.b.placeOf(ctx, c.doc, place, c.trusted && !c.unread)
+	trusted := c.trusted || c.mark.nobody && c.places.own
+	what, head, err := c.b.placeOf(ctx, c.doc, place, trusted && !c.unread)
 	if err != nil {
 		return false, err
 	}

@@ -156,6 +156,7 @@ type lineDoc struct {
 	// the places up to there may be short of those; 0 is none.
 	Back uint64 `json:"back,omitempty"`
 
+	absent   bool // it was read, and is not there
 	revision uint64
 	written  time.Time
 	conn     uint64 // how often the connection was made anew, when it was read or written

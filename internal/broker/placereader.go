@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 
+	lru "github.com/hashicorp/golang-lru/v2"
+
 	"github.com/peltonq/pelton"
 )
 
@@ -24,7 +26,9 @@ type placeReader struct {
 	line  Line
 	ahead []*stored // came with the one before
 	near  bool      // the last one was found quickly
+	own   bool      // those ahead came to this process as arrivals
 	lasts []*stored // the line's last places, if they were asked for
+	old   bool      // before: there may be others behind them by now
 	// again says that the line is read once more whatever is found, after a write.
 	again bool
 }
@@ -46,14 +50,15 @@ func (p *placeReader) next(ctx context.Context, from uint64, mark lineMark, sure
 
 func (p *placeReader) read(ctx context.Context, from uint64, mark lineMark, sure bool, most int) (err error) {
 	from = max(from, mark.reached+1) // what is before it is being deleted; if that was lost, see lineSettling.redone
-	known := knownNext{}
-	for mark.reached > 0 && len(p.ahead) == 0 {
+	p.own = false
+	known, asked := knownNext{}, mark.reached == 0 && !mark.nobody
+	for !asked && len(p.ahead) == 0 {
 		known = p.b.known.next(p.b.connections(), p.line, mark, from-1, most)
 		switch {
 		case known.found:
-			p.ahead = []*stored{{subject: known.subject, seq: known.seq, data: known.data}}
+			p.ahead, p.own = []*stored{{subject: known.subject, seq: known.seq, data: known.data}}, true
 		case len(known.bare) == 0:
-			from, mark.reached = max(from, known.none), 0
+			from, asked = max(from, known.none), true
 		default:
 			if p.ahead, err = p.b.placesAt(ctx, p.line, known.bare); err != nil {
 				return err
@@ -64,6 +69,8 @@ func (p *placeReader) read(ctx context.Context, from uint64, mark lineMark, sure
 	switch {
 	case len(p.ahead) > 0:
 		return nil
+	case known.all && mark.nobody: // whoever gets a later arrival does not find the line full
+		return pelton.ErrNotFound
 	case known.all && p.again && p.b.known.alone(): // most likely there is none
 		return pelton.ErrNotFound
 	case !sure && (!p.near || most == 0):
@@ -77,8 +84,8 @@ func (p *placeReader) read(ctx context.Context, from uint64, mark lineMark, sure
 // of one queue, to look for that one's subject takes half as long as to look for all subjects.
 func (p *placeReader) ask(ctx context.Context, from uint64) (err error) {
 	b := p.b
-	if from > 1 && p.lasts == nil && !b.replication.many.Load() { // else a follower that is behind may answer
-		if p.lasts, err = b.lastPlaces(ctx, p.line, from); err != nil {
+	if from > 1 && !b.replication.many.Load() { // else a follower that is behind may answer
+		if err = p.findLasts(ctx, from); err != nil {
 			return err
 		}
 	}
@@ -101,6 +108,56 @@ func (p *placeReader) ask(ctx context.Context, from uint64) (err error) {
 		p.ahead, p.near = []*stored{msg}, msg.seq-from < nearPlaces
 	}
 	return err
+}
+
+// findLasts asks for the line's last places, unless it has done so, or knows that it has not passed those
+// that it once was told.
+func (p *placeReader) findLasts(ctx context.Context, from uint64) (err error) {
+	if p.lasts != nil && (!p.old || from <= p.lasts[0].seq) {
+		return nil
+	}
+	conn := p.b.connections()
+	if last := p.b.lasts.of(conn, p.line, from); last != nil {
+		p.lasts, p.old = []*stored{last}, true
+		return nil
+	}
+	if p.lasts, err = p.b.lastPlaces(ctx, p.line, from); err == nil {
+		p.b.lasts.keep(conn, p.line, from, p.lasts)
+	}
+	p.old = false
+	return err
+}
+
+// oneQueue remembers of lines that their places from a sequence up to another one are all of one queue:
+// until that is reached, their last places need not be asked for again.
+type oneQueue struct{ lines *lru.Cache[Line, onePart] }
+
+type onePart struct {
+	conn uint64 // how often the connection was made anew
+	from uint64
+	last *stored
+}
+
+func newOneQueue() (oneQueue, error) {
+	lines, err := lru.New[Line, onePart](seenLines)
+	return oneQueue{lines}, err //nolint:wrapcheck // of a constant
+}
+
+func (q oneQueue) keep(conn uint64, line Line, from uint64, lasts []*stored) {
+	if len(lasts) != 1 {
+		q.lines.Remove(line)
+		return
+	}
+	q.lines.Add(line, onePart{conn, from, &stored{subject: lasts[0].subject, seq: lasts[0].seq}})
+}
+
+// of is the last one of the places that it remembers, if a sequence is among them; else nil.
+func (q oneQueue) of(conn uint64, line Line, from uint64) *stored {
+	part, ok := q.lines.Get(line)
+	if ok && part.conn == conn && part.from <= from && from <= part.last.seq {
+		return part.last
+	}
+	return nil
 }
 
 // lastPlaces are the last places of a line from a sequence on, one of each queue, in order, at most

@@ -30,6 +30,9 @@ const (
 // called all the same: its task has left the line, and the message of the call finds that
 // out.
 //
+// If all places before a run are gone, the first place of a line in it is the first
+// of all. That is looked for by a process that seems to be the only one that takes arrivals.
+//
 // A run ends with the connection: a broker that lost power may give out sequences anew.
 type knownPlaces struct {
 	aloneAfter uint64
@@ -37,6 +40,7 @@ type knownPlaces struct {
 	mu       sync.Mutex
 	conn     uint64 // how often the connection was made anew, when the run began
 	from, to uint64 // the run: sequences of the stream; 0: there is none
+	whole    bool   // no place before it is left
 	lines    map[Line]*knownLine
 	places   int
 	bytes    int
@@ -150,7 +154,7 @@ func (k *knownPlaces) begin(conn, from uint64) {
 	if k.conn != conn {
 		k.ahead = nil
 	}
-	k.conn, k.from, k.to = conn, from, from-1
+	k.conn, k.from, k.to, k.whole = conn, from, from-1, false
 	k.lines, k.places, k.bytes, k.bare, k.refused = make(map[Line]*knownLine), 0, 0, 0, 0
 	maps.DeleteFunc(k.ahead, func(seq uint64, _ struct{}) bool { return seq <= k.to })
 }
@@ -168,6 +172,7 @@ func (k *knownPlaces) unreadable(conn uint64, d *Delivery) {
 type lineMark struct {
 	reached, back uint64
 	relays        bool // somebody may go back behind reached
+	nobody        bool // there is no document: nobody has a turn
 }
 
 // knownNext is what is known of the place of a line behind a sequence.
@@ -193,7 +198,7 @@ func (k *knownPlaces) next(conn uint64, line Line, mark lineMark, behind uint64,
 		k.prune(line, at, mark.reached)
 	}
 	switch {
-	case short || k.from > behind+1 || k.to <= behind:
+	case short || k.from > behind+1 && !k.whole || k.to <= behind:
 		return knownNext{}
 	case at == nil:
 		return knownNext{none: k.to + 1, all: true}
@@ -240,7 +245,25 @@ func (k *knownPlaces) prune(line Line, at *knownLine, reached uint64) {
 func (k *knownPlaces) alone() bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return k.to > 0 && k.to+1-k.from >= k.aloneAfter
+	return k.isAlone()
+}
+
+func (k *knownPlaces) isAlone() bool { return k.to > 0 && k.to+1-k.from >= k.aloneAfter }
+
+// asksBefore reports whether it is worth to look for places before the run, which ends at to now.
+func (k *knownPlaces) asksBefore() (to uint64, asks bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.to, !k.whole && k.isAlone()
+}
+
+// begins takes note of the first place that was left, by a look on the connection, and reports whether
+// it is in the run or behind it.
+func (k *knownPlaces) begins(conn, first uint64) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.whole = k.whole || k.to > 0 && k.conn == conn && first >= k.from
+	return k.whole
 }
 
 // connections is how often the connection was made anew.

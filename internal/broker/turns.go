@@ -16,6 +16,15 @@ func (b *Broker) Called(ctx context.Context, r *Record) (bool, error) {
 	if b.seen.hasTurn(line, r.ID, place.Epoch) {
 		return true, nil
 	}
+	// A message is quicker than the document. Most likely this process is about to write that.
+	leave, err := b.lineDoors.enter(ctx, line)
+	if err != nil {
+		return false, fmt.Errorf("look for the turn of task %s: %w: %w", r.ID, pelton.ErrUnavailable, err)
+	}
+	leave()
+	if b.seen.hasTurn(line, r.ID, place.Epoch) {
+		return true, nil
+	}
 	doc, err := b.loadLine(ctx, line)
 	for err == nil && !doc.has(r.ID, place.Epoch) {
 		// The message came before the turn, or without one.
