@@ -5,11 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"sync"
 	"time"
-
-	lru "github.com/hashicorp/golang-lru/v2"
 
 	"github.com/peltonq/pelton"
 )
@@ -80,11 +77,7 @@ func (b *Broker) serveArrivals(ctx context.Context) error {
 			}
 		}
 	}()
-	lines, err := lru.New[string, Line](seenLines)
-	if err != nil {
-		return fmt.Errorf("remember lines: %w", err)
-	}
-	c := &caller{b: b, conn: conn, lines: lines, waiting: map[Line][]*Delivery{}, room: make(chan struct{}, linesAtOnce), held: make(chan struct{}, arrivalsHeld)}
+	c := &caller{b: b, conn: conn, waiting: map[Line][]*Delivery{}, room: make(chan struct{}, linesAtOnce), held: make(chan struct{}, arrivalsHeld)}
 	defer c.unpark()
 	defer c.settling.Wait()
 	parking, stop := context.WithCancel(ctx)
@@ -142,10 +135,9 @@ func (p *Puller) collect(ctx context.Context, most int, up <-chan struct{}, arri
 // settled is settled with it next.
 type caller struct {
 	b        *Broker
-	conn     uint64                   // how often the connection was made anew, when it began
-	lines    *lru.Cache[string, Line] // by subject
-	room     chan struct{}            // for lines
-	held     chan struct{}            // arrivals
+	conn     uint64        // how often the connection was made anew, when it began
+	room     chan struct{} // for lines
+	held     chan struct{} // arrivals
 	settling sync.WaitGroup
 	looked   time.Time     // for places before those that are known
 	pause    time.Duration // until it looks again
@@ -159,7 +151,7 @@ func (c *caller) serve(ctx context.Context, d *Delivery) {
 	data := d.data
 	line, ok := c.lineOf(d)
 	switch {
-	case ok || strings.HasPrefix(d.subject, c.b.laterPlacePrefix(0)) || d.subject == c.b.keyedProbe(0):
+	case ok || c.b.isNoPlace(d.subject):
 		c.b.known.arrived(c.conn, d, line, data)
 	default:
 		c.b.known.unreadable(c.conn, d)
@@ -246,19 +238,14 @@ func (c *caller) settle(ctx context.Context, line Line) bool {
 
 // lineOf is the line in which a task took a place.
 func (c *caller) lineOf(d *Delivery) (Line, bool) {
-	if line, known := c.lines.Get(d.subject); known {
+	if line, known := c.b.lineNames.Get(d.subject); known {
 		d.data = nil
 		return line, true
 	}
-	if d.decode(); d.Err == nil {
-		for _, line := range []Line{d.Envelope.Line(OfKey), d.Envelope.Line(OfKind)} {
-			if d.subject == c.b.place(0, line, d.Envelope.Queue) {
-				c.lines.Add(d.subject, line)
-				return line, true
-			}
-		}
+	if d.decode(); d.Err != nil {
+		return Line{}, false
 	}
-	return Line{}, false
+	return c.b.lineOf(d.subject, d.Envelope)
 }
 
 // giveBackArrival lets another worker have it. Without a connection it does

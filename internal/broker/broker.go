@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sync/singleflight"
@@ -98,6 +99,8 @@ type Broker struct {
 	lineDoors  doors
 	seen       seenDocs
 	lasts      oneQueue
+	lineNames  *lru.Cache[string, Line] // by the subject of places
+	reading    chan struct{}            // of the stream of places
 	known      knownPlaces
 	parked     parkedArrivals
 	finishing  singleflight.Group // by task and epoch: see finishHolder
@@ -145,6 +148,10 @@ func Open(ctx context.Context, nc *nats.Conn, cfg Config) (*Broker, error) {
 	if b.lasts, err = newOneQueue(); err != nil {
 		return nil, err
 	}
+	if b.lineNames, err = lru.New[string, Line](seenLines); err != nil {
+		return nil, fmt.Errorf("remember lines: %w", err)
+	}
+	b.reading = make(chan struct{}, 1)
 	var made []string
 	streams := b.streams(cfg.Replicas)
 	if cfg.Access {

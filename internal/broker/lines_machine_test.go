@@ -173,12 +173,36 @@ func (m *lineMachine) learn(t *rapid.T, ctx context.Context) {
 		t.Skip("no arrival")
 	}
 	m.must(t, err)
+	m.hand(t, msg)
+}
+
+func (m *lineMachine) hand(t *rapid.T, msg *stored) {
 	m.learnt[m.b] = msg.seq
 	env, err := decodeEnvelope(msg.data)
 	m.must(t, err)
-	m.b.known.places = rapid.SampledFrom([]int{0, mostKnown}).Draw(t, "places of others that are known")
-	m.b.known.bare = rapid.SampledFrom([]int{0, 0, mostBare}).Draw(t, "sequences of others")
+	if !m.draining {
+		m.b.known.places = rapid.SampledFrom([]int{0, mostKnown}).Draw(t, "places of others that are known")
+		m.b.known.bare = rapid.SampledFrom([]int{0, 0, mostBare}).Draw(t, "sequences of others")
+	}
 	m.b.known.arrived(m.b.connections(), &Delivery{Seq: msg.seq, subject: msg.subject}, env.Line(OfKey), msg.data)
+}
+
+// handLast hands the process the last arrival in a key's line, unless it has had that, and maybe all
+// that came before.
+func (m *lineMachine) handLast(t *rapid.T, ctx context.Context, key string) {
+	places, err := m.b.lastPlaces(ctx, Line{Key: key}, 1)
+	if errors.Is(err, pelton.ErrNotFound) {
+		return
+	}
+	m.must(t, err)
+	last := places[len(places)-1]
+	if m.draining || rapid.Bool().Draw(t, "and all others") {
+		for m.learnt[m.b] < last.seq {
+			m.learn(t, ctx)
+		}
+	} else if m.learnt[m.b] < last.seq {
+		m.hand(t, last)
+	}
 }
 
 // drop is a worker that drops a message, or gives it back if that must not be.
@@ -280,6 +304,7 @@ func (m *lineMachine) cancel(t *rapid.T, ctx context.Context, id pelton.ID, dies
 }
 
 func (m *lineMachine) settle(t *rapid.T, ctx context.Context, key string) {
+	m.handLast(t, ctx, key)
 	_, err := m.b.settleLine(ctx, Line{Key: key}, lineSettling{})
 	m.must(t, err)
 	m.arrived[key] = false
@@ -385,6 +410,7 @@ func TestLineMachine(t *testing.T) {
 			seen: map[pelton.ID]uint32{}, unsure: map[pelton.ID]struct{}{},
 		}
 		for _, b := range processes {
+			b.known.begin(0) // its places are purged
 			m.must(rt, b.LoadLimits(ctx))
 			b.limits.set([]pelton.Limit{{Name: "b", ConcurrencyKey: "b", MaxRunning: m.limits["b"]}})
 		}
@@ -399,6 +425,12 @@ func TestLineMachine(t *testing.T) {
 			"":               m.check,
 			"other process":  func(rt *rapid.T) { m.b = processes[rapid.IntRange(0, 1).Draw(rt, "process")] },
 			"arrival learnt": func(rt *rapid.T) { m.learn(rt, ctx) },
+			"look for places before": func(*rapid.T) {
+				(&caller{b: m.b, conn: m.b.connections()}).lookBefore(ctx)
+			},
+			"others take arrivals": func(rt *rapid.T) {
+				m.b.known.came.n, m.b.known.came.of = shareOf, shareOf*rapid.Uint64Range(1, 2).Draw(rt, "one of")
+			},
 			"enqueue": func(rt *rapid.T) {
 				key := rapid.SampledFrom([]string{"a", "b"}).Draw(rt, "key")
 				r := keyed(key)

@@ -51,12 +51,14 @@ func (p *placeReader) next(ctx context.Context, from uint64, mark lineMark, sure
 func (p *placeReader) read(ctx context.Context, from uint64, mark lineMark, sure bool, most int) (err error) {
 	from = max(from, mark.reached+1) // what is before it is being deleted; if that was lost, see lineSettling.redone
 	p.own = false
-	known, asked := knownNext{}, mark.reached == 0 && !mark.nobody
+	known, asked, reads, end := knownNext{}, mark.reached == 0 && !mark.nobody, sure && mark.reached > 0, false
 	for !asked && len(p.ahead) == 0 {
 		known = p.b.known.next(p.b.connections(), p.line, mark, from-1, most)
 		switch {
 		case known.found:
 			p.ahead, p.own = []*stored{{subject: known.subject, seq: known.seq, data: known.data}}, true
+		case reads && known.short:
+			reads, end = false, p.b.readOn(ctx, from-1, known.to)
 		case len(known.bare) == 0:
 			from, asked = max(from, known.none), true
 		default:
@@ -69,6 +71,8 @@ func (p *placeReader) read(ctx context.Context, from uint64, mark lineMark, sure
 	switch {
 	case len(p.ahead) > 0:
 		return nil
+	case end && known.none > known.to: // it was read up to its end just now
+		return pelton.ErrNotFound
 	case known.all && mark.nobody: // whoever gets a later arrival does not find the line full
 		return pelton.ErrNotFound
 	case known.all && p.again && p.b.known.alone(): // most likely there is none

@@ -2,7 +2,6 @@ package broker
 
 import (
 	"cmp"
-	"maps"
 	"slices"
 	"sync"
 )
@@ -16,14 +15,14 @@ const (
 	aloneAfter = 2 * arrivalsAtOnce // messages that came without a gap
 )
 
-// knownPlaces are the places that came to this process as arrivals and that nobody was
-// called from yet, as far as it has seen: so whoever settles a line need not ask the
-// broker who is next, which looks through the places of all other lines for that. Where many
-// wait, only the sequence is kept of those who are far from their turn.
+// knownPlaces are the places that this process knows and that nobody was called from yet, as
+// far as it has seen: so whoever settles a line need not ask the broker who is next, which looks
+// through the places of all other lines for that. Where many wait, only the sequence is
+// kept of those who are far from their turn.
 //
-// What is known is a run: every message of the stream between two sequences came to this
-// process, one behind the other without a sequence missing. Where several workers take
-// arrivals, runs are short, and the broker is asked. Within a run the first place of a
+// What is known is a run: everything in the stream between two sequences, none missing. A process
+// that takes all arrivals knows it from those. Where several do, each reads on in the stream when
+// it misses somebody, many places at a time: see readOn. Within a run the first place of a
 // line behind another is certain. That there is none is not: whoever needs that asks the
 // broker, from the end of the run on, because another process may have dealt with an
 // arrival behind it, and have found the line full. A place that was deleted meanwhile is
@@ -41,14 +40,14 @@ type knownPlaces struct {
 	conn     uint64 // how often the connection was made anew, when the run began
 	from, to uint64 // the run: sequences of the stream; 0: there is none
 	whole    bool   // no place before it is left
+	read     bool   // it was read in the stream: later arrivals may have come
 	lines    map[Line]*knownLine
 	places   int
 	bytes    int
 	bare     int
 	refused  int // places that there was no room for since one was used
-	// ahead are places behind the run that are dealt with: if they are deleted before they
-	// arrive, nothing is missing.
-	ahead map[uint64]struct{}
+
+	came cameGapless
 }
 
 type knownLine struct {
@@ -69,41 +68,57 @@ type knownPlace struct {
 func (k *knownPlaces) arrived(conn uint64, d *Delivery, line Line, data []byte) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	k.on(conn)
+	before := k.came.to
+	gapless := k.came.add(d.Seq)
 	switch {
-	case k.to == 0 || k.conn != conn || !k.nothingBefore(d.Seq):
-		k.begin(conn, d.Seq)
-	case d.Seq <= k.to: // once more
+	case k.to > 0 && d.Seq <= k.to: // once more
 		return
+	case k.to > 0 && (gapless && k.to >= before || d.Seq == k.to+1):
+	case k.to > 0 && k.read && !k.isAlone(): // it will be read if it is needed
+		return
+	default:
+		k.begin(d.Seq)
 	}
 	k.to = d.Seq
+	if k.isAlone() && k.to == k.came.to {
+		k.read = false
+	}
+	k.add(line, knownPlace{d.subject, d.Seq, data})
+}
+
+// add takes note of a place at the end of the run.
+func (k *knownPlaces) add(line Line, place knownPlace) {
 	if line == (Line{}) {
 		return
 	}
 	at := k.lines[line]
 	if at == nil {
-		at = &knownLine{pruned: d.Seq - 1}
+		at = &knownLine{pruned: place.seq - 1}
 		k.lines[line] = at
 	}
 	switch {
 	case at.gapFrom > 0 || k.bare >= mostBare:
 		if at.gapFrom == 0 {
-			at.gapFrom = d.Seq
+			at.gapFrom = place.seq
 		}
-		at.gapTo = d.Seq
+		at.gapTo = place.seq
 		k.refused++
-	case len(at.bare) > 0 || k.full(at, len(data)):
+	case len(at.bare) > 0 || k.full(at, len(place.data)):
 		if len(at.places)+len(at.bare) == 0 { // the line itself takes more
 			k.refused++
 		}
-		at.bare = append(at.bare, d.Seq)
+		at.bare = append(at.bare, place.seq)
 		k.bare++
 	default:
-		at.places = append(at.places, knownPlace{d.subject, d.Seq, data})
+		at.places = append(at.places, place)
 		k.places++
-		k.bytes += len(data)
+		k.bytes += len(place.data)
 	}
 	if k.refused > mostKnown { // what is known is of lines that others settle
-		k.begin(conn, d.Seq+1)
+		read := k.read
+		k.begin(place.seq + 1)
+		k.read = read
 	}
 }
 
@@ -113,58 +128,37 @@ func (k *knownPlaces) full(at *knownLine, size int) bool {
 	return k.places >= mostKnown || k.bytes+size > mostKnownData || len(at.places) >= max(mostKnownOf, (mostKnown-k.places)/8)
 }
 
-// nothingBefore reports whether nothing that waits is between the run and a sequence.
-func (k *knownPlaces) nothingBefore(seq uint64) bool {
-	if seq > k.to+1+uint64(len(k.ahead)) {
-		return false
-	}
-	for at := k.to + 1; at < seq; at++ {
-		if _, over := k.ahead[at]; !over {
-			return false
-		}
-	}
-	for at := k.to + 1; at <= seq; at++ {
-		delete(k.ahead, at)
-	}
-	return true
-}
-
 // over takes note of places that are dealt with.
 func (k *knownPlaces) over(conn uint64, seqs []uint64) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.conn != conn {
-		return
-	}
-	for _, seq := range seqs {
-		if k.to == 0 || seq <= k.to {
-			continue
-		}
-		if k.ahead == nil {
-			k.ahead = make(map[uint64]struct{})
-		} else if len(k.ahead) >= mostKnown { // arrivals go elsewhere
-			clear(k.ahead)
-		}
-		k.ahead[seq] = struct{}{}
+	if k.conn == conn {
+		k.came.without(seqs)
 	}
 }
 
-// begin forgets what is known: a new run begins at a sequence.
-func (k *knownPlaces) begin(conn, from uint64) {
+// on forgets what is known of another connection.
+func (k *knownPlaces) on(conn uint64) {
 	if k.conn != conn {
-		k.ahead = nil
+		k.conn, k.came = conn, cameGapless{}
+		k.begin(0)
 	}
-	k.conn, k.from, k.to, k.whole = conn, from, from-1, false
+}
+
+// begin forgets what is known: a new run begins at a sequence; 0 is none.
+func (k *knownPlaces) begin(from uint64) {
+	k.from, k.to, k.whole, k.read = from, max(from, 1)-1, false, false
 	k.lines, k.places, k.bytes, k.bare, k.refused = make(map[Line]*knownLine), 0, 0, 0, 0
-	maps.DeleteFunc(k.ahead, func(seq uint64, _ struct{}) bool { return seq <= k.to })
 }
 
 // unreadable takes note of a place whose line is not known: nothing before it can be told.
 func (k *knownPlaces) unreadable(conn uint64, d *Delivery) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if d.Seq >= k.from || k.conn != conn {
-		k.begin(conn, d.Seq+1)
+	k.on(conn)
+	k.came.add(d.Seq)
+	if d.Seq >= k.from {
+		k.begin(d.Seq + 1)
 	}
 }
 
@@ -182,6 +176,8 @@ type knownNext struct {
 	bare  []uint64 // or the first of these, in order, of which no more is known
 	none  uint64   // else there is none before this one; 0 is not known either
 	all   bool     // nor one that has come to this process
+	short bool     // what is known ends before that one, or begins behind it
+	to    uint64   // where it ends
 }
 
 // next is the line's first place behind a sequence, or the sequences of at most so many. What is up
@@ -198,10 +194,12 @@ func (k *knownPlaces) next(conn uint64, line Line, mark lineMark, behind uint64,
 		k.prune(line, at, mark.reached)
 	}
 	switch {
-	case short || k.from > behind+1 && !k.whole || k.to <= behind:
+	case short:
 		return knownNext{}
-	case at == nil:
-		return knownNext{none: k.to + 1, all: true}
+	case k.from > behind+1 && !k.whole:
+		return knownNext{short: true, to: k.to}
+	case at == nil || k.to <= behind:
+		return knownNext{none: k.to + 1, all: k.to > behind && !k.read, short: true, to: k.to}
 	}
 	i, _ := slices.BinarySearchFunc(at.places, behind+1, func(p knownPlace, seq uint64) int { return cmp.Compare(p.seq, seq) })
 	n, _ := slices.BinarySearch(at.bare, behind+1)
@@ -213,7 +211,7 @@ func (k *knownPlaces) next(conn uint64, line Line, mark lineMark, behind uint64,
 	case at.gapTo > behind:
 		return knownNext{none: max(at.gapFrom, behind+1)}
 	default:
-		return knownNext{none: k.to + 1, all: true}
+		return knownNext{none: k.to + 1, all: !k.read, short: true, to: k.to}
 	}
 }
 
@@ -248,7 +246,9 @@ func (k *knownPlaces) alone() bool {
 	return k.isAlone()
 }
 
-func (k *knownPlaces) isAlone() bool { return k.to > 0 && k.to+1-k.from >= k.aloneAfter }
+func (k *knownPlaces) isAlone() bool {
+	return k.came.to > 0 && k.came.to+1-k.came.from >= k.aloneAfter && !k.came.shared()
+}
 
 // asksBefore reports whether it is worth to look for places before the run, which ends at to now.
 func (k *knownPlaces) asksBefore() (to uint64, asks bool) {

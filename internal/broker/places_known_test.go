@@ -47,6 +47,31 @@ func TestKnownPlacesAreTrue(t *testing.T) {
 				}
 			},
 			"reconnect": func(*rapid.T) { conn++ },
+			"read on": func(t *rapid.T) {
+				known.came.n, known.came.of = shareOf, 2*shareOf
+				behind := rapid.Uint64Range(0, uint64(len(stream))).Draw(t, "behind")
+				from, reads := known.readsOn(conn, behind, known.to)
+				var places []readPlace
+				for seq := from; reads && seq <= uint64(len(stream)) && rapid.IntRange(0, 3).Draw(t, "more") > 0; seq++ {
+					place := knownPlace{stream[seq-1].token(), seq, []byte(strconv.FormatUint(seq, 10))}
+					places = append(places, readPlace{place, stream[seq-1], rapid.IntRange(0, 9).Draw(t, "readable") == 0})
+				}
+				if reads && !known.readUpTo(conn, from, places) {
+					t.Fatalf("what was read from %d on was not taken note of: %+v", from, &known)
+				}
+			},
+			"forget half": func(*rapid.T) {
+				if known.read {
+					known.forgetHalf()
+				}
+			},
+			"look for places before": func(*rapid.T) {
+				first := uint64(1)
+				for first <= uint64(len(stream)) && (stream[first-1] == Line{} || first <= marks[stream[first-1]].reached) {
+					first++
+				}
+				known.begins(conn, first)
+			},
 			"others take and leave room": func(t *rapid.T) {
 				known.places = rapid.SampledFrom([]int{0, mostKnown}).Draw(t, "places")
 				known.bare = rapid.SampledFrom([]int{0, mostBare}).Draw(t, "sequences")
@@ -62,6 +87,10 @@ func TestKnownPlacesAreTrue(t *testing.T) {
 				mark := marks[line]
 				mark.relays = rapid.Bool().Draw(t, "somebody may go back")
 				after := mark.reached + rapid.Uint64Range(0, 3).Draw(t, "called since")
+				if rapid.IntRange(0, 4).Draw(t, "nobody has a turn") == 0 {
+					nobodyHasATurn(t, known.next(conn, line, lineMark{nobody: true}, 0, 1), stream, line, max(mark.reached, mark.back), upTo)
+					return
+				}
 				got := known.next(conn, line, mark, after, rapid.IntRange(0, 3).Draw(t, "at most"))
 				var behind []uint64
 				for seq := after + 1; seq <= uint64(len(stream)); seq++ {
@@ -92,6 +121,20 @@ func TestKnownPlacesAreTrue(t *testing.T) {
 			},
 		})
 	})
+}
+
+// nobodyHasATurn checks what is said of a line that has no document: all up to a sequence were called, and are over.
+func nobodyHasATurn(t *rapid.T, got knownNext, stream []Line, line Line, over, upTo uint64) {
+	for seq := over + 1; seq <= uint64(len(stream)); seq++ {
+		if stream[seq-1] != line {
+			continue
+		}
+		switch {
+		case got.found && got.seq > seq, len(got.bare) > 0 && got.bare[0] > seq, !got.found && len(got.bare) == 0 && got.none > seq, got.all && seq <= upTo && got.none > upTo:
+			t.Fatalf("%d is the first, it says %+v", seq, got)
+		}
+		return
+	}
 }
 
 // What a process knows is bounded, in all and of each line, and what there was no room for
@@ -127,7 +170,7 @@ func TestKnownPlacesAreBounded(t *testing.T) {
 	if got := first(a, seq-1); got.found || len(got.bare) > 0 || got.none != seq || got.all {
 		t.Errorf("behind the last that there was room for: %+v", got)
 	}
-	if got := first(a, seq); got.found || got.none != 0 {
+	if got := first(a, seq); got.found || got.all || got.none != seq+1 {
 		t.Errorf("behind the end of the run: %+v", got)
 	}
 	known.next(0, a, lineMark{reached: seq}, seq, 1)
