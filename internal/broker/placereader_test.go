@@ -258,6 +258,24 @@ func TestNextAfterAChange(t *testing.T) {
 	next(3, 4) // again, by the last places of before
 }
 
+// What is remembered of a line's last places holds for none before those that were looked at then.
+func TestNextBeforeWhatIsRemembered(t *testing.T) {
+	t.Parallel()
+	b := openNew(t)
+	placesOf(t, b, "q", "a", "q", "q")
+	for _, tt := range []struct{ from, want uint64 }{{3, 3}, {4, 4}, {2, 2}, {3, 3}} {
+		places := placeReader{b: b, line: Line{Key: "k"}}
+		place, err := places.next(t.Context(), tt.from, lineMark{}, true, 9)
+		must(t, err)
+		if place.seq != tt.want {
+			t.Errorf("from %d on comes %d, want %d", tt.from, place.seq, tt.want)
+		}
+	}
+	if last := b.lasts.of(b.connections()+1, Line{Key: "k"}, 4); last != nil {
+		t.Errorf("on another connection: %+v", last)
+	}
+}
+
 // lots are n queues.
 func lots(n int) []string {
 	queues := make([]string, n)

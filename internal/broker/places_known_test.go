@@ -53,8 +53,11 @@ func TestKnownPlacesAreTrue(t *testing.T) {
 				from, reads := known.readsOn(conn, behind, known.to)
 				var places []readPlace
 				for seq := from; reads && seq <= uint64(len(stream)) && rapid.IntRange(0, 3).Draw(t, "more") > 0; seq++ {
-					place := knownPlace{stream[seq-1].token(), seq, []byte(strconv.FormatUint(seq, 10))}
-					places = append(places, readPlace{place, stream[seq-1], rapid.IntRange(0, 9).Draw(t, "readable") == 0})
+					place := readPlace{knownPlace{stream[seq-1].token(), seq, []byte(strconv.FormatUint(seq, 10))}, stream[seq-1], false}
+					if rapid.IntRange(0, 9).Draw(t, "unreadable") == 0 {
+						place.line, place.unread = Line{}, true
+					}
+					places = append(places, place)
 				}
 				if reads && !known.readUpTo(conn, from, places) {
 					t.Fatalf("what was read from %d on was not taken note of: %+v", from, &known)

@@ -109,6 +109,29 @@ func TestReadOnEnds(t *testing.T) {
 	}
 }
 
+// What was read behind a run that has ended meanwhile is not what comes next.
+func TestReadOnIsTooLate(t *testing.T) {
+	t.Parallel()
+	var known knownPlaces
+	known.came = cameGapless{from: 1, to: 1, n: shareOf, of: 2 * shareOf}
+	place := func(seq uint64) []readPlace { return []readPlace{{knownPlace{seq: seq}, Line{Key: "k"}, false}} }
+	if !known.readUpTo(0, 10, place(10)) {
+		t.Fatal("a first run does not begin")
+	}
+	from, _ := known.readsOn(0, 10, 10)
+	known.begin(3)
+	known.read = true
+	if known.readUpTo(0, from, place(from)) {
+		t.Errorf("what comes behind %d is known now, and nothing before it: %+v", from, &known)
+	}
+	if got := known.next(0, Line{Key: "k"}, lineMark{reached: 1}, 4, 1); got.found {
+		t.Errorf("behind 4 comes %d", got.seq)
+	}
+	if known.readUpTo(1, from, place(from)) {
+		t.Error("what another connection read is known")
+	}
+}
+
 // Of a run that was read, the older half is forgotten when there is little room.
 func TestReadOnIsBounded(t *testing.T) {
 	t.Parallel()
