@@ -50,6 +50,8 @@ func flow(ctx context.Context, binary, data string, n int) (_ []figure, err erro
 		{"no limits, 3 workers", several, in("plain")},
 		{"1,000 concurrency keys, 3 workers", several, keys(1000)},
 		{"50 concurrency keys, 3 workers", several, keys(50)},
+		{"a key for each task", 1, keys(n)},
+		{"a key for each task, 3 workers", several, keys(2 * n)},
 	}
 	rates := make([][]float64, len(variants))
 	for range 3 {

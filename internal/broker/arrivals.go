@@ -225,7 +225,7 @@ func (c *caller) settle(ctx context.Context, line Line) bool {
 	}
 	c.waiting[line] = nil
 	c.mu.Unlock()
-	_, err := c.b.settleLine(ctx, line, lineSettling{redone: slices.ContainsFunc(arrivals, (*Delivery).again)})
+	_, err := c.b.settleLine(ctx, line, lineSettling{came: arrivals, redone: slices.ContainsFunc(arrivals, (*Delivery).again)})
 	if err != nil && ctx.Err() == nil {
 		c.b.cfg.Logger.Warn("line not settled, trying again", "concurrency_key", line.Key, "kind", line.Kind, "error", err)
 	}

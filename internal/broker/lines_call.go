@@ -26,11 +26,12 @@ type calling struct {
 	limit   int
 	relay   *Relay
 	places  placeReader
-	taken   bool     // the document gives turns back, which is to be written soon
-	redone  bool     // see lineSettling
-	trusted bool     // the document says what was called
-	unread  bool     // a place could not be read: those behind it cannot be told from it
-	mark    lineMark // of the document as it was written
+	taken   bool                    // the document gives turns back, which is to be written soon
+	redone  bool                    // see lineSettling
+	hands   func(place uint64) bool // see lineSettling.handsOver
+	trusted bool                    // the document says what was called
+	unread  bool                    // a place could not be read: those behind it cannot be told from it
+	mark    lineMark                // of the document as it was written
 	voids   int
 
 	called bool     // the document has new turns
@@ -40,7 +41,7 @@ type calling struct {
 func (b *Broker) newCalling(doc *lineDoc, taken bool, s lineSettling) *calling {
 	c := &calling{
 		b: b, doc: doc, limit: b.limits.of(doc.Line), relay: s.relay, places: placeReader{b: b, line: doc.Line, again: taken},
-		taken: taken, redone: s.redone, trusted: doc.Reached > 0 && !s.front && !s.redone,
+		taken: taken, redone: s.redone, hands: s.handsOver, trusted: doc.Reached > 0 && !s.front && !s.redone,
 	}
 	switch {
 	case c.trusted:
@@ -80,7 +81,7 @@ func (c *calling) run(ctx context.Context) error {
 
 // deal does with a place what it is there for; false means that its task has to wait.
 func (c *calling) deal(ctx context.Context, place *stored) (dealt bool, err error) {
-	trusted := c.trusted || c.mark.nobody && c.places.own
+	trusted := c.trusted || c.mark.nobody && (c.places.own || c.hands(place.seq))
 	what, head, err := c.b.placeOf(ctx, c.doc, place, trusted && !c.unread)
 	if err != nil {
 		return false, err

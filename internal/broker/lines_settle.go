@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/peltonq/pelton"
 	"github.com/peltonq/pelton/internal/failpoint"
@@ -28,12 +29,19 @@ type lineSettling struct {
 	// redone is front, room or not, up to the first that waits: somebody else may have died before
 	// the deletion of a place was sent.
 	redone bool
+	// came are the arrivals that it is for.
+	came []*Delivery
 	// relay gives back the turn that it has, if any, and takes what it can.
 	relay *Relay
 	// by is the message that the caller holds, and task what it gives the turn back of: if that
 	// is in a relay by that message, the relay ends.
 	by   uint64
 	task pelton.ID
+}
+
+// handsOver reports whether a place was handed out for the first time just now.
+func (s *lineSettling) handsOver(seq uint64) bool {
+	return slices.ContainsFunc(s.came, func(d *Delivery) bool { return d.Seq == seq && d.First() })
 }
 
 // settleLine takes the turns of tasks that are over, and calls the next in line

@@ -80,7 +80,17 @@ func (p *placeReader) read(ctx context.Context, from uint64, mark lineMark, sure
 	case !sure && (!p.near || most == 0):
 		return pelton.ErrNotFound
 	}
-	return p.ask(ctx, from)
+	if from > 1 {
+		return p.ask(ctx, from)
+	}
+	conn, gone := p.b.connections(), p.b.known.end()
+	if err = p.ask(ctx, from); err == nil {
+		gone = p.ahead[0].seq - 1
+	}
+	if err == nil || errors.Is(err, pelton.ErrNotFound) {
+		p.b.known.gone(conn, p.line, gone)
+	}
+	return err
 }
 
 // ask finds the next place in the broker. That takes it long where others lie between, or where there

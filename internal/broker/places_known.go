@@ -238,6 +238,22 @@ func (k *knownPlaces) prune(line Line, at *knownLine, reached uint64) {
 	}
 }
 
+// end is the end of the run.
+func (k *knownPlaces) end() uint64 {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.to
+}
+
+// gone takes note of a line's first place, up to before which all others are gone.
+func (k *knownPlaces) gone(conn uint64, line Line, upTo uint64) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if at := k.lines[line]; at != nil && k.conn == conn {
+		k.prune(line, at, upTo)
+	}
+}
+
 // alone reports whether so many messages have come without a gap that this is most likely the only
 // process that takes arrivals.
 func (k *knownPlaces) alone() bool {

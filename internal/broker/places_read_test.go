@@ -210,3 +210,26 @@ func TestFirstOfAllMayBeOver(t *testing.T) {
 	must(t, b.LeaveDropped(t.Context(), records[0], records[0].Envelope(), 1))
 	haveTurns(t, b, "k", records[1])
 }
+
+// Nor is it called more than once: whoever drops its message looks at the line from the front.
+func TestWhoIsOverIsForgotten(t *testing.T) {
+	t.Parallel()
+	b := openNew(t)
+	b.known.aloneAfter = 1
+	records := inLineOf(t, b, "k", 3)
+	arrive(t, b, records)
+	b.known.begins(b.connections(), 1)
+	for i, r := range records {
+		r.State = pelton.Cancelled
+		must(t, b.SaveRecord(t.Context(), r))
+		vanish(t, b, uint64(i)+1)
+	}
+	settled(t, b, "k")
+	haveTurns(t, b, "k", records[0])
+	must(t, b.LeaveDropped(t.Context(), records[0], records[0].Envelope(), 1))
+	settled(t, b, "k")
+	haveTurns(t, b, "k")
+	if at := b.known.lines[Line{Key: "k"}]; at != nil {
+		t.Errorf("of a line that is empty is known: %+v", at)
+	}
+}
