@@ -51,27 +51,17 @@ func (p *placeReader) next(ctx context.Context, from uint64, mark lineMark, sure
 func (p *placeReader) read(ctx context.Context, from uint64, mark lineMark, sure bool, most int) (err error) {
 	from = max(from, mark.reached+1) // what is before it is being deleted; if that was lost, see lineSettling.redone
 	p.own = false
-	known, asked, reads, end := knownNext{}, mark.reached == 0 && !mark.nobody, sure && mark.reached > 0, false
-	for !asked && len(p.ahead) == 0 {
-		known = p.b.known.next(p.b.connections(), p.line, mark, from-1, most)
-		switch {
-		case known.found:
-			p.ahead, p.own = []*stored{{subject: known.subject, seq: known.seq, data: known.data}}, true
-		case reads && known.short:
-			reads, end = false, p.b.readOn(ctx, from-1, known.to)
-		case len(known.bare) == 0:
-			from, asked = max(from, known.none), true
-		default:
-			if p.ahead, err = p.b.placesAt(ctx, p.line, known.bare); err != nil {
-				return err
-			}
-			from = known.bare[len(known.bare)-1] + 1
+	var known knownNext
+	end := false
+	if mark.reached > 0 || mark.nobody {
+		if known, end, err = p.look(ctx, &from, mark, sure && mark.reached > 0, most); err != nil {
+			return err
 		}
 	}
 	switch {
 	case len(p.ahead) > 0:
 		return nil
-	case end && known.none > known.to: // it was read up to its end just now
+	case end && known.short && known.none > known.to: // it was read up to its end just now
 		return pelton.ErrNotFound
 	case known.all && mark.nobody: // whoever gets a later arrival does not find the line full
 		return pelton.ErrNotFound
@@ -79,8 +69,7 @@ func (p *placeReader) read(ctx context.Context, from uint64, mark lineMark, sure
 		return pelton.ErrNotFound
 	case !sure && (!p.near || most == 0):
 		return pelton.ErrNotFound
-	}
-	if from > 1 {
+	case from > 1:
 		return p.ask(ctx, from)
 	}
 	conn, gone := p.b.connections(), p.b.known.end()
@@ -91,6 +80,29 @@ func (p *placeReader) read(ctx context.Context, from uint64, mark lineMark, sure
 		p.b.known.gone(conn, p.line, gone)
 	}
 	return err
+}
+
+// look looks among the places that are known, and reads on once if that may help: end says that it was up to the end
+// of the stream. Who is not known can only be from a later sequence on, which is put into from.
+func (p *placeReader) look(ctx context.Context, from *uint64, mark lineMark, reads bool, most int) (known knownNext, end bool, err error) {
+	for {
+		known = p.b.known.next(p.b.connections(), p.line, mark, *from-1, most)
+		switch {
+		case known.found:
+			p.ahead, p.own = []*stored{{subject: known.subject, seq: known.seq, data: known.data}}, true
+			return known, end, nil
+		case reads && known.short:
+			reads, end = false, p.b.readOn(ctx, *from-1, known.to)
+			continue
+		case len(known.bare) == 0:
+			*from = max(*from, known.none)
+			return known, end, nil
+		}
+		if p.ahead, err = p.b.placesAt(ctx, p.line, known.bare); err != nil || len(p.ahead) > 0 {
+			return known, end, err
+		}
+		*from = known.bare[len(known.bare)-1] + 1
+	}
 }
 
 // ask finds the next place in the broker. That takes it long where others lie between, or where there

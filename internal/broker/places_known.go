@@ -47,7 +47,7 @@ type knownPlaces struct {
 	bare     int
 	refused  int // places that there was no room for since one was used
 
-	came cameGapless
+	came arrivalRun
 }
 
 type knownLine struct {
@@ -140,7 +140,7 @@ func (k *knownPlaces) over(conn uint64, seqs []uint64) {
 // on forgets what is known of another connection.
 func (k *knownPlaces) on(conn uint64) {
 	if k.conn != conn {
-		k.conn, k.came = conn, cameGapless{}
+		k.conn, k.came = conn, arrivalRun{}
 		k.begin(0)
 	}
 }

@@ -26,7 +26,12 @@ func (b *Broker) readOn(ctx context.Context, behind, to uint64) (end bool) {
 	select {
 	case b.reading <- struct{}{}:
 		defer func() { <-b.reading }()
-	case <-ctx.Done():
+	default: // somebody else reads on: that may be enough
+		select {
+		case b.reading <- struct{}{}:
+			<-b.reading
+		case <-ctx.Done():
+		}
 		return false
 	}
 	conn := b.connections()

@@ -109,11 +109,29 @@ func TestReadOnEnds(t *testing.T) {
 	}
 }
 
+// Places that there is no room for are asked for, also when all was read.
+func TestReadOnWithoutRoom(t *testing.T) {
+	t.Parallel()
+	b := openNew(t)
+	records := inLineOf(t, b, "k", 1)
+	others := inLineOf(t, b, "other", 2*shareOf+2)
+	records = append(records, inLineOf(t, b, "k", 1)...)
+	among(t, b, append(records[:1:1], others...))
+	b.known.bare = mostBare
+	b.known.read, b.known.from = true, 1 // so that this is not forgotten
+	places := placeReader{b: b, line: Line{Key: "k"}}
+	place, err := places.next(t.Context(), 2, lineMark{reached: 1}, true, 1)
+	must(t, err)
+	if place.seq != uint64(len(others))+2 || len(records) != 2 {
+		t.Errorf("behind the first comes %d", place.seq)
+	}
+}
+
 // What was read behind a run that has ended meanwhile is not what comes next.
 func TestReadOnIsTooLate(t *testing.T) {
 	t.Parallel()
 	var known knownPlaces
-	known.came = cameGapless{from: 1, to: 1, n: shareOf, of: 2 * shareOf}
+	known.came = arrivalRun{from: 1, to: 1, n: shareOf, of: 2 * shareOf}
 	place := func(seq uint64) []readPlace { return []readPlace{{knownPlace{seq: seq}, Line{Key: "k"}, false}} }
 	if !known.readUpTo(0, 10, place(10)) {
 		t.Fatal("a first run does not begin")
@@ -136,7 +154,7 @@ func TestReadOnIsTooLate(t *testing.T) {
 func TestReadOnIsBounded(t *testing.T) {
 	t.Parallel()
 	var known knownPlaces
-	known.came = cameGapless{from: 1, to: 1, n: shareOf, of: 2 * shareOf}
+	known.came = arrivalRun{from: 1, to: 1, n: shareOf, of: 2 * shareOf}
 	line := Line{Key: "k"}
 	for seq := uint64(1); seq <= 3*mostKnown; seq += readAtOnce {
 		places := make([]readPlace, readAtOnce)

@@ -9,9 +9,9 @@ const (
 	shareOfLast = 1024
 )
 
-// cameGapless are arrivals: every message of the stream between two sequences came to this
+// arrivalRun is a run of arrivals: every message of the stream between two sequences came to this
 // process, one behind the other without a sequence missing; 0 is none.
-type cameGapless struct {
+type arrivalRun struct {
 	from, to uint64
 	// ahead are places behind them that are dealt with: if they are deleted before they
 	// arrive, nothing is missing.
@@ -21,7 +21,7 @@ type cameGapless struct {
 }
 
 // add takes note of an arrival, and reports whether none is missing before it.
-func (c *cameGapless) add(seq uint64) (gapless bool) {
+func (c *arrivalRun) add(seq uint64) (gapless bool) {
 	if c.to > 0 && seq > c.to {
 		c.n, c.of = c.n+1, c.of+min(seq-c.to, 2*fewProcesses)
 	}
@@ -37,13 +37,13 @@ func (c *cameGapless) add(seq uint64) (gapless bool) {
 }
 
 // shared reports whether others surely take arrivals, too.
-func (c *cameGapless) shared() bool { return c.n >= shareOf && 10*c.of > 13*c.n }
+func (c *arrivalRun) shared() bool { return c.n >= shareOf && 10*c.of > 13*c.n }
 
 // among reports whether at least one of so many came.
-func (c *cameGapless) among(some uint64) bool { return c.of <= some*c.n }
+func (c *arrivalRun) among(some uint64) bool { return c.of <= some*c.n }
 
 // nothingBefore reports whether nothing that waits is between those that came and a sequence.
-func (c *cameGapless) nothingBefore(seq uint64) bool {
+func (c *arrivalRun) nothingBefore(seq uint64) bool {
 	if seq > c.to+1+uint64(len(c.ahead)) {
 		return false
 	}
@@ -59,7 +59,7 @@ func (c *cameGapless) nothingBefore(seq uint64) bool {
 }
 
 // without takes note of places that are dealt with.
-func (c *cameGapless) without(seqs []uint64) {
+func (c *arrivalRun) without(seqs []uint64) {
 	for _, seq := range seqs {
 		if c.to == 0 || seq <= c.to {
 			continue
