@@ -11,11 +11,12 @@ import (
 )
 
 const (
-	// relayFor bounds the time that handlers take for which a worker passes a turn on without giving
-	// its slot to whatever else waits.
+	// relayFor bounds the time for which a worker passes a turn on without giving its slot
+	// to whatever else waits.
 	relayFor = 100 * time.Millisecond
-	// relayLasts bounds it with the time that the broker takes, which may be long where many
-	// tasks share a processor: to give the slot away sooner would cost still more of that.
+	// relayLeast tasks may take relayLasts, if it is not the handlers that take it but the broker, as where
+	// many tasks share a processor: to give the slot away sooner would cost still more of that.
+	relayLeast = 8
 	relayLasts = 400 * time.Millisecond
 	// mostRelayed bounds the tasks that it takes over at a time.
 	mostRelayed = 32
@@ -69,19 +70,29 @@ func (rl *relay) count(r *run) {
 	rl.worked += max(0, r.record.FinishedAt.Sub(r.record.StartedAt))
 }
 
-// most is how many tasks the relay is to take over, by what those before took.
-func (rl *relay) most() int {
+// most is how many tasks the relay is to take over.
+func (rl *relay) most() int { return relayTakes(time.Since(rl.began), rl.worked, rl.ended) }
+
+// relayTakes is how many more tasks fit into the time of a relay, if they take what those before
+// took: took in all, and worked by their handlers.
+func relayTakes(took, worked time.Duration, ended int) int {
 	more := func(spent, of time.Duration) int {
-		each := max(spent/time.Duration(max(rl.ended, 1)), time.Microsecond)
+		each := max(spent/time.Duration(max(ended, 1)), time.Microsecond)
 		return int((of - spent) / each)
 	}
-	return max(0, min(more(rl.worked, relayFor), more(time.Since(rl.began), relayLasts), mostRelayed))
+	by := max(more(took, relayFor), min(more(took, relayLasts), relayLeast-ended))
+	return max(0, min(by, more(worked, relayFor), mostRelayed))
+}
+
+// relayInTime reports whether a relay still has time for another task.
+func relayInTime(took, worked time.Duration, ended int) bool {
+	return took < relayFor || took < relayLasts && ended < relayLeast && worked < relayFor
 }
 
 // mayGoOn reports whether another task may start in the relay.
 func (rl *relay) mayGoOn() bool {
 	r := rl.last.Load()
-	return rl.worked < relayFor && time.Since(rl.began) < relayLasts && !ended(r.w.stopping) && !r.lane.paused.Load() && r.lane.rate.Load() == nil &&
+	return relayInTime(time.Since(rl.began), rl.worked, rl.ended) && !ended(r.w.stopping) && !r.lane.paused.Load() && r.lane.rate.Load() == nil &&
 		r.lane.startBy(r.delivery) > 0 && !r.lateNow()
 }
 
