@@ -8,25 +8,29 @@ import (
 func TestGarbageFor(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
-		live      uint64
-		quiet     bool
-		now, want int
+		live        uint64
+		quiet, busy bool
+		now, want   int
 	}{
-		{0, false, garbageSmall, garbageSmall},
-		{largeHeap - 1, false, garbageSmall, garbageSmall},
-		{largeHeap, false, garbageSmall, garbageLarge},
-		{largeHeap / 2, false, garbageLarge, garbageLarge},
-		{largeHeap/2 - 1, false, garbageLarge, garbageSmall},
-		{1 << 40, false, garbageLarge, garbageLarge},
-		{smallHeap - 1, true, garbageSmall, garbageSmall},
-		{smallHeap, true, garbageSmall, garbageQuiet},
-		{1 << 40, true, garbageLarge, garbageQuiet},
-		{smallHeap - 1, true, garbageQuiet, garbageSmall},
-		{largeHeap / 2, false, garbageQuiet, garbageSmall},
-		{largeHeap, false, garbageQuiet, garbageLarge},
+		{0, false, false, garbageSmall, garbageSmall},
+		{largeHeap - 1, false, false, garbageSmall, garbageSmall},
+		{largeHeap, false, false, garbageSmall, garbageLarge},
+		{largeHeap / 2, false, false, garbageLarge, garbageLarge},
+		{largeHeap/2 - 1, false, false, garbageLarge, garbageSmall},
+		{1 << 40, false, false, garbageLarge, garbageLarge},
+		{smallHeap - 1, true, false, garbageSmall, garbageSmall},
+		{smallHeap, true, false, garbageSmall, garbageQuiet},
+		{1 << 40, true, false, garbageLarge, garbageQuiet},
+		{smallHeap - 1, true, false, garbageQuiet, garbageSmall},
+		{largeHeap / 2, false, false, garbageQuiet, garbageSmall},
+		{largeHeap, false, false, garbageQuiet, garbageLarge},
+		{smallHeap - 1, false, true, garbageSmall, garbageBusy},
+		{smallHeap, false, true, garbageBusy, garbageSmall},
+		{largeHeap - 1, false, false, garbageBusy, garbageSmall},
+		{largeHeap, false, true, garbageBusy, garbageLarge},
 	} {
-		if got := garbageFor(tt.live, tt.quiet, tt.now); got != tt.want {
-			t.Errorf("%d bytes after %d %%, quiet %t: %d %%, want %d %%", tt.live, tt.now, tt.quiet, got, tt.want)
+		if got := garbageFor(tt.live, tt.quiet, tt.busy, tt.now); got != tt.want {
+			t.Errorf("%d bytes after %d %%, quiet %t, busy %t: %d %%, want %d %%", tt.live, tt.now, tt.quiet, tt.busy, got, tt.want)
 		}
 	}
 }
@@ -62,6 +66,23 @@ func TestHeapWatch(t *testing.T) {
 		if got := looks(step.looks, step.each); got != step.want {
 			t.Errorf("%s: %d %%, want %d %%", step.what, got, step.want)
 		}
+	}
+}
+
+// A server that holds little is busy for a while after a look at which much was allocated.
+func TestBusyHeap(t *testing.T) {
+	t.Parallel()
+	w := heapWatch{percent: garbageSmall}
+	if w.look(smallHeap-1, busyBytes); w.percent != garbageBusy {
+		t.Fatalf("busy: %d %%", w.percent)
+	}
+	for n := range busyLooks - 1 {
+		if w.look(smallHeap-1, busyBytes); w.percent != garbageBusy {
+			t.Fatalf("busy %d looks before: %d %%", n+1, w.percent)
+		}
+	}
+	if w.look(smallHeap-1, busyBytes); w.percent != garbageSmall {
+		t.Errorf("no more busy: %d %%", w.percent)
 	}
 }
 
