@@ -149,7 +149,8 @@ type caller struct {
 // serve deals with one arrival.
 func (c *caller) serve(ctx context.Context, d *Delivery) {
 	data := d.data
-	line, ok := c.lineOf(d)
+	line, ok := c.b.lineOf(d.subject, func() (*Envelope, error) { d.decode(); return d.Envelope, d.Err })
+	d.data = nil
 	switch {
 	case ok || c.b.isNoPlace(d.subject):
 		c.b.known.arrived(c.conn, d, line, data)
@@ -234,18 +235,6 @@ func (c *caller) settle(ctx context.Context, line Line) bool {
 		<-c.held
 	}
 	return true
-}
-
-// lineOf is the line in which a task took a place.
-func (c *caller) lineOf(d *Delivery) (Line, bool) {
-	if line, known := c.b.lineNames.Get(d.subject); known {
-		d.data = nil
-		return line, true
-	}
-	if d.decode(); d.Err != nil {
-		return Line{}, false
-	}
-	return c.b.lineOf(d.subject, d.Envelope)
 }
 
 // giveBackArrival lets another worker have it. Without a connection it does

@@ -39,14 +39,15 @@ type calling struct {
 }
 
 func (b *Broker) newCalling(doc *lineDoc, taken bool, s lineSettling) *calling {
+	front := s.front || s.redone
 	c := &calling{
 		b: b, doc: doc, limit: b.limits.of(doc.Line), relay: s.relay, places: placeReader{b: b, line: doc.Line, again: taken},
-		taken: taken, redone: s.redone, hands: s.handsOver, trusted: doc.Reached > 0 && !s.front && !s.redone,
+		taken: taken, redone: s.redone, hands: s.handsOver, trusted: doc.Reached > 0 && !front,
 	}
 	switch {
 	case c.trusted:
 		c.mark = lineMark{reached: doc.Reached, back: doc.Back, relays: doc.relaying()}
-	case doc.absent && !s.front && !s.redone:
+	case doc.absent && !front:
 		c.mark.nobody = true
 	}
 	c.relay.begin(taken, c.limit)

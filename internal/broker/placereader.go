@@ -26,7 +26,7 @@ type placeReader struct {
 	line  Line
 	ahead []*stored // came with the one before
 	near  bool      // the last one was found quickly
-	own   bool      // those ahead came to this process as arrivals
+	own   bool      // those ahead were known to this process
 	lasts []*stored // the line's last places, if they were asked for
 	old   bool      // before: there may be others behind them by now
 	// again says that the line is read once more whatever is found, after a write.

@@ -67,13 +67,7 @@ func (b *Broker) readPlace(msg *stored) readPlace {
 	if b.isNoPlace(msg.subject) {
 		return p
 	}
-	line, known := b.lineNames.Get(msg.subject)
-	if !known {
-		e, err := decodeMessage(msg.data, msg.seq)
-		if known = err == nil; known {
-			line, known = b.lineOf(msg.subject, e)
-		}
-	}
+	line, known := b.lineOf(msg.subject, func() (*Envelope, error) { return decodeMessage(msg.data, msg.seq) })
 	p.line, p.unread = line, !known
 	return p
 }
@@ -83,8 +77,16 @@ func (b *Broker) isNoPlace(subject string) bool {
 	return strings.HasPrefix(subject, b.laterPlacePrefix(0)) || subject == b.keyedProbe(0)
 }
 
-// lineOf is the line in which a task took a place on this subject.
-func (b *Broker) lineOf(subject string, e *Envelope) (Line, bool) {
+// lineOf is the line in which a task took a place on this subject. What is there is only decoded where the line
+// is not remembered.
+func (b *Broker) lineOf(subject string, decode func() (*Envelope, error)) (Line, bool) {
+	if line, known := b.lineNames.Get(subject); known {
+		return line, true
+	}
+	e, err := decode()
+	if err != nil {
+		return Line{}, false
+	}
 	for _, line := range []Line{e.Line(OfKey), e.Line(OfKind)} {
 		if subject == b.place(0, line, e.Queue) {
 			b.lineNames.Add(subject, line)

@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -39,6 +40,15 @@ func among(t *testing.T, b *Broker, records []*Record) {
 			b.known.arrived(b.connections(), &Delivery{Seq: place.seq, subject: place.subject}, r.Line(OfKey), place.data)
 		}
 	}
+}
+
+// beside takes so many places in another line, behind those of records, that half of what comes makes the process
+// one of several.
+func beside(t *testing.T, b *Broker, records []*Record) (others []*Record) {
+	t.Helper()
+	others = inLineOf(t, b, "other", 2*shareOf+2)
+	among(t, b, slices.Concat(records, others))
+	return others
 }
 
 // Of several processes each reads on in the stream when it misses somebody, and knows from then on who is
@@ -89,8 +99,7 @@ func TestReadOnEnds(t *testing.T) {
 	t.Parallel()
 	b := openNew(t)
 	records := inLineOf(t, b, "k", 2)
-	others := inLineOf(t, b, "other", 2*shareOf+2)
-	among(t, b, append(records, others...))
+	beside(t, b, records)
 	settled(t, b, "k")
 	runs(t, b, records[0], 1)
 	must(t, b.LeaveLines(t.Context(), records[0], 1))
@@ -114,15 +123,14 @@ func TestReadOnWithoutRoom(t *testing.T) {
 	t.Parallel()
 	b := openNew(t)
 	records := inLineOf(t, b, "k", 1)
-	others := inLineOf(t, b, "other", 2*shareOf+2)
-	records = append(records, inLineOf(t, b, "k", 1)...)
-	among(t, b, append(records[:1:1], others...))
+	others := beside(t, b, records)
+	inLineOf(t, b, "k", 1)
 	b.known.bare = mostBare
 	b.known.read, b.known.from = true, 1 // so that this is not forgotten
 	places := placeReader{b: b, line: Line{Key: "k"}}
 	place, err := places.next(t.Context(), 2, lineMark{reached: 1}, true, 1)
 	must(t, err)
-	if place.seq != uint64(len(others))+2 || len(records) != 2 {
+	if place.seq != uint64(len(others))+2 {
 		t.Errorf("behind the first comes %d", place.seq)
 	}
 }
