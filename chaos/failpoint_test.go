@@ -126,8 +126,9 @@ func TestExclusionFailpoints(t *testing.T) {
 		}
 		s.producer.enqueue(order{kind: "chaos.sleep", ms: 30, key: keys[n%len(keys)]})
 		if n%4 == 0 { // a line that is run by relays
-			for i := range 6 {
-				s.producer.enqueue(order{kind: []string{"chaos.quick", "chaos.fail"}[i/4%2], times: 1, key: keys[n/4%len(keys)]})
+			for i := range 6 { // the others go back behind the third
+				kind := []string{"chaos.quick", "chaos.quick", "chaos.sleep", "chaos.quick", "chaos.fail", "chaos.fail"}[i]
+				s.producer.enqueue(order{kind: kind, ms: 120, times: 1, key: keys[n/4%len(keys)]})
 			}
 		}
 		if n%8 == 0 { // longer than a third of the lease

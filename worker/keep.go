@@ -79,7 +79,7 @@ func (r *run) attend() {
 }
 
 // keep extends the lease every third of it, writes that the task runs, and its
-// progress, and gives the handler up that goes on for too long after the end of its ctx.
+// progress, gives back who waits behind it in a relay, and gives the handler up that goes on for too long after the end of its ctx.
 // Without contact for two thirds of the lease it fences the run. It ends with ctx.
 func (r *run) keep(ctx context.Context, k *runKeeper) {
 	beat := time.NewTimer(r.nextBeat()) // the delivery may be as old as a third of the lease
@@ -90,6 +90,11 @@ func (r *run) keep(ctx context.Context, k *runKeeper) {
 	if r.fence.Load() != 0 || failpoint.Broken(failpoint.NoPromotion) {
 		write.Stop()
 		writes = false
+	}
+	behind := time.NewTimer(attendAfter - time.Since(r.begun))
+	defer behind.Stop()
+	if r.relay == nil {
+		behind.Stop()
 	}
 	patience := time.NewTimer(time.Hour)
 	patience.Stop()
@@ -119,6 +124,10 @@ func (r *run) keep(ctx context.Context, k *runKeeper) {
 				write.Reset(progressEvery)
 			} else {
 				writes = false
+			}
+		case <-behind.C:
+			if !r.relay.shorten(ctx, r) {
+				behind.Reset(progressEvery)
 			}
 		case <-ends:
 			if ends = nil; errors.Is(context.Cause(r.ctx), pelton.ErrShutdown) { //nolint:contextcheck // the handler's

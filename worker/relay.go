@@ -1,7 +1,9 @@
 package worker
 
 import (
+	"context"
 	"errors"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -30,7 +32,8 @@ const (
 //
 //   - between the write that takes the tasks over and the first start: all go back;
 //   - while one runs that nothing is written of: it goes back, and is called first;
-//   - while one runs that a running record is written of: it is taken over;
+//   - while one runs that a running record is written of: it is taken over, before or after those
+//     behind it went back;
 //   - between a terminal write and the dead letter: that is kept, and the next ones go back;
 //   - between a put-back write and its publish, or between that and the write that leaves
 //     the turn to the task: both are done;
@@ -43,6 +46,38 @@ type relay struct {
 	ended  int                 // tasks that are over
 	last   atomic.Pointer[run] // the latest run: it knows the lease
 	on     bool                // the task of that is over, and the next one may start
+
+	mu    sync.Mutex
+	runs  int  // tasks that have started since the last ones were taken over; 0 while none runs
+	short bool // those that have not started were given back, or may have been
+}
+
+// shorten gives back who waits behind the run, which takes long: whoever has a turn may go on with them. done
+// is false if that is not known to be written.
+func (rl *relay) shorten(ctx context.Context, r *run) (done bool) {
+	rl.mu.Lock() // the relay goes on after that
+	defer rl.mu.Unlock()
+	if ended(r.done) || rl.runs == 0 || rl.runs >= len(rl.Tasks) {
+		return true
+	}
+	ctx, cancel := context.WithTimeout(ctx, min(time.Second, r.lane.leaseNow()/6)) // heartbeats wait for it meanwhile
+	defer cancel()
+	rl.short = true
+	if err := r.w.b.Shorten(ctx, rl.Relay, rl.runs); err != nil {
+		r.log().Debug("those who wait in a relay not given back yet", "error", err)
+		return false
+	}
+	failpoint.At(failpoint.RelayShort)
+	return true
+}
+
+// step says that so many of its tasks have started, the last of them now; 0 that none runs. It
+// reports whether those that have not started are still the relay's.
+func (rl *relay) step(runs int) (goesOn bool) {
+	rl.mu.Lock()
+	defer rl.mu.Unlock()
+	rl.runs = runs
+	return !rl.short
 }
 
 // beginRelay prepares to pass on the turn of a task whose handler has returned; nil means
@@ -116,6 +151,7 @@ func (r *run) passOn() error {
 	next := (*relay)(nil)
 	switch {
 	case r.relay != nil: // and its loop does not go on
+		r.relay.step(0)
 		r.relay.Over(0)
 		err = r.insist(func() error { return r.w.b.GoOn(r.w.hard, r.relay.Relay, 0) })
 	case len(r.record.Places) == 0:
@@ -132,7 +168,7 @@ func (r *run) passOn() error {
 		return err
 	case next != nil && len(next.Tasks) > 0:
 		failpoint.At(failpoint.RelayTaken)
-		r.relay = next
+		r.begins = next
 		r.w.pass(next)
 	default:
 		r.ack()
@@ -155,25 +191,29 @@ func (r *run) keepTurn() error {
 
 // relayOn runs the tasks of the relay that the end of a run has begun, if it has.
 func (w *Worker) relayOn(c candidate, head *run) {
-	rl := head.relay
-	if rl == nil || c.relay != nil {
+	rl := head.begins
+	if rl == nil {
 		return
 	}
 	defer w.passed(rl)
 	for len(rl.Tasks) > 0 {
 		n := 0
 		records, err := w.b.LoadRecords(w.hard, rl.Tasks)
-		for over := err == nil; over && n < len(rl.Tasks) && rl.mayGoOn(); {
+		for over := err == nil; over && n < len(records) && rl.mayGoOn(); {
 			var lost bool
+			rl.step(n + 1)
 			if over, lost = w.runNext(c, rl, records[n]); lost {
 				return // its turn is dealt with, or the message comes to somebody who does it
 			}
+			goesOn := rl.step(0)
 			if over {
 				n++
 				failpoint.At(failpoint.RelayPassed)
 			}
+			over = over && goesOn
 		}
 		rl.Over(n)
+		rl.short = false
 		last, most := rl.last.Load(), rl.most()
 		if err := last.insist(func() error { return w.b.GoOn(w.hard, rl.Relay, most) }); err != nil {
 			last.log().Warn("turn not given back, it is left to the message's next delivery", "error", err)
@@ -274,7 +314,7 @@ func (w *Worker) resume(r *run, c candidate) (dealt bool) {
 // lookThrough goes on with whichever task of a relay has begun, as far as its record says. on is
 // false if the turn is that task's from here on.
 func (w *Worker) lookThrough(c candidate, rl *relay) (on bool, err error) {
-	for _, id := range rl.Tasks {
+	for i, id := range rl.Tasks {
 		record, err := w.b.LoadRecord(w.hard, id)
 		switch {
 		case errors.Is(err, pelton.ErrNotFound):
@@ -286,16 +326,18 @@ func (w *Worker) lookThrough(c candidate, rl *relay) (on bool, err error) {
 				return false, err //nolint:wrapcheck // logged
 			}
 			continue
-		case record.State.Terminal():
+		case record.OverInRelay():
 			continue
 		case record.State == pelton.Queued && record.InLine:
 			return true, nil
 		}
 		entry, known := w.mux.lookup(record.Kind)
 		rl.on = false
+		rl.step(i + 1)
 		w.admit(candidate{
 			w: w, lane: c.lane, delivery: c.delivery.As(record), entry: entry, known: known, seated: !entry.cpuBound, way: &broker.Limited{}, slot: c.slot, relay: rl,
 		})
+		rl.step(0)
 		if !rl.on {
 			return false, nil
 		}

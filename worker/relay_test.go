@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/peltonq/pelton"
+	"github.com/peltonq/pelton/internal/broker"
 	"github.com/peltonq/pelton/internal/brokertest"
 	"github.com/peltonq/pelton/producer"
 	"github.com/peltonq/pelton/worker"
@@ -176,6 +177,104 @@ func TestRelayOfCancelledTasks(t *testing.T) {
 		if task := r.get(t, ids[i]); task.State != pelton.Cancelled {
 			t.Errorf("task %d is %s", i, task.State)
 		}
+	}
+	r.idle(t)
+	r.noTurns(t)
+}
+
+// runningBy writes that a worker runs the task by a message.
+func runningBy(t *testing.T, b *broker.Broker, id pelton.ID, owner string, message uint64) *broker.Record {
+	t.Helper()
+	r, err := b.LoadRecord(t.Context(), id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.State, r.Owner, r.Carrier, r.InLine, r.StartedAt = pelton.Running, owner, message, false, time.Now().UTC()
+	if err := b.SaveRecord(t.Context(), r); err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// Who takes a relay over goes on with what runs, though a task before that was requeued meanwhile.
+func TestTakenOverRelayPassesWhatWasRequeued(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	log := newLineLog()
+	r.on("a", func(_ context.Context, task *pelton.Task) (json.RawMessage, error) {
+		defer log.enter(task)()
+		return nil, nil
+	})
+	ids := r.inLine(t, "a", "a", "a", "a")
+	b := r.broker(t)
+	first, err := b.LoadRecord(t.Context(), ids[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if called, err := b.Called(t.Context(), first); err != nil || !called {
+		t.Fatalf("called = %v, %v", called, err)
+	}
+	message := r.lastTask(t)
+	succeeds := func(id pelton.ID) *broker.Record {
+		t.Helper()
+		record := runningBy(t, b, id, "gone", message)
+		record.State, record.FinishedAt = pelton.Succeeded, time.Now().UTC()
+		if err := b.SaveRecord(t.Context(), record); err != nil {
+			t.Fatal(err)
+		}
+		return record
+	}
+	head := succeeds(ids[0])
+	relay := broker.NewRelay(head, message, "gone", func(*broker.Envelope) bool { return true })
+	if err := b.PassOn(t.Context(), head, relay, 2); err != nil || len(relay.Tasks) != 2 {
+		t.Fatalf("relay of %v, %v", relay.Tasks, err)
+	}
+	succeeds(ids[1])
+	if _, err := r.client.Retry(t.Context(), ids[1]); err != nil {
+		t.Fatal(err)
+	}
+	runningBy(t, b, ids[2], "gone", message) // and dies
+	r.run(t, worker.Config{Concurrency: 4})
+	r.succeeds(t, ids...)
+	if task := r.get(t, ids[2]); task.Crashes != 1 {
+		t.Errorf("%d crashes, want that of its first worker", task.Crashes)
+	}
+	if diff := cmp.Diff([]pelton.ID{ids[2], ids[3], ids[1]}, log.of("k")); diff != "" {
+		t.Errorf("order (-want +got):\n%s", diff)
+	}
+	r.idle(t)
+	r.noTurns(t)
+}
+
+// Who waits behind a long task of a relay is run by another turn, if its line has more than one.
+func TestNobodyWaitsBehindALongTask(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	log, slow, release := newLineLog(), make(chan pelton.ID, 1), make(chan struct{})
+	r.on("a", func(_ context.Context, task *pelton.Task) (json.RawMessage, error) {
+		defer log.enter(task)()
+		return nil, nil
+	})
+	r.on("slow", func(ctx context.Context, task *pelton.Task) (json.RawMessage, error) {
+		defer log.enter(task)()
+		slow <- task.ID
+		select {
+		case <-release:
+		case <-ctx.Done():
+		}
+		return nil, nil
+	})
+	r.limit(t, pelton.Limit{Name: "k", ConcurrencyKey: "k", MaxRunning: 2})
+	kinds := slices.Repeat([]string{"a"}, 100)
+	kinds[7] = "slow"
+	ids := r.inLine(t, kinds...)
+	r.run(t, worker.Config{Concurrency: 4})
+	receive(t, slow, "start of the long one")
+	r.succeeds(t, slices.Delete(slices.Clone(ids), 7, 8)...)
+	close(release)
+	r.succeeds(t, ids[7])
+	if peak := log.peak("k"); peak > 2 {
+		t.Errorf("%d tasks ran at a time", peak)
 	}
 	r.idle(t)
 	r.noTurns(t)

@@ -51,7 +51,8 @@ type run struct {
 	stop    context.CancelFunc // of its timeout
 	task    *pelton.Task
 	locks   lockSession
-	relay   *relay // that the task is in, or, after its end, that it began
+	relay   *relay // that the task is in
+	begins  *relay // that its end has begun
 	inHand  bool   // its end is dealt with on the goroutine that handles the delivery
 	unfixed uint64 // revision of its record when it started without a running write
 

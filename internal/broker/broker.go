@@ -139,7 +139,7 @@ func Open(ctx context.Context, nc *nats.Conn, cfg Config) (*Broker, error) {
 	b := &Broker{
 		names: names{cfg.Namespace}, cfg: cfg, js: js,
 		opening: make(chan struct{}, 1), maxQueues: maxQueuesR1, keyGrace: keyGrace, deadReads: maxDeadReading, cancelWait: cancelWait,
-		turnTimes: usualTurns(), known: knownPlaces{aloneAfter: aloneAfter},
+		turnTimes: usualTurns(), known: knownPlaces{aloneAfter: aloneAfter, keptBehind: keptBehind},
 	}
 	b.limits.ready = make(chan struct{})
 	if b.seen, err = newSeenDocs(); err != nil {

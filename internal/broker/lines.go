@@ -162,17 +162,24 @@ func (g *grant) appendRelay(data []byte) []byte {
 	return data
 }
 
-// take removes the turns that are given back.
+// take removes the turns that are given back, and from that of a relay those who are. taken means that
+// there were any.
 func (d *lineDoc) take(ctx context.Context, s lineSettling) (taken bool, err error) {
 	keep := make([]grant, 0, len(d.Granted))
 	for _, g := range d.Granted {
 		gone := false
 		switch {
-		case g.By > 0:
-			if gone = s.relay.gives(&g); gone && s.relay.left {
+		case s.relay.gives(&g) && s.relay.keeps > 0:
+			if s.relay.shorten(&g) {
+				taken = true
+				d.goBack(max(s.relay.from, 1) - 1)
+			}
+		case s.relay.gives(&g):
+			if gone = true; s.relay.left {
 				d.goBack(max(s.relay.from, 1) - 1) // who has not started is called again
-			} else if s.by == g.By && g.names(s.task) {
-				gone = true
+			}
+		case g.By > 0:
+			if gone = s.by == g.By && g.names(s.task); gone {
 				d.goBack(0)
 			}
 		case s.over != nil:
@@ -184,7 +191,7 @@ func (d *lineDoc) take(ctx context.Context, s lineSettling) (taken bool, err err
 			keep = append(keep, g)
 		}
 	}
-	taken = len(keep) < len(d.Granted)
+	taken = taken || len(keep) < len(d.Granted)
 	d.Granted = keep
 	return taken, nil
 }

@@ -50,7 +50,7 @@ func (b *Broker) newCalling(doc *lineDoc, taken bool, s lineSettling) *calling {
 	case doc.absent && !front:
 		c.mark.nobody = true
 	}
-	c.relay.begin(taken, c.limit)
+	c.relay.begin(taken, c.limit, func() int { return b.known.waiting(b.connections(), doc.Line, doc.Reached) })
 	return c
 }
 

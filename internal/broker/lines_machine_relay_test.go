@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"pgregory.net/rapid"
@@ -17,6 +18,7 @@ type played struct {
 	over    int     // tasks that are over
 	running *Record // as it was read before it started, or was written since
 	resumed bool    // taken over: it ends after the task that runs
+	short   bool    // those behind the one that runs may have been given back
 }
 
 // passOn is a worker that ends a task and may go on with those who are next in line.
@@ -41,7 +43,7 @@ func (m *lineMachine) relayStep(t *rapid.T, ctx context.Context, seq uint64, die
 		delete(m.relays, seq)
 		return
 	}
-	for p.over < len(p.relay.Tasks) && !p.resumed {
+	for p.over < len(p.relay.Tasks) && !p.resumed && !p.short {
 		if !m.draining && rapid.IntRange(0, 5).Draw(t, "ends early") == 0 {
 			break
 		}
@@ -55,8 +57,12 @@ func (m *lineMachine) relayStep(t *rapid.T, ctx context.Context, seq uint64, die
 		}
 		m.checkOrder(t, r)
 		p.running, m.handlers[seq] = r, r.ID
+		if !m.draining && rapid.IntRange(0, 2).Draw(t, "takes long") == 0 {
+			m.shorten(t, ctx, p)
+		}
 		return
 	}
+	p.short = false
 	if p.relay.Over(p.over); p.resumed {
 		p.relay.Over(0)
 	}
@@ -71,6 +77,24 @@ func (m *lineMachine) relayStep(t *rapid.T, ctx context.Context, seq uint64, die
 			m.ack(seq)
 		}
 	}
+}
+
+// shorten is a task of a relay that has run for a while. It may be unknown to the worker whether those
+// behind it went back.
+func (m *lineMachine) shorten(t *rapid.T, ctx context.Context, p *played) {
+	n := p.over + 1
+	if p.resumed {
+		n = 1 + slices.Index(p.relay.Tasks, p.running.ID)
+	}
+	if n >= len(p.relay.Tasks) {
+		return
+	}
+	relay := p.relay
+	if p.short = true; rapid.Bool().Draw(t, "unknown") {
+		other := *relay
+		relay = &other
+	}
+	m.must(t, p.b.Shorten(ctx, relay, n))
 }
 
 // finishInRelay is a handler of a relay that returns; now is its record as it is.
@@ -144,7 +168,7 @@ func (m *lineMachine) resume(t *rapid.T, ctx context.Context, r *Record, e *Enve
 	for _, id := range relay.Tasks {
 		of := m.load(t, ctx, id)
 		switch {
-		case of.State.Terminal():
+		case of.OverInRelay():
 			continue
 		case of.State == pelton.Queued && of.InLine:
 		case of.Epoch > 0:

@@ -463,6 +463,18 @@ func TestLineMachine(t *testing.T) {
 				}
 				m.deliver(rt, ctx, all[rapid.IntRange(0, len(all)-1).Draw(rt, "message")], dies.Draw(rt, "dies"))
 			},
+			"a task runs": func(rt *rapid.T) {
+				m.settle(rt, ctx, rapid.SampledFrom([]string{"a", "b"}).Draw(rt, "key"))
+				if all := m.messages(rt, ctx); len(all) > 0 {
+					msg := rapid.SampledFrom(all).Draw(rt, "message")
+					if m.deliver(rt, ctx, msg, 9); m.relays[msg.seq] == nil && m.handlers[msg.seq] != (pelton.ID{}) {
+						m.finish(rt, ctx, msg.seq, "succeeds", 9)
+					}
+					if m.relays[msg.seq] != nil && m.handlers[msg.seq] == (pelton.ID{}) {
+						m.relayStep(rt, ctx, msg.seq, 9)
+					}
+				}
+			},
 			"finish": func(rt *rapid.T) {
 				if len(m.handlers) == 0 {
 					rt.Skip("no handler")
@@ -488,6 +500,19 @@ func TestLineMachine(t *testing.T) {
 				slices.Sort(seqs)
 				m.relayStep(rt, ctx, rapid.SampledFrom(seqs).Draw(rt, "relay"), dies.Draw(rt, "dies"))
 			},
+			"relay is shortened": func(rt *rapid.T) {
+				seqs := []uint64{}
+				for seq := range m.relays {
+					if _, runs := m.handlers[seq]; runs {
+						seqs = append(seqs, seq)
+					}
+				}
+				if len(seqs) == 0 {
+					rt.Skip("no task of a relay runs")
+				}
+				slices.Sort(seqs)
+				m.shorten(rt, ctx, m.relays[rapid.SampledFrom(seqs).Draw(rt, "relay")])
+			},
 			"cancel": func(rt *rapid.T) {
 				m.cancel(rt, ctx, anyTask(rt), dies.Draw(rt, "dies"))
 			},
@@ -511,10 +536,10 @@ func TestLineMachine(t *testing.T) {
 				}
 			},
 		}
-		for _, often := range []string{"deliver", "finish", "relay"} {
+		for _, often := range []string{"deliver", "finish", "relay", "a task runs"} {
 			steps[often+" (2)"], steps[often+" (3)"] = steps[often], steps[often]
 		}
-		for range rapid.IntRange(0, 8).Draw(rt, "waiting") {
+		for range rapid.SampledFrom([]int{0, 3, 16}).Draw(rt, "waiting") {
 			steps["enqueue"](rt)
 		}
 		rt.Repeat(steps)

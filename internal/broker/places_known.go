@@ -11,6 +11,7 @@ const (
 	mostKnownData = 16 << 20 // bytes of that
 	mostKnownOf   = 256      // those of one line, where little room is left
 	mostBare      = 1 << 19  // places of which it knows the sequence only
+	keptBehind    = 1 << 10  // those of a line that were reached and may be gone back to
 
 	aloneAfter = 2 * arrivalsAtOnce // messages that came without a gap
 )
@@ -35,6 +36,7 @@ const (
 // A run ends with the connection: a broker that lost power may give out sequences anew.
 type knownPlaces struct {
 	aloneAfter uint64
+	keptBehind int
 
 	mu       sync.Mutex
 	conn     uint64 // how often the connection was made anew, when the run began
@@ -190,8 +192,8 @@ func (k *knownPlaces) next(conn uint64, line Line, mark lineMark, behind uint64,
 	}
 	at := k.lines[line]
 	short := mark.back > mark.reached && (at == nil || at.pruned > mark.reached)
-	if at != nil && !mark.relays {
-		k.prune(line, at, mark.reached)
+	if at != nil {
+		k.pruneReached(line, at, mark)
 	}
 	switch {
 	case short:
@@ -201,8 +203,7 @@ func (k *knownPlaces) next(conn uint64, line Line, mark lineMark, behind uint64,
 	case at == nil || k.to <= behind:
 		return knownNext{none: k.to + 1, all: k.to > behind && !k.read, short: true, to: k.to}
 	}
-	i, _ := slices.BinarySearchFunc(at.places, behind+1, func(p knownPlace, seq uint64) int { return cmp.Compare(p.seq, seq) })
-	n, _ := slices.BinarySearch(at.bare, behind+1)
+	i, n := at.behind(behind)
 	switch {
 	case i < len(at.places):
 		return knownNext{knownPlace: at.places[i], found: true}
@@ -212,6 +213,39 @@ func (k *knownPlaces) next(conn uint64, line Line, mark lineMark, behind uint64,
 		return knownNext{none: max(at.gapFrom, behind+1)}
 	default:
 		return knownNext{none: k.to + 1, all: !k.read, short: true, to: k.to}
+	}
+}
+
+// waiting is how many places of a line are known behind a sequence. There may be more.
+func (k *knownPlaces) waiting(conn uint64, line Line, behind uint64) int {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	at := k.lines[line]
+	if at == nil || k.conn != conn {
+		return 0
+	}
+	i, n := at.behind(behind)
+	return len(at.places) - i + len(at.bare) - n
+}
+
+// behind are the indices of the first place behind a sequence, and of the first bare one.
+func (at *knownLine) behind(seq uint64) (place, bare int) {
+	place, _ = slices.BinarySearchFunc(at.places, seq+1, func(p knownPlace, seq uint64) int { return cmp.Compare(p.seq, seq) })
+	bare, _ = slices.BinarySearch(at.bare, seq+1)
+	return place, bare
+}
+
+// pruneReached forgets the places that are reached by the mark, but for the last ones if somebody may go back
+// behind them.
+func (k *knownPlaces) pruneReached(line Line, at *knownLine, mark lineMark) {
+	place, bare := at.behind(mark.reached)
+	switch {
+	case !mark.relays:
+		k.prune(line, at, mark.reached)
+	case bare > k.keptBehind:
+		k.prune(line, at, at.bare[bare-k.keptBehind-1])
+	case place > k.keptBehind:
+		k.prune(line, at, at.places[place-k.keptBehind-1].seq)
 	}
 }
 

@@ -17,7 +17,7 @@ import (
 func TestKnownPlacesAreTrue(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
-		var known knownPlaces
+		known := knownPlaces{keptBehind: rapid.IntRange(0, 3).Draw(t, "kept behind")}
 		lines := []Line{{}, {Key: "a"}, {Key: "b"}, {Kind: "a"}} // the first is none
 		marks := map[Line]lineMark{}
 		var stream []Line // by sequence − 1
@@ -94,12 +94,16 @@ func TestKnownPlacesAreTrue(t *testing.T) {
 					nobodyHasATurn(t, known.next(conn, line, lineMark{nobody: true}, 0, 1), stream, line, max(mark.reached, mark.back), upTo)
 					return
 				}
+				waiting := known.waiting(conn, line, after)
 				got := known.next(conn, line, mark, after, rapid.IntRange(0, 3).Draw(t, "at most"))
 				var behind []uint64
 				for seq := after + 1; seq <= uint64(len(stream)); seq++ {
 					if stream[seq-1] == line {
 						behind = append(behind, seq)
 					}
+				}
+				if waiting > len(behind) || waiting == 0 && got.found {
+					t.Fatalf("behind %d come %d, it says %d: %+v", after, len(behind), waiting, got)
 				}
 				if len(behind) == 0 {
 					if got.found || len(got.bare) > 0 {

@@ -37,9 +37,16 @@ import (
 //     itself, and the others go back (KeepTurn). Its next message is published before
 //     that: until then, the relay's message brings somebody who does both.
 //   - A relay whose message is gone is ended by the sweep.
+//   - Nobody waits for long behind a task of a relay, if another could have the turn: when that task
+//     has run for a while, the others go back (Shorten).
+//   - Where a limit lets several tasks run at a time, a relay takes no more than its part of those who
+//     wait, and sharedRelay at most: they start behind those of another relay that came after them.
 
 // versionRelay is the version of a document that has relays: an earlier one would drop them.
 const versionRelay = 2
+
+// sharedRelay is how many tasks of a line a relay takes at a time, if others have turns in it too.
+const sharedRelay = 8
 
 // Relay is what a worker takes over from the line of a key. It is one goroutine's.
 type Relay struct {
@@ -52,6 +59,7 @@ type Relay struct {
 	who   string // has it
 	fits  func(e *Envelope) bool
 	first pelton.ID // of the turn that it has; zero is none
+	keeps int       // others than the first so many go back; 0 is not of interest
 	left  bool      // not all of its tasks have started
 	from  uint64    // place of the first of those; 0 is not known
 	// places are those of Tasks, as far as they are known; over those of tasks that are over.
@@ -110,6 +118,21 @@ func (b *Broker) GoOn(ctx context.Context, relay *Relay, most int) error {
 		return fmt.Errorf("give back the turn of a relay: %w", err)
 	}
 	relay.settled()
+	return nil
+}
+
+// Shorten gives back those of the relay's tasks that come after the first n, of which the last one runs
+// and takes its time. Whoever has a turn may start them. Repeating it changes nothing. After an
+// error they may be anywhere, and must not be started either: see Over.
+func (b *Broker) Shorten(ctx context.Context, relay *Relay, n int) error {
+	part := &Relay{line: relay.line, by: relay.by, first: relay.first, keeps: n}
+	if n < len(relay.places) {
+		part.from = relay.places[n]
+	}
+	if _, err := b.settleLine(ctx, relay.line, lineSettling{seen: true, relay: part}); err != nil {
+		return fmt.Errorf("give back what waits in a relay: %w", err)
+	}
+	relay.Tasks, relay.places = relay.Tasks[:n], relay.places[:min(n, len(relay.places))]
 	return nil
 }
 
@@ -190,11 +213,17 @@ func (b *Broker) endRelay(ctx context.Context, line Line, g grant) (ended bool, 
 		case errors.Is(err, pelton.ErrNotFound):
 		case err != nil:
 			return false, err
-		case !r.State.Terminal() && !r.InLine: // it has a message of its own
+		case !r.OverInRelay() && !r.InLine: // it has a message of its own
 			return true, b.KeepTurn(ctx, r, g.By)
 		}
 	}
 	return true, b.GoOn(ctx, &Relay{line: line, by: g.By, first: g.ID, left: true}, 0)
+}
+
+// OverInRelay reports whether the run of a relay's task is over. It may have been requeued since: then it has
+// another place, and maybe another turn.
+func (r *Record) OverInRelay() bool {
+	return r.State.Terminal() || len(r.Places) == 0 || r.Places[0].Epoch > 0
 }
 
 func (g *grant) tasks() []pelton.ID { return append([]pelton.ID{g.ID}, g.Then...) }
@@ -213,6 +242,15 @@ func (r *Relay) settled() {
 // gives reports whether a turn is the one that the relay gives back.
 func (r *Relay) gives(g *grant) bool { return r != nil && g.By == r.by && g.ID == r.first }
 
+// shorten lets a turn name fewer tasks, and reports whether it named more.
+func (r *Relay) shorten(g *grant) bool {
+	if r.keeps > len(g.Then) {
+		return false
+	}
+	g.Then = slices.Clone(g.Then[:r.keeps-1]) // others may have a copy of the turn
+	return true
+}
+
 // landed reports whether the document has what the relay takes already: a write whose outcome
 // was unknown.
 func (r *Relay) landed(doc *lineDoc) bool {
@@ -228,16 +266,17 @@ func (r *Relay) landed(doc *lineDoc) bool {
 	return false
 }
 
-// begin is called before places are read. With a limit of more than one it takes one task,
-// so that the others find room elsewhere.
-func (r *Relay) begin(taken bool, limit int) {
+// begin is called before places are read. With a limit of more than one the relay takes its part of
+// so many who wait: guided self-scheduling (Polychronopoulos and Kuck, 1987), which leaves each
+// turn enough to do until the last ones.
+func (r *Relay) begin(taken bool, limit int, waiting func() int) {
 	if r == nil || r.fixed {
 		return
 	}
 	r.gave = r.gave || taken
 	r.shut, r.next, r.at = !r.gave, nil, nil
-	if limit > 1 {
-		r.most = min(r.most, 1)
+	if limit > 1 && r.most > 1 {
+		r.most = min(r.most, sharedRelay, max(waiting()/limit, 1))
 	}
 }
 

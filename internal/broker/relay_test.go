@@ -192,6 +192,14 @@ func TestSweepEndsARelay(t *testing.T) {
 			r.State, r.InLine, r.Carrier, r.Epoch = pelton.Retrying, false, 1, 1
 			must(t, b.SaveRecord(t.Context(), r))
 		}, func(records []*Record) *Record { return records[1] }},
+		"the first was requeued, and runs again": {func(t *testing.T, b *Broker, r *Record) {
+			t.Helper()
+			succeeded(t, b, r)
+			again, err := b.Requeue(t.Context(), r.ID)
+			must(t, err)
+			again.State, again.InLine, again.Carrier = pelton.Running, false, 1
+			must(t, b.SaveRecord(t.Context(), again))
+		}, func(records []*Record) *Record { return records[2] }},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -237,7 +245,7 @@ func TestRelayTakesWhatFits(t *testing.T) {
 	hasTasks(t, relay, records[2]) // not that of another lane
 }
 
-// Where a key may have several turns, a relay takes one task, and others are called beside it. The
+// Where a key may have several turns, a relay takes one task of a short line, and others are called beside it. The
 // places of a relay's tasks stay meanwhile.
 func TestRelayBesideOthers(t *testing.T) {
 	t.Parallel()
@@ -259,6 +267,68 @@ func TestRelayBesideOthers(t *testing.T) {
 	one := NewRelay(records[3], 2, "w", anyTask)
 	must(t, b.PassOn(t.Context(), records[3], one, 2))
 	hasTasks(t, one, records[2])
+}
+
+// In a long line it takes its part of those who wait, up to a bound.
+func TestRelayTakesItsPart(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct{ limit, waiting, want int }{{1, 40, 32}, {2, 2, 1}, {2, 7, 3}, {3, 7, 2}, {10, 40, 4}, {2, 40, sharedRelay}} {
+		b := openNew(t)
+		records := inLineOf(t, b, "k", 1+tt.waiting)
+		arrive(t, b, records)
+		must(t, b.LoadLimits(t.Context()))
+		settled(t, b, "k")
+		runs(t, b, records[0], 1)
+		b.limits.set([]pelton.Limit{{Name: "k", ConcurrencyKey: "k", MaxRunning: tt.limit}})
+		relay := NewRelay(records[0], 1, "w", anyTask)
+		must(t, b.PassOn(t.Context(), records[0], relay, 32))
+		hasTasks(t, relay, records[1:1+tt.want]...)
+		if doc := b.seen.of(Line{Key: "k"}); len(doc.Granted) != min(tt.limit, 1+tt.waiting-tt.want) {
+			t.Errorf("%d of %d turns are taken", len(doc.Granted), tt.limit)
+		}
+	}
+}
+
+// Who waits behind a long task of a relay goes back, and is called in order where there is room. The
+// relay keeps its turn, and goes on with others afterwards.
+func TestRelayIsShortened(t *testing.T) {
+	t.Parallel()
+	for _, known := range []bool{false, true} {
+		b := openNew(t)
+		records := inLineOf(t, b, "k", 7)
+		if known {
+			arrive(t, b, records)
+		}
+		relay := relayOf(t, b, records, 4)
+		hasTasks(t, relay, records[1:5]...)
+		succeeded(t, b, records[1])
+		long := *relay // what does not know that it was written
+		must(t, b.Shorten(t.Context(), relay, 2))
+		hasTasks(t, relay, records[1:3]...)
+		haveTurns(t, b, "k", records[1])
+		must(t, b.Shorten(t.Context(), &long, 2))
+		b.limits.set([]pelton.Limit{{Name: "k", ConcurrencyKey: "k", MaxRunning: 3}})
+		settled(t, b, "k")
+		haveTurns(t, b, "k", records[1], records[3], records[4])
+		succeeded(t, b, records[2])
+		relay.Over(2)
+		must(t, b.GoOn(t.Context(), relay, 1))
+		hasTasks(t, relay, records[5])
+		haveTurns(t, b, "k", records[3], records[4], records[5])
+		reaches(t, "places of those that have turns of their own are gone", func() bool { return slices.Equal(placesLeft(t, b), idsOf(records[5:]...)) })
+	}
+}
+
+// Room that is there already is used by whoever goes back.
+func TestShortenedRelayCalls(t *testing.T) {
+	t.Parallel()
+	b := openNew(t)
+	records, relay := relayed(t, b, 4, 3)
+	hasTasks(t, relay, records[1:]...)
+	must(t, b.LoadLimits(t.Context()))
+	b.limits.set([]pelton.Limit{{Name: "k", ConcurrencyKey: "k", MaxRunning: 2}})
+	must(t, b.Shorten(t.Context(), relay, 1))
+	haveTurns(t, b, "k", records[1], records[2])
 }
 
 // Whoever cancels a task that was given back, and that a relay has the turn for, ends the relay.

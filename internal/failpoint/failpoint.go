@@ -48,6 +48,7 @@ const (
 	LineSettled   Point = "line.settled"   // places are deleted; arrivals and messages not acknowledged
 	RelayTaken    Point = "relay.taken"    // tasks have their turn by the message of the one before; none has started
 	RelayPassed   Point = "relay.passed"   // a task of a relay is over; the next one has not started
+	RelayShort    Point = "relay.short"    // those who wait behind a long task of a relay are given back; the task runs
 	RelayKept     Point = "relay.kept"     // the turn is left to a task that is not over; the message is not acknowledged
 	KeyTaken      Point = "key.taken"      // the unique key's lock names a task that has no record
 	KeyRecorded   Point = "key.recorded"   // the task has its record, no message
@@ -86,7 +87,7 @@ func OfServers() []Point {
 
 // OfWorkersExclusion lists the gaps of what excludes that a worker goes through.
 func OfWorkersExclusion() []Point {
-	return []Point{LinePublished, LineGranted, LineReleased, LineSettled, RelayTaken, RelayPassed, RelayKept, KeyEnded, KeyReleased, LockTaken, LockRenewed, LockReleased}
+	return []Point{LinePublished, LineGranted, LineReleased, LineSettled, RelayTaken, RelayPassed, RelayShort, RelayKept, KeyEnded, KeyReleased, LockTaken, LockRenewed, LockReleased}
 }
 
 // OfServersExclusion lists the gaps of what excludes that a server goes through.
