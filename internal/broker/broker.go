@@ -97,7 +97,7 @@ type Broker struct {
 	stop       context.CancelFunc
 	limits     runningLimits
 	lineDoors  doors
-	seen       seenDocs
+	seen       *seenDocs
 	lasts      oneQueue
 	lineNames  *lru.Cache[string, Line] // by the subject of places
 	reading    chan struct{}            // of the stream of places

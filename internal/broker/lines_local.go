@@ -5,40 +5,63 @@ import (
 	"slices"
 	"sync"
 
-	lru "github.com/hashicorp/golang-lru/v2"
+	"github.com/hashicorp/golang-lru/v2/simplelru"
 
 	"github.com/peltonq/pelton"
 )
 
 const (
-	seenLines = 4096 // documents of lines that a process remembers
-	seenTurns = 16   // turns of a document that is remembered
+	seenLines = 4096    // lines of which a process remembers something
+	seenTasks = 1 << 16 // tasks in the documents that it remembers
 )
 
 // seenDocs are the documents of lines as this process last read or wrote them,
-// at most a few megabytes. They may have changed since; two things hold all the
+// at most ten megabytes. They may have changed since; two things hold all the
 // same. A turn that was in one is its task's until that is over. And a write that
 // expects the revision of one lands only if it is still as it was.
-type seenDocs struct{ docs *lru.Cache[Line, *lineDoc] }
-
-func newSeenDocs() (seenDocs, error) {
-	docs, err := lru.New[Line, *lineDoc](seenLines)
-	return seenDocs{docs}, err //nolint:wrapcheck // of a constant
+type seenDocs struct {
+	mu    sync.Mutex
+	docs  *simplelru.LRU[Line, *lineDoc]
+	tasks int
 }
 
-func (s seenDocs) keep(doc *lineDoc) {
-	if len(doc.Granted) == 0 || len(doc.Granted) > seenTurns {
-		s.docs.Remove(doc.Line)
+func newSeenDocs() (*seenDocs, error) {
+	s := &seenDocs{}
+	docs, err := simplelru.NewLRU(seenLines, func(_ Line, doc *lineDoc) { s.tasks -= doc.tasks() })
+	s.docs = docs
+	return s, err //nolint:wrapcheck // of a constant
+}
+
+func (s *seenDocs) keep(doc *lineDoc) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.docs.Remove(doc.Line)
+	if len(doc.Granted) == 0 {
 		return
 	}
 	s.docs.Add(doc.Line, doc.clone())
+	for s.tasks += doc.tasks(); s.tasks > seenTasks; {
+		s.docs.RemoveOldest()
+	}
 }
 
-func (s seenDocs) forget(line Line) { s.docs.Remove(line) }
+func (s *seenDocs) forget(line Line) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.docs.Remove(line)
+}
+
+// look is the document, not to be changed; nil if it is not known.
+func (s *seenDocs) look(line Line) *lineDoc {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	doc, _ := s.docs.Get(line)
+	return doc
+}
 
 // of is the document, the caller's own; nil if it is not known.
-func (s seenDocs) of(line Line) *lineDoc {
-	if doc, ok := s.docs.Get(line); ok {
+func (s *seenDocs) of(line Line) *lineDoc {
+	if doc := s.look(line); doc != nil {
 		return doc.clone()
 	}
 	return nil
@@ -47,23 +70,31 @@ func (s seenDocs) of(line Line) *lineDoc {
 // reached is the place up to which, as far as is known, everybody was called or had
 // left. It may be further by now. It is 0 where the connection is another by now: a broker
 // that lost power may give out sequences anew.
-func (s seenDocs) reached(conn uint64, line Line) uint64 {
-	if doc, ok := s.docs.Get(line); ok && doc.conn == conn {
+func (s *seenDocs) reached(conn uint64, line Line) uint64 {
+	if doc := s.look(line); doc != nil && doc.conn == conn {
 		return doc.Reached
 	}
 	return 0
 }
 
 // full reports whether as many as limit had a turn, as far as is known on the connection.
-func (s seenDocs) full(conn uint64, line Line, limit int) bool {
-	doc, ok := s.docs.Get(line)
-	return ok && doc.conn == conn && len(doc.Granted) >= limit
+func (s *seenDocs) full(conn uint64, line Line, limit int) bool {
+	doc := s.look(line)
+	return doc != nil && doc.conn == conn && len(doc.Granted) >= limit
 }
 
 // hasTurn reports whether the task is known to have a turn. If not, it may have one.
-func (s seenDocs) hasTurn(line Line, id pelton.ID, epoch uint32) bool {
-	doc, ok := s.docs.Get(line)
-	return ok && doc.has(id, epoch)
+func (s *seenDocs) hasTurn(line Line, id pelton.ID, epoch uint32) bool {
+	doc := s.look(line)
+	return doc != nil && doc.has(id, epoch)
+}
+
+// tasks is how many tasks the document names.
+func (d *lineDoc) tasks() (n int) {
+	for _, g := range d.Granted {
+		n += 1 + len(g.Then)
+	}
+	return n
 }
 
 func (d *lineDoc) clone() *lineDoc {

@@ -227,3 +227,35 @@ func FuzzPlainAck(f *testing.F) {
 		}
 	})
 }
+
+// The documents that are remembered are bounded by the tasks that they name.
+func TestSeenDocumentsAreBounded(t *testing.T) {
+	t.Parallel()
+	seen, err := newSeenDocs()
+	must(t, err)
+	doc := func(key string, turns, then int) *lineDoc {
+		d := &lineDoc{Line: Line{Key: key}}
+		for range turns {
+			d.Granted = append(d.Granted, grant{Then: make([]pelton.ID, then)})
+		}
+		return d
+	}
+	first, often := doc("first", 1000, 0), doc("often", 1, 3)
+	seen.keep(first)
+	for n := range 100 {
+		seen.keep(often)
+		seen.keep(doc(string(rune('a'+n)), 1000, n%3))
+		if seen.tasks > seenTasks {
+			t.Fatalf("%d tasks are remembered", seen.tasks)
+		}
+	}
+	if seen.of(first.Line) != nil || seen.of(often.Line) == nil {
+		t.Error("what was used last is not what is remembered")
+	}
+	for _, line := range seen.docs.Keys() {
+		seen.keep(&lineDoc{Line: line}) // nobody has a turn any more
+	}
+	if seen.tasks != 0 || seen.docs.Len() != 0 {
+		t.Errorf("%d tasks of %d lines are left", seen.tasks, seen.docs.Len())
+	}
+}
