@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -16,9 +17,9 @@ import (
 	"github.com/peltonq/pelton/worker"
 )
 
-// flow measures what limits cost that never bind: how fast one worker drains n tasks
-// without any, in a queue with a rate, and with concurrency keys, and how fast three do. They
-// take turns; the figures are medians. The share is that of as many workers without limits.
+// flow measures what limits cost: how fast one worker drains n tasks without any, in a queue with a rate that never
+// binds, with concurrency keys, and of a kind of which as many may run as the worker has slots, and how fast three
+// do. They take turns; the figures are medians. The share is that of as many workers without limits.
 func flow(ctx context.Context, binary, data string, n int) (_ []figure, err error) {
 	s, nc, client, stopAll, err := connected(ctx, binary, data)
 	if err != nil {
@@ -33,6 +34,11 @@ func flow(ctx context.Context, binary, data string, n int) (_ []figure, err erro
 	if _, err := operator.PatchQueue(ctx, "rated", []byte(`{"rate":{"limit":1000000,"per":"1s","burst":1000000}}`)); err != nil {
 		return nil, err
 	}
+	for _, limit := range []pelton.Limit{{Name: "ten", ConcurrencyKey: ten + "*", MaxRunning: 10}, {Name: "few", Kind: fewKind, MaxRunning: flowSlots}} {
+		if _, err := operator.SetLimit(ctx, limit); err != nil {
+			return nil, err
+		}
+	}
 	in := func(queue string) func(int) pelton.Spec {
 		return func(int) pelton.Spec { return pelton.Spec{Queue: queue} }
 	}
@@ -44,14 +50,18 @@ func flow(ctx context.Context, binary, data string, n int) (_ []figure, err erro
 	}{
 		{"no limits", 1, in("plain")},
 		{"a rate of the queue", 1, in("rated")},
-		{"1,000 concurrency keys", 1, keys(1000)},
-		{"50 concurrency keys", 1, keys(50)},
-		{"one concurrency key", 1, keys(1)},
+		{"1,000 concurrency keys", 1, keys("", 1000)},
+		{"50 concurrency keys", 1, keys("", 50)},
+		{"50 concurrency keys, ten at a time", 1, keys(ten, 50)},
+		{"one concurrency key", 1, keys("", 1)},
+		{"a kind, 64 at a time", 1, few},
 		{"no limits, 3 workers", several, in("plain")},
-		{"1,000 concurrency keys, 3 workers", several, keys(1000)},
-		{"50 concurrency keys, 3 workers", several, keys(50)},
-		{"a key for each task", 1, keys(n)},
-		{"a key for each task, 3 workers", several, keys(2 * n)},
+		{"1,000 concurrency keys, 3 workers", several, keys("", 1000)},
+		{"50 concurrency keys, 3 workers", several, keys("", 50)},
+		{"50 concurrency keys, ten at a time, 3 workers", several, keys(ten, 50)},
+		{"a kind, 64 at a time, 3 workers", several, few},
+		{"a key for each task", 1, keys("", n)},
+		{"a key for each task, 3 workers", several, keys("", 2*n)},
 	}
 	rates := make([][]float64, len(variants))
 	for range 3 {
@@ -77,12 +87,21 @@ func flow(ctx context.Context, binary, data string, n int) (_ []figure, err erro
 	return figures, nil
 }
 
+const (
+	flowSlots = 64
+	ten       = "ten/"      // keys of which ten tasks may run at a time
+	fewKind   = "bench.few" // of which flowSlots may
+)
+
 // keys are tasks of so many concurrency keys, one key's after another's.
-func keys(n int) func(i int) pelton.Spec {
+func keys(prefix string, n int) func(i int) pelton.Spec {
 	return func(i int) pelton.Spec {
-		return pelton.Spec{Queue: "keyed", ConcurrencyKey: fmt.Sprint(n, "/", i%n)}
+		return pelton.Spec{Queue: "keyed", ConcurrencyKey: fmt.Sprint(prefix, n, "/", i%n)}
 	}
 }
+
+// few are tasks of the kind that has a limit.
+func few(int) pelton.Spec { return pelton.Spec{Queue: "few", Kind: fewKind} }
 
 // drainOf enqueues n tasks and then times workers with 64 slots each, and a connection of their own,
 // that run them.
@@ -90,7 +109,7 @@ func drainOf(ctx context.Context, address string, client *producer.Client, n, wo
 	batch := make([]pelton.Spec, 0, pelton.MaxBatch)
 	for i := range n {
 		s := spec(i)
-		s.Kind, s.Payload = "bench.noop", payload
+		s.Kind, s.Payload = cmp.Or(s.Kind, benchKind), payload
 		if batch = append(batch, s); len(batch) < pelton.MaxBatch && i+1 < n {
 			continue
 		}
@@ -107,12 +126,14 @@ func drainOf(ctx context.Context, address string, client *producer.Client, n, wo
 	left.Store(int64(n))
 	done := make(chan struct{})
 	mux := worker.NewMux()
-	mux.Handle("bench.noop", worker.HandlerFunc(func(context.Context, *pelton.Task) (json.RawMessage, error) {
-		if left.Add(-1) == 0 {
-			close(done)
-		}
-		return nil, nil
-	}))
+	for _, kind := range []string{benchKind, fewKind} {
+		mux.Handle(kind, worker.HandlerFunc(func(context.Context, *pelton.Task) (json.RawMessage, error) {
+			if left.Add(-1) == 0 {
+				close(done)
+			}
+			return nil, nil
+		}))
+	}
 	conns := make([]*nats.Conn, workers)
 	for i := range conns {
 		if conns[i], err = nats.Connect(address); err != nil {
@@ -122,7 +143,7 @@ func drainOf(ctx context.Context, address string, client *producer.Client, n, wo
 	}
 	began := time.Now()
 	for _, own := range conns {
-		stop, failed := work(ctx, own, mux, 64, spec(0).Queue)
+		stop, failed := work(ctx, own, mux, flowSlots, spec(0).Queue)
 		if failed != nil {
 			return 0, failed
 		}

@@ -98,6 +98,7 @@ type Broker struct {
 	limits     runningLimits
 	lineDoors  doors
 	seen       *seenDocs
+	leaving    leavers
 	lasts      oneQueue
 	lineNames  *lru.Cache[string, Line] // by the subject of places
 	reading    chan struct{}            // of the stream of places

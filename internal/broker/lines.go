@@ -178,10 +178,11 @@ func (d *lineDoc) take(ctx context.Context, s lineSettling) (taken bool, err err
 			if gone = true; s.relay.left {
 				d.goBack(max(s.relay.from, 1) - 1) // who has not started is called again
 			}
-		case g.By > 0:
-			if gone = s.by == g.By && g.names(s.task); gone {
+		case s.leaves(&g):
+			if gone = true; g.By > 0 {
 				d.goBack(0)
 			}
+		case g.By > 0:
 		case s.over != nil:
 			if gone, err = s.over(ctx, g); err != nil {
 				return false, err

@@ -34,6 +34,7 @@ type calling struct {
 	mark    lineMark                // of the document as it was written
 	voids   int
 
+	calls  []call   // to be published
 	called bool     // the document has new turns
 	done   []uint64 // places of those who have a turn, to be deleted once that is written
 }
@@ -57,9 +58,17 @@ func (b *Broker) newCalling(doc *lineDoc, taken bool, s lineSettling) *calling {
 // room reports whether another task may be called.
 func (c *calling) room() bool { return len(c.doc.Granted) < c.limit }
 
-// run ends early when many places are void and a turn is to be given back: those who wait for
-// room must not wait for that.
+// run looks for those who are next, and publishes them.
 func (c *calling) run(ctx context.Context) error {
+	if err := c.look(ctx); err != nil {
+		return err
+	}
+	return c.publish(ctx)
+}
+
+// look ends early when many places are void and a turn is to be given back: those who wait for
+// room must not wait for that.
+func (c *calling) look(ctx context.Context) error {
 	next := uint64(1)
 	for (c.redone || c.room() || c.relay.wants()) && (!c.taken || c.voids < voidsAtOnce) {
 		place, err := c.places.next(ctx, next, c.mark, c.redone || c.room(), c.relay.room())
@@ -102,9 +111,8 @@ func (c *calling) deal(ctx context.Context, place *stored) (dealt bool, err erro
 		case !c.room():
 			return false, nil
 		default:
-			if err := c.call(ctx, head, place); err != nil {
-				return false, err
-			}
+			c.calls = append(c.calls, call{head, place})
+			c.doc.Granted = append(c.doc.Granted, grant{ID: head.ID, Epoch: head.Epoch, At: time.Now().UTC()})
 			c.done = append(c.done, place.seq)
 		}
 		c.called = true
@@ -112,20 +120,30 @@ func (c *calling) deal(ctx context.Context, place *stored) (dealt bool, err erro
 	return true, nil
 }
 
-// call publishes the task of a place to its lane, as it stands there: without
-// the payload, which the record has. Then it has a turn.
-func (c *calling) call(ctx context.Context, head *placeHead, place *stored) error {
-	at := time.Now().UTC()
-	_, err := c.b.do(ctx, write{subject: c.b.ready(head.ID.Shard(), head.Queue, head.Priority), data: place.data, expect: anyRevision})
-	if errors.Is(err, pelton.ErrUnknownOutcome) {
-		err = fmt.Errorf("%w: %w", pelton.ErrUnavailable, err) // a second copy does no harm
-	}
-	if err != nil {
-		return fmt.Errorf("call task %s: %w", head.ID, err)
-	}
-	failpoint.At(failpoint.LinePublished)
-	c.doc.Granted = append(c.doc.Granted, grant{ID: head.ID, Epoch: head.Epoch, At: at})
-	return nil
+// call is a task that gets its turn, by its place.
+type call struct {
+	head  *placeHead
+	place *stored
+}
+
+// publish publishes the tasks that are called to their lanes, as they stand in their places: most without
+// a payload, which the record has. Once all are there, the document may say that they have a turn.
+func (c *calling) publish(ctx context.Context) (failed error) {
+	all := func(int) bool { return true }
+	c.b.pipeline(ctx, len(c.calls), all, func(i int) (write, error) {
+		head := c.calls[i].head
+		return write{subject: c.b.ready(head.ID.Shard(), head.Queue, head.Priority), data: c.calls[i].place.data, expect: anyRevision}, nil
+	}, func(i int, _ uint64, err error) {
+		if errors.Is(err, pelton.ErrUnknownOutcome) {
+			err = fmt.Errorf("%w: %w", pelton.ErrUnavailable, err) // a second copy does no harm
+		}
+		if err == nil {
+			failpoint.At(failpoint.LinePublished)
+		} else if failed == nil {
+			failed = fmt.Errorf("call task %s: %w", c.calls[i].head.ID, err)
+		}
+	})
+	return failed
 }
 
 // placeState is what a place turns out to be.

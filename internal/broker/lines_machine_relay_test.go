@@ -21,6 +21,32 @@ type played struct {
 	short   bool    // those behind the one that runs may have been given back
 }
 
+// leaving is a task that is over, by the message that it ran from, and the process that it waits in.
+type leaving struct {
+	b   *Broker
+	r   *Record
+	seq uint64
+}
+
+// waitToLeave is a worker that waits at the door of a line, to give a turn back.
+func (m *lineMachine) waitToLeave(t *rapid.T, r *Record, seq uint64) bool {
+	if m.draining || !rapid.Bool().Draw(t, "waits at the door") {
+		return false
+	}
+	m.b.leaving.add(r.Line(OfKey), &leaver{id: r.ID, epoch: r.Places[0].Epoch, by: seq})
+	m.leaves = append(m.leaves, leaving{m.b, r, seq})
+	return true
+}
+
+// leave lets all enter who wait, unless somebody has given their turns back already.
+func (m *lineMachine) leave(t *rapid.T, ctx context.Context) {
+	for _, l := range m.leaves {
+		m.must(t, l.b.LeaveLines(ctx, l.r, l.seq))
+		m.ack(l.seq)
+	}
+	m.leaves = nil
+}
+
 // passOn is a worker that ends a task and may go on with those who are next in line.
 func (m *lineMachine) passOn(t *rapid.T, ctx context.Context, r *Record, seq uint64) bool {
 	if m.draining || !rapid.Bool().Draw(t, "relays") {

@@ -25,6 +25,7 @@ type lineMachine struct {
 	handlers map[uint64]pelton.ID   // those that run, by the message they run from
 	relays   map[uint64]*played     // by the message, while their worker lives
 	acks     []uint64               // on their way
+	leaves   []leaving              // tasks that are over and wait at the door of their line
 	keyOf    map[pelton.ID]string   //
 	place    map[pelton.ID]int      // when a task took its place
 	started  map[string]int         // place of the last task that started, by key
@@ -255,7 +256,7 @@ func (m *lineMachine) finish(t *rapid.T, ctx context.Context, seq uint64, how st
 			r.State = pelton.Failed
 		}
 		m.must(t, m.b.SaveRecord(ctx, r))
-		if dies > 1 && m.passOn(t, ctx, r, seq) {
+		if dies > 1 && m.passOn(t, ctx, r, seq) || dies > 0 && m.waitToLeave(t, r, seq) {
 			return
 		}
 		if dies > 0 {
@@ -314,6 +315,7 @@ func (m *lineMachine) settle(t *rapid.T, ctx context.Context, key string) {
 // settled. Everything must end by that alone, unless only a sweep can repair it.
 func (m *lineMachine) drain(t *rapid.T, ctx context.Context) {
 	m.draining = true
+	m.leave(t, ctx)
 	for range 8 * (len(m.ids) + 4) {
 		for _, key := range []string{"a", "b"} {
 			if m.arrived[key] {
@@ -526,6 +528,7 @@ func TestLineMachine(t *testing.T) {
 				delete(m.unsure, id)
 				m.tookPlace(id)
 			},
+			"leave":         func(rt *rapid.T) { m.leave(rt, ctx) },
 			"acks land":     func(rt *rapid.T) { m.acksLand(rt, ctx) },
 			"acks are lost": func(*rapid.T) { m.acks = nil },
 			"sweep": func(rt *rapid.T) {

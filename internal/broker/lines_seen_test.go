@@ -68,7 +68,7 @@ func TestDropBeforeTheTurn(t *testing.T) {
 			if what != placeWaits || head.ID != records[1].ID {
 				t.Fatalf("the second place is %v of %s", what, head.ID)
 			}
-			must(t, (&calling{b: b, doc: &lineDoc{}}).call(t.Context(), head, place))
+			must(t, (&calling{b: b, calls: []call{{head, place}}}).publish(t.Context()))
 			early := wait(t, lane, "early call")
 
 			r := records[1]

@@ -33,10 +33,17 @@ type lineSettling struct {
 	came []*Delivery
 	// relay gives back the turn that it has, if any, and takes what it can.
 	relay *Relay
-	// by is the message that the caller holds, and task what it gives the turn back of: if that
-	// is in a relay by that message, the relay ends.
-	by   uint64
-	task pelton.ID
+	// leavers give their turns back.
+	leavers []*leaver
+}
+
+func (s *lineSettling) leaves(g *grant) bool {
+	return slices.ContainsFunc(s.leavers, func(l *leaver) bool { return l.leaves(g) })
+}
+
+// leavesOnly reports whether it is for nothing but tasks that leave.
+func (s *lineSettling) leavesOnly() bool {
+	return s.seen && !s.fence && !s.front && !s.redone && s.relay == nil && s.over == nil && len(s.came) == 0
 }
 
 // handsOver reports whether a place was handed out for the first time just now.
@@ -57,6 +64,11 @@ func (b *Broker) settleLine(ctx context.Context, line Line, s lineSettling) (*li
 		return nil, fmt.Errorf("settle line: %w: %w", pelton.ErrUnavailable, err)
 	}
 	defer leave()
+	return b.settleInside(ctx, line, s)
+}
+
+// settleInside is settleLine for whoever has the line's door.
+func (b *Broker) settleInside(ctx context.Context, line Line, s lineSettling) (*lineDoc, error) {
 	arrivals := b.parked.take(line)
 	doc, err := b.settleAlone(ctx, line, s)
 	b.dealtWithArrivals(arrivals, err)

@@ -59,12 +59,17 @@ func (b *Broker) leaveLines(ctx context.Context, r *Record, by uint64, s lineSet
 	if held, err := b.heldElsewhere(ctx, r.ID, r.Carrier, by); err != nil || held {
 		return s.held(err)
 	}
-	s.by, s.task = by, r.ID
 	for _, place := range slices.Backward(r.Places) {
-		s.over = func(_ context.Context, g grant) (bool, error) {
-			return g.ID == r.ID && g.Epoch == place.Epoch, nil
+		var err error
+		l, line := &leaver{id: r.ID, epoch: place.Epoch, by: by}, r.Line(place.Of)
+		if s.leavesOnly() {
+			err = b.leaveLine(ctx, line, l)
+		} else {
+			own := s
+			own.leavers = []*leaver{l}
+			_, err = b.settleLine(ctx, line, own)
 		}
-		if _, err := b.settleLine(ctx, r.Line(place.Of), s); err != nil {
+		if err != nil {
 			return fmt.Errorf("give back the turn of task %s: %w", r.ID, err)
 		}
 	}
