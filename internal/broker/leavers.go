@@ -15,9 +15,14 @@ type leaver struct {
 	epoch uint32 // of its place
 	by    uint64 // the message that the caller holds: a relay by that, with the task in it, ends
 
+	how howToLeave
+
 	settled bool // and err is how that ended; both are of whoever has the line's door
 	err     error
 }
+
+// howToLeave is as of lineSettling.
+type howToLeave struct{ fence, redone, front bool }
 
 func (l *leaver) leaves(g *grant) bool {
 	if g.By > 0 {
@@ -28,7 +33,8 @@ func (l *leaver) leaves(g *grant) bool {
 
 // leavers wait at the doors of lines. Whoever enters gives the turns of all of them back by the same
 // write: where many may run at a time, as of a kind, many end at a time, and one write
-// after the other is what would bound the line.
+// after the other is what would bound the line. Where several processes compete for the document, each of which has called those
+// who are next, most of the copies are dropped in this way too.
 type leavers struct {
 	mu    sync.Mutex
 	lines map[Line][]*leaver
@@ -43,12 +49,19 @@ func (w *leavers) add(line Line, l *leaver) {
 	w.lines[line] = append(w.lines[line], l)
 }
 
-// take hands those of a line to the caller, who has its door.
-func (w *leavers) take(line Line) []*leaver {
+// take hands those of a line that leave alike to the caller, who has its door.
+func (w *leavers) take(line Line, how howToLeave) (all []*leaver) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	all := w.lines[line]
-	delete(w.lines, line)
+	w.lines[line] = slices.DeleteFunc(w.lines[line], func(l *leaver) bool {
+		if l.how == how {
+			all = append(all, l)
+		}
+		return l.how == how
+	})
+	if len(w.lines[line]) == 0 {
+		delete(w.lines, line)
+	}
 	return all
 }
 
@@ -78,8 +91,8 @@ func (b *Broker) leaveLine(ctx context.Context, line Line, l *leaver) error {
 	if l.settled {
 		return l.err
 	}
-	all := b.leaving.take(line)
-	_, err = b.settleInside(ctx, line, lineSettling{seen: true, leavers: all})
+	all := b.leaving.take(line, l.how)
+	_, err = b.settleInside(ctx, line, lineSettling{seen: true, leavers: all, fence: l.how.fence, redone: l.how.redone, front: l.how.front})
 	for _, other := range all {
 		other.settled, other.err = true, err
 	}

@@ -24,7 +24,8 @@ func many(t *testing.T, b *Broker, n int) []*Record {
 	return records
 }
 
-// Tasks of a line that end while it is settled give their turns back by one write, which calls who is next.
+// Tasks of a line that end while it is settled give their turns back by one write, which calls who is next; so do
+// those that are dropped.
 func TestTasksLeaveTogether(t *testing.T) {
 	t.Parallel()
 	b := openNew(t)
@@ -35,7 +36,12 @@ func TestTasksLeaveTogether(t *testing.T) {
 	must(t, err)
 	var group errgroup.Group
 	for i, r := range records[:n] {
-		group.Go(func() error { return b.LeaveLines(t.Context(), r, uint64(i+1)) })
+		group.Go(func() error {
+			if i%2 > 0 {
+				return b.LeaveDropped(t.Context(), r, r.Envelope(), uint64(i+1))
+			}
+			return b.LeaveLines(t.Context(), r, uint64(i+1))
+		})
 	}
 	waiting := func() int {
 		b.leaving.mu.Lock()
@@ -55,8 +61,8 @@ func TestTasksLeaveTogether(t *testing.T) {
 	leave()
 	must(t, group.Wait())
 	haveTurns(t, b, "k", records[n:]...)
-	if writes := streamState(t, b, bucketStream(b.keys())).State.LastSeq - before; writes != 1 {
-		t.Errorf("%d writes for %d tasks", writes, n)
+	if writes := streamState(t, b, bucketStream(b.keys())).State.LastSeq - before; writes != 2 {
+		t.Errorf("%d writes for %d tasks that end and %d that are dropped", writes, n/2, n/2)
 	}
 	if len(b.leaving.lines) != 0 {
 		t.Errorf("left behind: %+v", b.leaving.lines)

@@ -26,6 +26,7 @@ type leaving struct {
 	b   *Broker
 	r   *Record
 	seq uint64
+	how howToLeave
 }
 
 // waitToLeave is a worker that waits at the door of a line, to give a turn back.
@@ -33,15 +34,17 @@ func (m *lineMachine) waitToLeave(t *rapid.T, r *Record, seq uint64) bool {
 	if m.draining || !rapid.Bool().Draw(t, "waits at the door") {
 		return false
 	}
-	m.b.leaving.add(r.Line(OfKey), &leaver{id: r.ID, epoch: r.Places[0].Epoch, by: seq})
-	m.leaves = append(m.leaves, leaving{m.b, r, seq})
+	how := howToLeave{redone: rapid.Bool().Draw(t, "redone")}
+	how.fence = how.redone
+	m.b.leaving.add(r.Line(OfKey), &leaver{id: r.ID, epoch: r.Places[0].Epoch, by: seq, how: how})
+	m.leaves = append(m.leaves, leaving{m.b, r, seq, how})
 	return true
 }
 
 // leave lets all enter who wait, unless somebody has given their turns back already.
 func (m *lineMachine) leave(t *rapid.T, ctx context.Context) {
 	for _, l := range m.leaves {
-		m.must(t, l.b.LeaveLines(ctx, l.r, l.seq))
+		m.must(t, l.b.leaveLines(ctx, l.r, l.seq, lineSettling{seen: true, fence: l.how.fence, redone: l.how.redone}))
 		m.ack(l.seq)
 	}
 	m.leaves = nil

@@ -43,7 +43,7 @@ func (s *lineSettling) leaves(g *grant) bool {
 
 // leavesOnly reports whether it is for nothing but tasks that leave.
 func (s *lineSettling) leavesOnly() bool {
-	return s.seen && !s.fence && !s.front && !s.redone && s.relay == nil && s.over == nil && len(s.came) == 0
+	return s.seen && s.relay == nil && s.over == nil && len(s.came) == 0
 }
 
 // handsOver reports whether a place was handed out for the first time just now.

@@ -61,7 +61,7 @@ func (b *Broker) leaveLines(ctx context.Context, r *Record, by uint64, s lineSet
 	}
 	for _, place := range slices.Backward(r.Places) {
 		var err error
-		l, line := &leaver{id: r.ID, epoch: place.Epoch, by: by}, r.Line(place.Of)
+		l, line := &leaver{id: r.ID, epoch: place.Epoch, by: by, how: howToLeave{s.fence, s.redone, s.front}}, r.Line(place.Of)
 		if s.leavesOnly() {
 			err = b.leaveLine(ctx, line, l)
 		} else {
