@@ -57,7 +57,10 @@ type relay struct {
 func (rl *relay) shorten(ctx context.Context, r *run) (done bool) {
 	rl.mu.Lock() // the relay goes on after that
 	defer rl.mu.Unlock()
-	if ended(r.done) || rl.runs == 0 || rl.runs >= len(rl.Tasks) {
+	r.mu.Lock()
+	over := r.ending || r.fenced // if ending takes long, it is the broker
+	r.mu.Unlock()
+	if over || rl.runs == 0 || rl.runs >= len(rl.Tasks) {
 		return true
 	}
 	ctx, cancel := context.WithTimeout(ctx, min(time.Second, r.lane.leaseNow()/6)) // heartbeats wait for it meanwhile
