@@ -58,9 +58,9 @@ func (b *Broker) newCalling(doc *lineDoc, taken bool, s lineSettling) *calling {
 // room reports whether another task may be called.
 func (c *calling) room() bool { return len(c.doc.Granted) < c.limit }
 
-// run looks for those who are next, and publishes them.
+// run looks for those who are next, and publishes those who are called.
 func (c *calling) run(ctx context.Context) error {
-	if err := c.look(ctx); err != nil {
+	if err := c.look(ctx); err != nil || len(c.calls) == 0 {
 		return err
 	}
 	return c.publish(ctx)
