@@ -123,6 +123,12 @@ func TestClientKilledAndAnotherReplicaAsked(t *testing.T) {
 	}
 	t.Logf("%d of %d repeats found a task", found, n)
 
+	for _, id := range tasks {
+		if task := two.finish(id, time.Now().Add(60*time.Second)); task.State != pelton.Succeeded {
+			t.Errorf("task %s is %s: %+v", id, task.State, task.Error)
+		}
+	}
+	// All is over: a list may leave out what changes meanwhile.
 	var made []pelton.Task
 	for cursor, more := "", true; more; { // a page may end early where reads take long
 		status, _, answer, err := call(t.Context(), http.MethodGet, two.url+"/tasks?limit=500&cursor="+url.QueryEscape(cursor), "")
@@ -142,11 +148,6 @@ func TestClientKilledAndAnotherReplicaAsked(t *testing.T) {
 	for _, task := range made {
 		if tasks[task.Labels["n"]] != task.ID {
 			t.Errorf("task %s of request %s is nobody's", task.ID, task.Labels["n"])
-		}
-	}
-	for _, id := range tasks {
-		if task := two.finish(id, time.Now().Add(60*time.Second)); task.State != pelton.Succeeded {
-			t.Errorf("task %s is %s: %+v", id, task.State, task.Error)
 		}
 	}
 	text, err := os.ReadFile(ran)
