@@ -24,6 +24,13 @@ func many(t *testing.T, b *Broker, n int) []*Record {
 	return records
 }
 
+// atTheDoor is how many tasks wait to leave a line.
+func atTheDoor(b *Broker, line Line) int {
+	b.leaving.mu.Lock()
+	defer b.leaving.mu.Unlock()
+	return len(b.leaving.lines[line])
+}
+
 // Tasks of a line that end while it is settled give their turns back by one write, which calls who is next; so do
 // those that are dropped.
 func TestTasksLeaveTogether(t *testing.T) {
@@ -43,19 +50,14 @@ func TestTasksLeaveTogether(t *testing.T) {
 			return b.LeaveLines(t.Context(), r, uint64(i+1))
 		})
 	}
-	waiting := func() int {
-		b.leaving.mu.Lock()
-		defer b.leaving.mu.Unlock()
-		return len(b.leaving.lines[line])
-	}
-	reaches(t, "all wait at the door", func() bool { return waiting() == n })
+	reaches(t, "all wait at the door", func() bool { return atTheDoor(b, line) == n })
 	gone, cancel := context.WithCancel(t.Context())
 	cancel()
 	if err := b.leaveLine(gone, line, &leaver{}); !errors.Is(err, pelton.ErrUnavailable) {
 		t.Errorf("who gives up = %v", err)
 	}
-	if waiting() != n {
-		t.Errorf("%d wait, want %d without the one that gave up", waiting(), n)
+	if waiting := atTheDoor(b, line); waiting != n {
+		t.Errorf("%d wait, want %d without the one that gave up", waiting, n)
 	}
 	before := streamState(t, b, bucketStream(b.keys())).State.LastSeq
 	leave()
@@ -81,11 +83,7 @@ func TestTasksFailToLeaveTogether(t *testing.T) {
 	for i, r := range records[:2] {
 		go func() { ends <- b.LeaveLines(t.Context(), r, uint64(i+1)) }()
 	}
-	reaches(t, "both wait at the door", func() bool {
-		b.leaving.mu.Lock()
-		defer b.leaving.mu.Unlock()
-		return len(b.leaving.lines[line]) == 2
-	})
+	reaches(t, "both wait at the door", func() bool { return atTheDoor(b, line) == 2 })
 	b.conn.nc.Close()
 	leave()
 	for range 2 {

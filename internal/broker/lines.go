@@ -169,14 +169,14 @@ func (d *lineDoc) take(ctx context.Context, s lineSettling) (taken bool, err err
 	for _, g := range d.Granted {
 		gone := false
 		switch {
-		case s.relay.gives(&g) && s.relay.keeps > 0:
-			if s.relay.shorten(&g) {
+		case s.relay.gives(&g):
+			back := s.relay.left
+			if gone = s.relay.keeps == 0; !gone {
+				back = s.relay.shorten(&g)
+			}
+			if back { // who has not started is called again
 				taken = true
 				d.goBack(max(s.relay.from, 1) - 1)
-			}
-		case s.relay.gives(&g):
-			if gone = true; s.relay.left {
-				d.goBack(max(s.relay.from, 1) - 1) // who has not started is called again
 			}
 		case s.leaves(&g):
 			if gone = true; g.By > 0 {

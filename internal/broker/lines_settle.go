@@ -41,11 +41,6 @@ func (s *lineSettling) leaves(g *grant) bool {
 	return slices.ContainsFunc(s.leavers, func(l *leaver) bool { return l.leaves(g) })
 }
 
-// leavesOnly reports whether it is for nothing but tasks that leave.
-func (s *lineSettling) leavesOnly() bool {
-	return s.seen && s.relay == nil && s.over == nil && len(s.came) == 0
-}
-
 // handsOver reports whether a place was handed out for the first time just now.
 func (s *lineSettling) handsOver(seq uint64) bool {
 	return slices.ContainsFunc(s.came, func(d *Delivery) bool { return d.Seq == seq && d.First() })

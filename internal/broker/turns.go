@@ -62,12 +62,11 @@ func (b *Broker) leaveLines(ctx context.Context, r *Record, by uint64, s lineSet
 	for _, place := range slices.Backward(r.Places) {
 		var err error
 		l, line := &leaver{id: r.ID, epoch: place.Epoch, by: by, how: howToLeave{s.fence, s.redone, s.front}}, r.Line(place.Of)
-		if s.leavesOnly() {
+		if s.relay == nil {
 			err = b.leaveLine(ctx, line, l)
-		} else {
-			own := s
-			own.leavers = []*leaver{l}
-			_, err = b.settleLine(ctx, line, own)
+		} else { // which takes what comes next by the turn of this one
+			s.leavers = []*leaver{l}
+			_, err = b.settleLine(ctx, line, s)
 		}
 		if err != nil {
 			return fmt.Errorf("give back the turn of task %s: %w", r.ID, err)
