@@ -85,6 +85,7 @@ type Broker struct {
 	deadReads   time.Duration // see maxDeadReading
 	// cancelWait is how long a cancel waits for the holder of a running task.
 	cancelWait time.Duration
+	wakeWithin time.Duration // see resume.go
 
 	watching  watching
 	shards    shards
@@ -140,7 +141,7 @@ func Open(ctx context.Context, nc *nats.Conn, cfg Config) (*Broker, error) {
 	b := &Broker{
 		names: names{cfg.Namespace}, cfg: cfg, js: js,
 		opening: make(chan struct{}, 1), maxQueues: maxQueuesR1, keyGrace: keyGrace, deadReads: maxDeadReading, cancelWait: cancelWait,
-		turnTimes: usualTurns(), known: knownPlaces{aloneAfter: aloneAfter, keptBehind: keptBehind},
+		turnTimes: usualTurns(), wakeWithin: wakeWithin, known: knownPlaces{aloneAfter: aloneAfter, keptBehind: keptBehind},
 	}
 	b.limits.ready = make(chan struct{})
 	if b.seen, err = newSeenDocs(); err != nil {

@@ -119,6 +119,7 @@ func (b *Broker) SettleLane(ctx context.Context, lane Lane, shorten bool) (Settl
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	name := laneConsumer(lane.Queue, lane.Priority)
+	wake := waking{within: b.wakeWithin}
 	for try := range settleTries {
 		// The entry, then the consumer: if they agree now, whoever changes the entry
 		// later settles the lane later.
@@ -142,6 +143,11 @@ func (b *Broker) SettleLane(ctx context.Context, lane Lane, shorten bool) (Settl
 		step := nextSettling(info, want, shorten)
 		switch {
 		case !alone: // others are told to pause, and looked at again
+		case step == settleResume, step == settleNothing && !want.paused && wake.missed:
+			step = settleResume
+			if err := b.resume(ctx, lane.Shard, info, &wake); err != nil {
+				return Settled{}, err
+			}
 		case step == settleNothing:
 			return Settled{Lease: leaseOf(info.Config.AckWait, want.lease), Shorten: want.lease > 0 && info.Config.AckWait > want.lease, Again: again}, nil
 		default:
@@ -218,8 +224,6 @@ func (b *Broker) settle(ctx context.Context, shard uint8, step settling, info *j
 	case settlePause:
 		_, err := b.js.PauseConsumer(ctx, b.tasks(shard), info.Name, info.TimeStamp.Add(pauseFor))
 		return translate("pause lane "+info.Name, err)
-	case settleResume:
-		return b.resume(ctx, shard, info)
 	case settleConfig:
 		cfg := info.Config
 		cfg.MaxAckPending = want.maxPending
@@ -228,25 +232,7 @@ func (b *Broker) settle(ctx context.Context, shard uint8, step settling, info *j
 		}
 		_, err := b.js.UpdateConsumer(ctx, b.tasks(shard), cfg) // leaves the pause alone
 		return translate("configure lane "+info.Name, err)
-	case settleNothing:
-	}
-	return nil
-}
-
-// resume ends a pause a moment from now, by the server's clock: the end of a pause
-// wakes up the pulls that wait, lifting it does not (nats-server 2.15,
-// updatePauseState).
-func (b *Broker) resume(ctx context.Context, shard uint8, info *jetstream.ConsumerInfo) error {
-	read := time.Now() // a little after info.TimeStamp
-	for margin := 50 * time.Millisecond; margin < pauseOver/2; margin *= 4 {
-		until := info.TimeStamp.Add(time.Since(read) + margin)
-		pause, err := b.js.PauseConsumer(ctx, b.tasks(shard), info.Name, until)
-		if err != nil {
-			return translate("resume lane "+info.Name, err)
-		}
-		if pause.Paused { // else it was over when it arrived there, and woke up nobody
-			return nil
-		}
+	case settleResume, settleNothing: // see resume.go
 	}
 	return nil
 }
