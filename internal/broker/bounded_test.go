@@ -26,6 +26,22 @@ type crowd struct {
 	enforced bool
 	held     chan *Delivery // those that came before it, which are not done by themselves
 	working  sync.WaitGroup
+	most     int           // how many they are expected to have at once
+	full     chan struct{} // closed when they have, which those that run wait for, for a while
+}
+
+func newCrowd(most int) *crowd {
+	return &crowd{done: map[pelton.ID]int{}, held: make(chan *Delivery, 3), most: most, full: make(chan struct{})}
+}
+
+// countAnew forgets how many they had at once.
+func (c *crowd) countAnew() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.peak < c.most {
+		close(c.full)
+	}
+	c.peak, c.full = 0, make(chan struct{})
 }
 
 func (c *crowd) take(d *Delivery) {
@@ -36,9 +52,17 @@ func (c *crowd) take(d *Delivery) {
 		c.held <- d
 		return
 	}
+	full := c.full
+	if c.peak < c.most && c.out >= c.most {
+		close(full)
+	}
 	c.peak = max(c.peak, c.out)
 	c.working.Go(func() {
-		<-time.After(3 * time.Millisecond)
+		select {
+		case <-full:
+		case <-time.After(time.Second):
+		}
+		<-time.After(3 * time.Millisecond) // time for one too many
 		c.finish(d)
 	})
 }
@@ -51,17 +75,42 @@ func (c *crowd) finish(d *Delivery) {
 	_ = d.Ack()
 }
 
+// takeOne takes one task of each shard.
+func (c *crowd) takeOne(t *testing.T, b *Broker, queue string) (stop func()) {
+	t.Helper()
+	return c.open(t, b, queue, func(p *Puller, _ <-chan struct{}) { _ = p.Stand(1, 30*time.Second) })
+}
+
+// serve stands at the lanes until stop. It asks anew every second, as a worker does in the end: in a cluster, a request is
+// forgotten if it is faster than the subscription for its answers.
 func (c *crowd) serve(t *testing.T, b *Broker, queue string, batch int) (stop func()) {
 	t.Helper()
+	return c.open(t, b, queue, func(p *Puller, over <-chan struct{}) {
+		for again := time.Tick(time.Second); ; {
+			_ = p.Stand(batch, time.Second)
+			select {
+			case <-again:
+			case <-over:
+				return
+			}
+		}
+	})
+}
+
+func (c *crowd) open(t *testing.T, b *Broker, queue string, stand func(*Puller, <-chan struct{})) (stop func()) {
+	t.Helper()
 	var pullers []*Puller
+	var standing sync.WaitGroup
+	over := make(chan struct{})
 	for shard := range b.Shards() {
-		var p *Puller
 		p, err := b.OpenPuller(Lane{queue, pelton.Low, uint8(shard)}, c.take, func(PullEnd) {})
 		must(t, err)
-		must(t, p.Stand(batch, 30*time.Second))
 		pullers = append(pullers, p)
+		standing.Go(func() { stand(p, over) })
 	}
 	return func() {
+		close(over)
+		standing.Wait()
 		for _, p := range pullers {
 			p.Close(context.WithoutCancel(t.Context()))
 		}
@@ -94,8 +143,8 @@ func TestBoundOverShards(t *testing.T) {
 			for i := range 3 * each {
 				must(t, b.Enqueue(t.Context(), inShardOf(uint8(i%3), "q", pelton.Low)))
 			}
-			c := &crowd{done: map[pelton.ID]int{}, held: make(chan *Delivery, 3)}
-			stop := c.serve(t, b, "q", 1)
+			c := newCrowd(most)
+			stop := c.takeOne(t, b, "q")
 			var held []*Delivery
 			for range 3 {
 				held = append(held, wait(t, c.held, "delivery before the bound"))
@@ -115,9 +164,7 @@ func TestBoundOverShards(t *testing.T) {
 			for _, d := range held {
 				c.finish(d)
 			}
-			c.mu.Lock()
-			c.peak = 0
-			c.mu.Unlock()
+			c.countAnew()
 			reaches(t, "all to be done", func() bool {
 				must(t, b.TendTurns(t.Context()))
 				c.mu.Lock()
@@ -166,8 +213,8 @@ func TestBoundSurvivesDeadWorkers(t *testing.T) {
 		must(t, b.Enqueue(t.Context(), r))
 		dead = append(dead, r.ID)
 	}
-	c := &crowd{done: map[pelton.ID]int{}, held: make(chan *Delivery, 2)}
-	stop := c.serve(t, b, "q", 1)
+	c := newCrowd(1)
+	stop := c.takeOne(t, b, "q")
 	for range dead {
 		wait(t, c.held, "delivery")
 	}
@@ -239,7 +286,8 @@ func TestShardsOfCluster(t *testing.T) {
 		}
 	}
 	bound(t, b, "q", 1)
-	c := &crowd{done: map[pelton.ID]int{}, enforced: true}
+	c := newCrowd(1)
+	c.enforced = true
 	defer c.serve(t, b, "q", 3*each)()
 	deadline := time.After(time.Minute)
 	for done := 0; done < 3*each; {

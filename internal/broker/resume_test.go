@@ -26,10 +26,20 @@ func TestResumeWakesWhoWaits(t *testing.T) {
 			b.wakeWithin = 100 * time.Microsecond
 			lane := Lane{"q", pelton.Low, 0}
 			must(t, b.EnsureLane(t.Context(), lane))
-			got := make(chan *Delivery, 1)
+			got := make(chan *Delivery, 2)
 			p, err := b.OpenPuller(lane, func(d *Delivery) { got <- d }, func(PullEnd) {})
 			must(t, err)
 			defer p.Close(t.Context())
+			must(t, b.Enqueue(t.Context(), inShardOf(0, "q", pelton.Low)))
+			reaches(t, "the lane to be served", func() bool { // a request may be faster than its subscription: see crowd.serve
+				must(t, p.Pull(1, 100*time.Millisecond))
+				select {
+				case d := <-got:
+					return d.Ack() == nil
+				case <-time.After(200 * time.Millisecond):
+					return false
+				}
+			})
 			must(t, p.Stand(5, time.Minute))
 			for range 5 {
 				set := func(change func(*QueueConfig)) {
