@@ -325,7 +325,8 @@ func TestFleetWithoutRedis(t *testing.T) {
 		t.Errorf("200 tasks of an open limit took %s", took)
 	}
 	r.succeeds(t, local...)
-	if took := time.Since(begin).Seconds(); took < 1.8 || took > 3.8 && m.quiet(t) { // (44-4)/20
+	// (44-4)/20 s, or up to (44-2)/10 if one worker gets them all.
+	if took := time.Since(begin).Seconds(); took < 1.8 || took > 5 && m.quiet(t) {
 		t.Errorf("44 tasks at twice the half of 20/s took %.2f s", took)
 	}
 	boundHolds(t, m, starts.starts("local")[5:], limits["local"])
