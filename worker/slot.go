@@ -1,6 +1,9 @@
 package worker
 
-import "sync/atomic"
+import (
+	"sync"
+	"sync/atomic"
+)
 
 // slot is one of the worker's slots while a delivery holds it.
 type slot struct {
@@ -23,18 +26,45 @@ func (w *Worker) takeSlot(rank int, free chan<- int) *slot {
 func (w *Worker) work(h kept) {
 	for {
 		w.handleIn(h)
-		if ended(w.stopping) { // nobody waits for a handler that was given up
+		if ended(w.stopping) || !w.idle.enter() { // nobody waits for a handler that was given up
 			return
 		}
-		w.idle.Add(1)
 		select {
 		case h = <-w.ready:
-			w.idle.Done()
+			w.idle.leave()
 		case <-w.stopping:
-			w.idle.Done()
+			w.idle.leave()
 			return
 		}
 	}
+}
+
+// idlers are the goroutines of work that have nothing to do.
+type idlers struct {
+	all  sync.WaitGroup
+	mu   sync.Mutex // who is about to wait, and the worker's end
+	over bool
+}
+
+// enter reports whether the goroutine may wait: not any more when the worker ends, to which its slot, which
+// it has freed, is nothing to wait for.
+func (i *idlers) enter() bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if !i.over {
+		i.all.Add(1)
+	}
+	return !i.over
+}
+
+func (i *idlers) leave() { i.all.Done() }
+
+// end lets nobody in any more and waits for those who are.
+func (i *idlers) end() {
+	i.mu.Lock()
+	i.over = true
+	i.mu.Unlock()
+	i.all.Wait()
 }
 
 func (w *Worker) handleIn(h kept) {

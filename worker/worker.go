@@ -48,11 +48,11 @@ type Worker struct {
 	base     context.Context //nolint:containedctx // of handlers: ends when the grace is over
 	hard     context.Context //nolint:containedctx // of writes to the broker: ends when Run gives up
 
-	connected  atomic.Int64   // unix time of the last connection to the broker, in nanoseconds
-	shortest   atomic.Int64   // lease of the lanes served, in nanoseconds
-	show       chan struct{}  // told when presence is to be shown at once
-	ready      chan kept      // takes a delivery if a goroutine has nothing to do
-	idle       sync.WaitGroup // goroutines that have nothing to do
+	connected  atomic.Int64  // unix time of the last connection to the broker, in nanoseconds
+	shortest   atomic.Int64  // lease of the lanes served, in nanoseconds
+	show       chan struct{} // told when presence is to be shown at once
+	ready      chan kept     // takes a delivery if a goroutine has nothing to do
+	idle       idlers
 	finishing  chan struct{}  // held by successes that are being written
 	entered    chan struct{}  // told that there are runs again that may need a keeper
 	background sync.WaitGroup // everything but handlers
@@ -112,7 +112,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	w.base, w.hard, w.stopping, w.stop = base, hard, serving.Done(), stopServing
 	defer w.background.Wait()
 	defer endHard()
-	defer w.idle.Wait()
+	defer w.idle.end()
 
 	work, err := b.WatchWork(serving, w.cfg.Queues)
 	if err != nil {
