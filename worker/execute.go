@@ -176,11 +176,10 @@ func (w *Worker) newRun(c candidate, record *broker.Record) *run {
 // The run is entered before it is written: whoever reads that the task runs here
 // finds it, a cancel signal as well as a second delivery.
 func (w *Worker) execute(r *run, c candidate) error {
-	ctx, cancel := context.WithCancelCause(w.base)
-	r.cancel, r.begun = cancel, time.Now()
+	ctx := &handlerContext{parent: w.base}
+	r.cancel, r.stop, r.begun = ctx.end, ctx.release, time.Now()
 	other, dropped := w.enter(r)
 	if other != nil {
-		cancel(nil)
 		w.outwait(other, c)
 		return broker.ErrStale
 	}
@@ -201,9 +200,9 @@ func (w *Worker) execute(r *run, c candidate) error {
 }
 
 // prepare makes what the handler gets.
-func (r *run) prepare(ctx context.Context) {
-	ctx, r.stop = context.WithDeadlineCause(ctx, r.begun.Add(r.record.Timeout), pelton.ErrTimeout)
-	r.ctx = &handlerContext{ctx, contextValue{run: r, task: r.task, locks: &r.locks}}
+func (r *run) prepare(ctx *handlerContext) {
+	ctx.begin(r.begun.Add(r.record.Timeout), contextValue{run: r, task: r.task, locks: &r.locks})
+	r.ctx = ctx
 	r.locks = lockSession{
 		from: r.w, ctx: r.ctx, holder: pelton.LockHolder{TaskID: r.task.ID, Kind: r.task.Kind, Worker: r.w.id}, lease: r.lane.leaseNow(), fence: r.token,
 	}
@@ -249,7 +248,6 @@ func (w *Worker) begin(r *run, c candidate) (begun bool, err error) {
 // leave ends the run in this process.
 func (r *run) leave() {
 	r.stop()
-	r.cancel(nil)
 	r.w.leave(r)
 	r.mu.Lock()
 	close(r.done)
