@@ -77,6 +77,10 @@ func (c *Client) NoteStart(ctx context.Context, unclean, always bool) error {
 	return c.b.SaveHorizon(ctx, unclean, always)
 }
 
+// NotePages is what NoteStart says of pages, for servers with a broker elsewhere: that they read successes which were
+// written together. Errors: pelton.ErrUnavailable.
+func (c *Client) NotePages(ctx context.Context) error { return c.b.SavePages(ctx) }
+
 // Reconnected gives a channel that receives after each reconnection to NATS; stop ends
 // it.
 func (c *Client) Reconnected() (ch <-chan struct{}, stop func()) { return c.b.Reconnected() }

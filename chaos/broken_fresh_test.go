@@ -1,6 +1,8 @@
 package chaos_test
 
 import (
+	"math/rand/v2"
+	"sync"
 	"time"
 
 	"github.com/peltonq/pelton"
@@ -57,7 +59,50 @@ func freshVariants() []variant {
 			},
 			noticed: []string{"promoted"},
 		},
+		{
+			lacks:   failpoint.NoSeal,
+			provoke: func(s *suite, _ []*proxy.Proxy) { s.cancelAtTheEnd() },
+			noticed: []string{"final", "moves"},
+		},
+		{
+			lacks:   failpoint.SealBlind,
+			provoke: func(s *suite, _ []*proxy.Proxy) { s.cancelAtTheEnd() },
+			noticed: []string{"final", "moves"},
+		},
 	}
+}
+
+// cancelAtTheEnd cancels tasks in the moment in which they succeed, until one is both, or for a while.
+func (s *suite) cancelAtTheEnd() {
+	s.Helper()
+	for deadline := time.Now().Add(s.drain); time.Now().Before(deadline) && !s.endedTwice(); {
+		var cancelling sync.WaitGroup
+		for range 4 {
+			random := rand.New(rand.NewPCG(s.rand.Uint64(), 8))
+			cancelling.Go(func() {
+				for range 50 {
+					id := s.producer.must(order{kind: "chaos.quick", bare: true})
+					s.pause(time.Duration(random.IntN(4000)) * time.Microsecond)
+					s.producer.cancel(id)
+				}
+			})
+		}
+		cancelling.Wait()
+	}
+}
+
+// endedTwice reports whether two stored versions of a task are terminal.
+func (s *suite) endedTwice() bool {
+	s.Helper()
+	ended := map[pelton.ID]uint64{}
+	return s.count(func(e history.Event) bool {
+		if e.Kind != history.Observe || e.Record == nil || !e.Record.Stored || !e.Record.State.Terminal() {
+			return false
+		}
+		before, known := ended[e.Task]
+		ended[e.Task] = e.Record.Revision
+		return known && before != e.Record.Revision
+	}) > 0
 }
 
 func isMissing(e history.Event) bool { return e.Kind == history.Missing }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"testing"
 	"time"
@@ -95,13 +96,25 @@ func (c *copier) publish(ctx context.Context, o original) error {
 	return err
 }
 
-// recorded reports whether the task has a record. The message of one that has none is all
+// recorded reports whether the task has a record, or is in a page. The message of one that has neither is all
 // there is of it, and nobody ever publishes that again.
 func (c *copier) recorded(ctx context.Context, o original) bool {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	_, err := c.states.GetLastMsgForSubject(ctx, "$KV.pelton_STATE_0."+o.id.String())
-	return err == nil
+	if _, err := c.states.GetLastMsgForSubject(ctx, "$KV.pelton_STATE_0."+o.id.String()); err == nil || o.id.Minted() {
+		return err == nil
+	}
+	pages := fmt.Sprintf("$KV.pelton_STATE_0.page.%d.*", o.id.Sequence()/32)
+	for next := uint64(1); ; {
+		page, err := c.states.GetMsg(ctx, next, jetstream.WithGetMsgSubject(pages))
+		if err != nil {
+			return false
+		}
+		if bytes.Contains(page.Data, []byte(o.id.String())) {
+			return true
+		}
+		next = page.Sequence + 1
+	}
 }
 
 // copyAtRandom copies until ctx ends what waits, what runs, and epochs that are over.

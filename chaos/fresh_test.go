@@ -64,7 +64,7 @@ func TestFreshWorkerDies(t *testing.T) {
 	}
 	s := newSuite(t, p, func(s *suite) {
 		s.built = instrumented
-		s.workerPoints = newPoints(rand.New(rand.NewPCG(s.rand.Uint64(), 4)), deaths, failpoint.FreshStarted, failpoint.FreshPromoted, failpoint.FreshFinished)
+		s.workerPoints = newPoints(rand.New(rand.NewPCG(s.rand.Uint64(), 4)), deaths, failpoint.FreshStarted, failpoint.FreshPromoted, failpoint.FreshFinished, failpoint.SegmentSealed)
 	})
 	s.meanwhile(3*time.Millisecond, s.young(), func() {
 		for range p.kills {
@@ -82,7 +82,7 @@ func TestFreshWorkerDies(t *testing.T) {
 		}
 	}
 	s.healed()
-	if c := s.judge().Counts; c.Faults["kill"] == 0 || c.Faults["failpoint"] < 3*deaths || c.Traceless == 0 {
+	if c := s.judge().Counts; c.Faults["kill"] == 0 || c.Faults["failpoint"] < 4*deaths || c.Traceless == 0 {
 		t.Errorf("nobody died in a run without a record: %s", c)
 	}
 }

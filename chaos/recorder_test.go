@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -50,7 +51,7 @@ func (s *suite) record(ctx context.Context, shard int) {
 		}
 	}
 	following, err := records.Consume(func(msg jetstream.Msg) {
-		if e, ok := stored(msg); ok {
+		for _, e := range stored(msg) {
 			s.write(log, e)
 		}
 	}, jetstream.PullHeartbeat(500*time.Millisecond), jetstream.PullExpiry(2*time.Second))
@@ -63,13 +64,47 @@ func (s *suite) record(ctx context.Context, shard int) {
 	<-following.Closed()
 }
 
-// stored reads a record as the broker keeps it: a line of JSON, then the payload,
-// then the result. Probes and markers of deletion are none.
-func stored(msg jetstream.Msg) (history.Event, bool) {
+// stored reads what is in an entry of the bucket: a record, or those of a page. Probes, seals and
+// markers of deletion have none.
+func stored(msg jetstream.Msg) (events []history.Event) {
 	meta, err := msg.Metadata()
 	if err != nil {
-		return history.Event{}, false
+		return nil
 	}
+	previous, _ := strconv.ParseUint(msg.Headers().Get("Nats-Expected-Last-Subject-Sequence"), 10, 64) // absent is none
+	parts := [][]byte{msg.Data()}
+	if strings.Contains(msg.Subject(), ".page.") {
+		parts = records(msg.Data())
+	}
+	for _, data := range parts {
+		if e, ok := storedRecord(data, meta.Sequence.Stream, previous); ok {
+			events = append(events, e)
+		}
+	}
+	return events
+}
+
+// records are those of a page, which is a line of JSON with their lengths, then all of them.
+func records(data []byte) (parts [][]byte) {
+	var form struct {
+		Lengths []int `json:"lengths"`
+	}
+	line, body, found := bytes.Cut(data, []byte{'\n'})
+	if !found || json.Unmarshal(line, &form) != nil {
+		return nil
+	}
+	for _, n := range form.Lengths {
+		if n < 0 || n > len(body) {
+			return nil
+		}
+		parts, body = append(parts, body[:n]), body[n:]
+	}
+	return parts
+}
+
+// storedRecord reads a record as the broker keeps it: a line of JSON, then the payload,
+// then the result. previous is the revision that it replaced.
+func storedRecord(data []byte, revision, previous uint64) (history.Event, bool) {
 	var form struct {
 		ID         pelton.ID        `json:"id"`
 		Kind       string           `json:"kind"`
@@ -86,16 +121,15 @@ func stored(msg jetstream.Msg) (history.Event, bool) {
 		Owner      string           `json:"owner"`
 		Errors     []pelton.Failure `json:"errors"`
 	}
-	line, body, found := bytes.Cut(msg.Data(), []byte{'\n'})
+	line, body, found := bytes.Cut(data, []byte{'\n'})
 	if !found || json.Unmarshal(line, &form) != nil || form.ID.IsZero() || form.PayloadLen > len(body) {
 		return history.Event{}, false
 	}
 	r := &history.Record{
-		State: form.State, Revision: meta.Sequence.Stream, Stored: true, Attempt: form.Attempt, Crashes: form.Crashes, Worker: form.Owner,
+		State: form.State, Revision: revision, Previous: previous, Stored: true, Attempt: form.Attempt, Crashes: form.Crashes, Worker: form.Owner,
 		RunAt: form.RunAt, StartedAt: form.StartedAt, FinishedAt: form.FinishedAt, Replaced: form.Replaced,
 	}
 	r.ResultRun, r.ResultFence = runOf(body[form.PayloadLen:])
-	r.Previous, _ = strconv.ParseUint(msg.Headers().Get("Nats-Expected-Last-Subject-Sequence"), 10, 64) // absent is none
 	if n := len(form.Errors); n > 0 {
 		r.Reason = form.Errors[n-1].Reason
 	}

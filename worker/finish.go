@@ -92,7 +92,7 @@ const (
 // but an ordinary answer is dealt with as if the write had not been tried. False
 // means that nothing was done.
 //
-// At most mostFinishing writes are under way.
+// At most mostFinishing successes are under way. More wait here, with their slots.
 func (r *run) succeedSoon(now time.Time) bool {
 	rec := r.record
 	if len(rec.Places) > 0 || rec.Unique != nil || len(rec.Payload)+len(rec.Result) > soonest || failpoint.Broken(failpoint.AckFirst) {
@@ -101,7 +101,15 @@ func (r *run) succeedSoon(now time.Time) bool {
 	select {
 	case r.w.finishing <- struct{}{}:
 	default:
-		return false
+		select {
+		case r.w.finishing <- struct{}{}:
+		case <-r.w.hard.Done():
+			return false
+		}
+		if r.lateNow() { // by now
+			<-r.w.finishing
+			return false
+		}
 	}
 	r.w.tasks.Add(1)
 	first := rec.Revision == 0

@@ -80,15 +80,16 @@ func TestWritesPerTask(t *testing.T) {
 	}
 	const n = 10
 	r.succeeds(t, r.enqueueMany(t, n, "ok")...)
-	if got := written("KV_pelton_STATE_0"); got != n { // succeeded
-		t.Errorf("%d record writes for %d tasks", got, n)
+	recorded := written("KV_pelton_STATE_0")
+	if recorded == 0 || recorded > n { // succeeded, some of them together
+		t.Errorf("%d record writes for %d tasks", recorded, n)
 	}
 	if got := written("pelton_TASKS_0"); got != n {
 		t.Errorf("%d task messages for %d tasks", got, n)
 	}
 	r.succeeds(t, r.enqueue(t, "once").ID)
-	if got := written("KV_pelton_STATE_0"); got != n+3 { // retrying, running, succeeded
-		t.Errorf("%d record writes for a retried task", got-n)
+	if got := written("KV_pelton_STATE_0") - recorded; got != 4 { // the seal of its segment, retrying, running, succeeded
+		t.Errorf("%d record writes for a retried task", got)
 	}
 	if got := written("pelton_TASKS_0"); got != n+3 { // the task, its schedule, and what that fired
 		t.Errorf("%d task messages for a retried task", got-n)

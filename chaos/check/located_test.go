@@ -118,6 +118,11 @@ func rejectedLocated() []example {
 			s.read(25, located, pelton.Running, 0)
 			return s
 		}},
+		{"final", "succeeded, and cancelled by a record that knows nothing of it", func() *script {
+			s := short()
+			s.stored(50, located, pelton.Cancelled, 7, 0).FinishedAt = wall(50)
+			return s
+		}},
 		{"moves", "two first records", func() *script {
 			s := startedBeside(90, 106)
 			s.says(110, pelton.Failed, "w1", 90, 6, 0, 0).Reason = pelton.ReasonError

@@ -93,6 +93,8 @@ type Broker struct {
 	horizon   atomic.Pointer[horizon]
 	groups    groups
 	buffers   bufferPool
+	pagers    pagers
+	seals     seals
 	// background is what Open started, until Close calls stop.
 	background sync.WaitGroup
 	stop       context.CancelFunc
@@ -153,6 +155,10 @@ func Open(ctx context.Context, nc *nats.Conn, cfg Config) (*Broker, error) {
 	if b.lineNames, err = lru.New[string, Line](seenLines); err != nil {
 		return nil, fmt.Errorf("remember lines: %w", err)
 	}
+	if err = b.seals.open(); err != nil {
+		return nil, err
+	}
+	b.pagers.open()
 	b.reading = make(chan struct{}, 1)
 	var made []string
 	streams := b.streams(cfg.Replicas)
@@ -174,8 +180,14 @@ func Open(ctx context.Context, nc *nats.Conn, cfg Config) (*Broker, error) {
 	if b.config, err = js.KeyValue(ctx, b.names.config()); err != nil {
 		return nil, translate("open bucket "+b.names.config(), err)
 	}
-	if b.conn, err = newConn(nc); err != nil {
+	if b.conn, err = newConn(nc, b.seals.forget); err != nil {
 		return nil, err
+	}
+	if slices.Contains(made, bucketStream(b.state(0))) { // a new installation: all who read it know pages
+		if err = b.SavePages(ctx); err != nil {
+			b.conn.close()
+			return nil, err
+		}
 	}
 	if err = b.listen(ctx, nc, slices.Contains(made, b.dueIndex()) && !slices.Contains(made, b.tasks(0))); err != nil {
 		b.conn.close()

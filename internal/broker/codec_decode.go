@@ -203,6 +203,9 @@ func (c *cursor) lineField(key []byte, m *recordMeta) bool {
 	case "former":
 		c.once(41)
 		m.Former = c.count()
+	case "lone":
+		c.once(45)
+		m.Lone = c.isTrue()
 	default:
 		return false
 	}

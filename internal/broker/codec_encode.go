@@ -163,6 +163,7 @@ func (w *lineWriter) record(m *recordMeta) {
 	}
 	w.ifTrue(`,"in_line":true`, m.InLine)
 	w.countUnlessZero(`,"former":`, m.Former)
+	w.ifTrue(`,"lone":true`, m.Lone)
 }
 
 func (w *lineWriter) integer(key string, n int64) {

@@ -143,7 +143,7 @@ func (x texts) record(t *rapid.T) recordMeta {
 		Owner: text.Draw(t, "owner"), Carrier: maybe(t, count, "carrier"), Released: flag.Draw(t, "released"), Dropped: flag.Draw(t, "dropped"),
 		Deferrals: maybe(t, n, "deferrals"), DeferredAt: maybe(t, at, "deferred"), KeyRevision: maybe(t, count, "key revision"),
 		KeySpent: flag.Draw(t, "spent"), Replaced: flag.Draw(t, "replaced"), KeepUntil: maybe(t, at, "keep until"),
-		InLine: flag.Draw(t, "in line"), Former: maybe(t, count, "former"),
+		InLine: flag.Draw(t, "in line"), Former: maybe(t, count, "former"), Lone: flag.Draw(t, "lone"),
 	}
 	if flag.Draw(t, "limited") {
 		m.Limited = &Limited{Times: n.Draw(t, "times"), By: text.Draw(t, "by"), Passes: []Pass{{Limit: text.Draw(t, "limit"), At: at.Draw(t, "at"), Last: flag.Draw(t, "last")}}}

@@ -41,15 +41,17 @@ type conn struct {
 	messages sync.Pool // of *nats.Msg
 	table
 
+	lost    func()         // called when the connection is lost, before open calls end
 	running sync.WaitGroup // watch and write
 	status  chan nats.Status
 	upMu    sync.Mutex
 	up      []chan struct{} // told when the connection is back
 }
 
-func newConn(nc *nats.Conn) (*conn, error) {
+func newConn(nc *nats.Conn, lost func()) (*conn, error) {
 	c := &conn{
 		nc:       nc,
+		lost:     lost,
 		prefix:   nc.NewInbox() + ".",
 		waiters:  sync.Pool{New: func() any { return newWaiter() }},
 		messages: sync.Pool{New: func() any { return &nats.Msg{} }},
@@ -91,6 +93,7 @@ func (c *conn) watch() {
 func (c *conn) changed(status nats.Status) {
 	switch status {
 	case nats.RECONNECTING, nats.DISCONNECTED, nats.CLOSED:
+		c.lost()
 		c.abort(fmt.Errorf("%w: connection lost", errSent))
 	case nats.CONNECTED:
 		c.upMu.Lock()

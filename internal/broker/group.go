@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -96,10 +97,10 @@ func (b *Broker) GroupedStreams() (streams []string) {
 // of is the group of a write, nil if it goes by itself: what has further headers, because
 // batches refuse some of them, and everything where the broker does not sync every write.
 func (gs *groups) of(b *Broker, w *write) *group {
-	if h := b.horizon.Load(); h == nil || !h.Always || w.expectOn != "" || len(w.header) > 0 {
+	if h := b.horizon.Load(); h == nil || !h.Always || len(w.header) > 0 {
 		return nil
 	}
-	if shard, rest, ok := shardOf(w.subject, gs.tasks); ok && strings.HasPrefix(rest, "r.") {
+	if shard, rest, ok := shardOf(w.subject, gs.tasks); ok && strings.HasPrefix(rest, "r.") && w.expectOn == "" {
 		return gs.at(b, &gs.shards[shard].tasks)
 	}
 	if shard, _, ok := shardOf(w.subject, gs.state); ok {
@@ -227,14 +228,15 @@ func (g *group) take() []grouped {
 	expecting := make(map[string]struct{})
 	for ; n < len(g.waiting) && n < largestGroup; n++ {
 		w := &g.waiting[n].w
-		if _, twice := expecting[w.subject]; twice {
+		of := cmp.Or(w.expectOn, w.subject)
+		if _, twice := expecting[of]; twice {
 			break
 		}
 		if size += len(w.data); size > largestGroupBytes && n > 0 {
 			break
 		}
 		if w.expect != anyRevision {
-			expecting[w.subject] = struct{}{}
+			expecting[of] = struct{}{}
 		}
 	}
 	next := slices.Clone(g.waiting[:n])

@@ -39,6 +39,9 @@ type horizon struct {
 	More []uint64 `json:"more,omitempty"`
 	// Always says that the broker syncs every write: see group.go.
 	Always bool `json:"sync_always,omitempty"`
+	// Pages says that the servers read pages: workers of this version write none for servers of an earlier one. Those
+	// do not know the field, and write a horizon without it.
+	Pages bool `json:"pages,omitempty"`
 
 	revision uint64 // of the entry; 0: there is none
 }
@@ -82,7 +85,7 @@ func (b *Broker) SaveHorizon(ctx context.Context, unclean, always bool) error {
 	if err != nil {
 		return err
 	}
-	h.Always = always
+	h.Always, h.Pages = always, true
 	if h.Server = b.conn.nc.ConnectedServerId(); unclean {
 		if err := b.lookForShards(ctx); err != nil { // all that there are
 			return err
@@ -104,15 +107,40 @@ func (b *Broker) SaveHorizon(ctx context.Context, unclean, always bool) error {
 			return err
 		}
 	}
+	return b.writeHorizon(ctx, &h, anyRevision)
+}
+
+func (b *Broker) writeHorizon(ctx context.Context, h *horizon, expect uint64) error {
 	data, err := json.Marshal(h)
 	if err != nil {
 		return fmt.Errorf("encode horizon: %w", err)
 	}
-	if h.revision, err = b.do(ctx, write{subject: b.configKey(horizonKey), data: data, expect: anyRevision}); err != nil {
+	if h.revision, err = b.do(ctx, write{subject: b.configKey(horizonKey), data: data, expect: expect}); err != nil {
 		return fmt.Errorf("save horizon: %w", err)
 	}
-	b.keepHorizon(&h)
+	b.keepHorizon(h)
 	return nil
+}
+
+// SavePages says that the servers read pages, where no server has the broker in it. Workers that are connected follow it
+// when they connect again. Errors: pelton.ErrUnavailable.
+func (b *Broker) SavePages(ctx context.Context) error {
+	for {
+		h, err := b.loadHorizon(ctx)
+		if err != nil || h.Pages {
+			return err
+		}
+		h.Pages = true
+		if err := b.writeHorizon(ctx, &h, h.revision); !errors.Is(err, ErrStale) {
+			return err
+		}
+	}
+}
+
+// pages reports whether successes may go into pages.
+func (b *Broker) pages() bool {
+	h := b.horizon.Load()
+	return h != nil && h.Pages
 }
 
 // keepHorizon keeps what was read or written, unless a later one of the broker that this process is

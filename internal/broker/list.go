@@ -64,11 +64,17 @@ func (f *ListFilter) covers(m *Meta) bool {
 	return (f.Queue == "" || f.Queue == m.Queue) && (f.Priority == "" || f.Priority == m.Priority) && (f.Kind == "" || f.Kind == m.Kind)
 }
 
-// source is one of the streams of a list. task makes of a message what is to be shown:
-// nil for none.
+// source is one of the streams of a list. tasks makes of a message what is to be shown, the newest first:
+// nil for what is not, so that each has its number in the message.
 type source struct {
 	*backwards
-	task func(ctx context.Context, msg *stored) (*Record, error)
+	tasks func(ctx context.Context, msg *stored) ([]*Record, error)
+}
+
+// mark is how far a source was visited: all messages from before on, and of the one at its end the first tasks.
+type mark struct {
+	before uint64
+	tasks  int
 }
 
 // list is one call of EachListed.
@@ -78,7 +84,8 @@ type list struct {
 	letter  string // of cursors
 	sources []source
 	looks   looks
-	passed  []uint64 // how far each source was visited
+	from    []mark // where each source begins
+	passed  []mark // how far each source was visited
 }
 
 // candidate is a message that may be a task of the list.
@@ -86,7 +93,7 @@ type candidate struct {
 	source int
 	msg    *stored
 	passed uint64 // by the source, once this is visited
-	task   *Record
+	tasks  []*Record
 }
 
 // EachListed calls visit for the tasks that the filter selects, by their last change,
@@ -113,19 +120,25 @@ func (b *Broker) EachListed(ctx context.Context, f ListFilter, cursor string, vi
 			return l.cursor(), fmt.Errorf("list tasks: %w", err)
 		}
 		for _, c := range some {
-			if c.task != nil && !seen[c.task.ID] {
-				if !visit(c.task) {
+			for i, task := range c.tasks {
+				if task == nil || seen[task.ID] {
+					continue
+				}
+				if !visit(task) {
+					if i > 0 { // the others of this message are not visited
+						l.passed[c.source] = mark{c.msg.seq + 1, i}
+					}
 					return l.cursor(), nil
 				}
-				seen[c.task.ID] = true
+				seen[task.ID] = true
 			}
-			l.passed[c.source] = c.passed
+			l.passed[c.source] = mark{before: c.passed}
 		}
 		if over {
 			return "", nil
 		}
 		for i, s := range l.sources { // what was passed without a candidate
-			l.passed[i] = s.before
+			l.passed[i] = mark{before: s.before}
 		}
 		if enough {
 			return l.cursor(), nil
@@ -139,20 +152,20 @@ func (l *list) open(ctx context.Context, cursor string) error {
 	behind := queue + "." + priority
 	type part struct {
 		stream, filter string
-		task           func(context.Context, *stored) (*Record, error)
+		tasks          func(context.Context, *stored) ([]*Record, error)
 	}
 	var parts []part
 	lanes := func() (all []part) {
 		for i := range l.b.Shards() {
 			shard := uint8(i)
-			all = append(all, part{l.b.tasks(shard), l.b.readyPrefix(shard) + behind, l.fromReady})
+			all = append(all, part{l.b.tasks(shard), l.b.readyPrefix(shard) + behind, one(l.fromReady)})
 		}
 		return all
 	}
 	switch l.f.State {
 	case pelton.Queued:
 		l.letter = "q"
-		lines := part{l.b.keyed(0), l.b.placesOf(0, queue), l.fromPlace}
+		lines := part{l.b.keyed(0), l.b.placesOf(0, queue), one(l.fromPlace)}
 		switch l.f.Part {
 		case InLines:
 			l.letter, parts = "l", []part{lines}
@@ -163,7 +176,7 @@ func (l *list) open(ctx context.Context, cursor string) error {
 		}
 	case pelton.Failed:
 		l.letter = "f"
-		parts = []part{{l.b.dead(), l.b.deadIn(queue), l.fromLetter}}
+		parts = []part{{l.b.dead(), l.b.deadIn(queue), one(l.fromLetter)}}
 	case pelton.Succeeded, pelton.Cancelled, pelton.Expired:
 		l.letter = "o"
 		for shard := range l.b.Shards() {
@@ -179,11 +192,11 @@ func (l *list) open(ctx context.Context, cursor string) error {
 	default:
 		return fmt.Errorf("%w: state %q", pelton.ErrInvalid, l.f.State)
 	}
-	one := 1 // sources with one shard
+	least := 1 // sources with one shard
 	if l.letter == "a" || l.letter == "q" {
-		one = 2
+		least = 2
 	}
-	from, err := l.parse(cursor, one, len(parts))
+	from, err := l.parse(cursor, least, len(parts))
 	if err != nil {
 		// A process that knows of more shards may have given it.
 		known := l.b.Shards()
@@ -196,17 +209,29 @@ func (l *list) open(ctx context.Context, cursor string) error {
 		return err
 	}
 	for i, p := range parts {
-		w, err := l.b.readBackwards(ctx, p.stream, p.filter, from[i], &l.looks)
+		w, err := l.b.readBackwards(ctx, p.stream, p.filter, from[i].before, &l.looks)
 		if err == nil && !l.f.Until.IsZero() && cursor == "" {
 			err = w.seek(ctx, l.f.Until)
 		}
 		if err != nil {
 			return fmt.Errorf("list tasks: %w", err)
 		}
-		l.sources = append(l.sources, source{w, p.task})
-		l.passed = append(l.passed, w.before)
+		l.sources = append(l.sources, source{w, p.tasks})
+		l.passed = append(l.passed, mark{w.before, from[i].tasks})
 	}
+	l.from = slices.Clone(l.passed)
 	return nil
+}
+
+// one is for messages of one task each.
+func one(task func(context.Context, *stored) (*Record, error)) func(context.Context, *stored) ([]*Record, error) {
+	return func(ctx context.Context, msg *stored) ([]*Record, error) {
+		r, err := task(ctx, msg)
+		if r == nil {
+			return nil, err
+		}
+		return []*Record{r}, err
+	}
 }
 
 // gather takes the next messages of all sources, the newest first. over means that
@@ -247,8 +272,11 @@ func (l *list) resolve(ctx context.Context, some []*candidate) error {
 	var reading sync.WaitGroup
 	for i, c := range some {
 		reading.Go(func() {
-			if c.task, errs[i] = l.sources[c.source].task(ctx, c.msg); errs[i] != nil && unreadable(errs[i]) {
-				c.task, errs[i] = nil, nil
+			if c.tasks, errs[i] = l.sources[c.source].tasks(ctx, c.msg); errs[i] != nil && unreadable(errs[i]) {
+				c.tasks, errs[i] = nil, nil
+			}
+			if from := l.from[c.source]; c.msg.seq+1 == from.before {
+				clear(c.tasks[:min(from.tasks, len(c.tasks))])
 			}
 		})
 	}
@@ -256,95 +284,42 @@ func (l *list) resolve(ctx context.Context, some []*candidate) error {
 	return errors.Join(errs...)
 }
 
-// fromRecord is for messages of the state bucket. Those of probes and of keys that are
-// gone are no records.
-func (l *list) fromRecord(_ context.Context, msg *stored) (*Record, error) {
-	if msg.deleted() {
-		return nil, nil //nolint:nilnil // no task
-	}
-	r, err := decodeRecord(msg.data, msg.seq)
-	if err != nil || !l.f.covers(&r.Meta) || l.f.State != "" && r.State != l.f.State {
-		return nil, err
-	}
-	return r, nil
-}
-
-// fromReady is for messages in lanes. One whose task is of a later epoch, runs or is
-// over is not in the list. Among all tasks those with a record are shown as such.
-func (l *list) fromReady(ctx context.Context, msg *stored) (*Record, error) {
-	e, err := decodeMessage(msg.data, msg.seq)
-	if err != nil || !l.f.covers(&e.Meta) {
-		return nil, err
-	}
-	located := e.Epoch == 0 && e.ID.Sequence() == msg.seq
-	if l.f.State == "" && !located {
-		return nil, nil //nolint:nilnil // it has a record
-	}
-	r, err := l.b.loadRecord(ctx, e.ID, true)
-	switch {
-	case errors.Is(err, pelton.ErrNotFound) && located:
-		return unrecorded(e), nil
-	case err != nil, l.f.State == "", r.Epoch > e.Epoch, r.Task(time.Now()).State != pelton.Queued:
-		return nil, err
-	default:
-		return r, nil
-	}
-}
-
-// fromPlace is for places in lines.
-func (l *list) fromPlace(ctx context.Context, msg *stored) (*Record, error) {
-	e, err := decodeMessage(msg.data, msg.seq)
-	if err != nil || !l.f.covers(&e.Meta) {
-		return nil, err
-	}
-	r, err := l.b.loadRecord(ctx, e.ID, true)
-	if err != nil || !r.InLine || r.Task(time.Now()).State != pelton.Queued {
-		return nil, err
-	}
-	return r, nil
-}
-
-// fromLetter is for dead letters. The task is shown as its record has it: that of a
-// task that was put back meanwhile has not failed.
-func (l *list) fromLetter(ctx context.Context, msg *stored) (*Record, error) {
-	letter, err := decodeRecord(msg.data, msg.seq)
-	if err != nil || !l.f.covers(&letter.Meta) {
-		return nil, err
-	}
-	r, err := l.b.loadRecord(ctx, letter.ID, true)
-	if err != nil || r.State != pelton.Failed || r.Epoch != letter.Epoch {
-		return nil, err
-	}
-	return r, nil
-}
-
-// A cursor is the letter of the list and how far each source was visited, in base 36. One of before
+// A cursor is the letter of the list and how far each source was visited, in base 36, with the number of tasks
+// of the last message if it was not all of them. One of before
 // there were more shards has fewer: what is in those is listed from its end on. Lists of all
 // states have two sources for each shard.
 
 func (l *list) cursor() string {
 	parts := make([]string, len(l.passed))
-	for i, seq := range l.passed {
-		parts[i] = strconv.FormatUint(seq, 36)
+	for i, at := range l.passed {
+		parts[i] = strconv.FormatUint(at.before, 36)
+		if at.tasks > 0 {
+			parts[i] += "-" + strconv.FormatUint(uint64(at.tasks), 36)
+		}
 	}
 	return l.letter + strings.Join(parts, ".")
 }
 
-// parse reads a cursor of a list that had one source or more with one shard, and has n now.
-func (l *list) parse(cursor string, one, n int) ([]uint64, error) {
-	from := make([]uint64, n)
+// parse reads a cursor of a list that had at least so many sources with one shard, and has n now.
+func (l *list) parse(cursor string, least, n int) ([]mark, error) {
+	from := make([]mark, n)
 	if cursor == "" {
 		return from, nil
 	}
 	rest, ok := strings.CutPrefix(cursor, l.letter)
 	parts := strings.Split(rest, ".")
-	ok = ok && one <= len(parts) && len(parts) <= n && (l.letter != "a" || len(parts)%2 == 0)
+	ok = ok && least <= len(parts) && len(parts) <= n && (l.letter != "a" || len(parts)%2 == 0)
 	for i := range min(n, len(parts)) {
 		if !ok {
 			break
 		}
-		seq, err := strconv.ParseUint(parts[i], 36, 64)
-		from[i], ok = seq, err == nil && seq > 0
+		before, tasks, some := strings.Cut(parts[i], "-")
+		seq, err := strconv.ParseUint(before, 36, 64)
+		from[i], ok = mark{before: seq}, err == nil && seq > 0
+		if some {
+			count, err := strconv.ParseUint(tasks, 36, 16)
+			from[i].tasks, ok = int(count), ok && err == nil && count > 0
+		}
 	}
 	if !ok {
 		return nil, badCursor()
@@ -354,47 +329,4 @@ func (l *list) parse(cursor string, one, n int) ([]uint64, error) {
 
 func badCursor() error {
 	return &pelton.ValidationError{Fields: []pelton.FieldError{{Field: "cursor", Message: "is not one of an answer"}}}
-}
-
-// EachRunning calls visit for the tasks that workers said last that they run, by their
-// ids, the newest first, from after on (zero is the beginning), until it returns false
-// (that task counts as not visited), after 1,000 tasks, or when there are no more, which
-// over says. next is where to go on. A task is in no worker's word for a few seconds after its
-// start, and one that has ended since is not shown: the record decides. Errors:
-// pelton.ErrUnavailable.
-//
-// It reads the words of all workers, and one record for each task.
-func (b *Broker) EachRunning(ctx context.Context, after pelton.ID, visit func(*Record) bool) (next pelton.ID, over bool, err error) {
-	workers, err := b.Presences(ctx)
-	if err != nil {
-		return after, false, err
-	}
-	var ids []pelton.ID
-	for _, w := range workers {
-		ids = append(ids, w.Running...)
-	}
-	newest := func(x, y pelton.ID) int { return cmp.Compare(y.String(), x.String()) }
-	slices.SortFunc(ids, newest)
-	ids = slices.Compact(ids)
-	if !after.IsZero() {
-		from, found := slices.BinarySearchFunc(ids, after, newest)
-		if found {
-			from++
-		}
-		ids = ids[from:]
-	}
-	more := len(ids) > listLooks
-	for chunk := range slices.Chunk(ids[:min(len(ids), listLooks)], resolveAtOnce) {
-		records, err := b.readAtOnce(ctx, len(chunk), func(i int) pelton.ID { return chunk[i] })
-		if err != nil {
-			return after, false, fmt.Errorf("list running tasks: %w", err)
-		}
-		for i, r := range records {
-			if r != nil && r.State == pelton.Running && !visit(r) {
-				return after, false, nil
-			}
-			after = chunk[i]
-		}
-	}
-	return after, !more, nil
 }

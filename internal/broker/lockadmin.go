@@ -130,12 +130,12 @@ func (b *Broker) hint(subject, text string) {
 // The expiry of a lease is not told.
 func (b *Broker) WatchLock(ctx context.Context, name string) (released <-chan struct{}, stop func(), err error) {
 	ch := make(chan struct{}, 1)
-	stop, err = b.subscribed(ctx, b.lockEvent(name), func(*nats.Msg) {
+	stop, err = b.subscribed(ctx, func(*nats.Msg) {
 		select {
 		case ch <- struct{}{}:
 		default:
 		}
-	})
+	}, b.lockEvent(name))
 	if err != nil {
 		return nil, nil, fmt.Errorf("watch lock %q: %w", name, err)
 	}

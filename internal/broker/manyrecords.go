@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"sync"
 
 	"github.com/nats-io/nats.go"
 
@@ -110,39 +111,51 @@ func (b *Broker) loadTogether(ctx context.Context, ids []pelton.ID, records []*R
 
 // getMany makes a direct get that brings several messages, at most so many.
 func (b *Broker) getMany(ctx context.Context, stream string, body []byte, most int) ([]*stored, error) {
-	type part struct {
-		msg *nats.Msg
-		err error
-	}
-	parts := make(chan part, most+1)
-	_, err := b.conn.beginParts(ctx, &nats.Msg{Subject: directGet + stream, Data: body}, callTimeout, true, func(msg *nats.Msg, err error) {
-		select {
-		case parts <- part{msg, err}:
-		default: // more than was asked for
-		}
-	})
-	if err != nil {
+	got := parts{most: most, over: make(chan struct{})}
+	if _, err := b.conn.beginParts(ctx, &nats.Msg{Subject: directGet + stream, Data: body}, callTimeout, true, got.add); err != nil {
 		return nil, readError(err)
 	}
-	found := make([]*stored, 0, most)
-	for p := range parts { // the call ends in time
-		if p.err != nil {
-			return nil, readError(p.err)
-		}
-		switch status := p.msg.Header.Get("Status"); status {
-		case "":
-		case "204", "404":
-			return found, nil
-		default:
-			return nil, fmt.Errorf("%w: get from %s: %s %s", pelton.ErrUnavailable, stream, status, p.msg.Header.Get("Description"))
-		}
-		msg, err := directAnswer(stream, p.msg)
+	<-got.over // the call ends in time
+	if got.err != nil {
+		return nil, readError(got.err)
+	}
+	switch status := got.last.Header.Get("Status"); status {
+	case "204", "404":
+	default:
+		return nil, fmt.Errorf("%w: get from %s: %s %s", pelton.ErrUnavailable, stream, status, got.last.Header.Get("Description"))
+	}
+	found := make([]*stored, len(got.messages))
+	for i, part := range got.messages {
+		msg, err := directAnswer(stream, part)
 		if err != nil {
 			return nil, err
 		}
-		if len(found) < most {
-			found = append(found, msg)
-		}
+		found[i] = msg
 	}
 	return found, nil
+}
+
+// parts are the answers to one call, until one has a status.
+type parts struct {
+	most int
+	over chan struct{} // closed after the last one
+
+	mu       sync.Mutex // until then
+	ended    bool
+	messages []*nats.Msg
+	last     *nats.Msg
+	err      error
+}
+
+func (p *parts) add(msg *nats.Msg, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case p.ended:
+	case err != nil, msg.Header.Get("Status") != "":
+		p.ended, p.last, p.err = true, msg, err
+		close(p.over)
+	case len(p.messages) < p.most: // else more than was asked for
+		p.messages = append(p.messages, msg)
+	}
 }

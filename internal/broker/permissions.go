@@ -147,7 +147,7 @@ func (g *grants) tasksOf() {
 	g.publish(g.ns+".k.0.>", g.dueIn(0, "*", "*"))
 	for shard := range g.shards {
 		g.publish(g.taskSubjects(uint8(shard)))
-		g.write(g.state(uint8(shard)), "*")
+		g.write(g.state(uint8(shard)), "*", "seal.*")
 	}
 	g.write(g.keys(), "*")
 	g.write(g.locks(), "unique.*", "idem.*")
@@ -174,6 +174,9 @@ func (g *grants) worker() {
 	g.api("CONSUMER.PAUSE.%s.*", g.tasksIn()...)
 	for _, stream := range pulled {
 		g.publish("$JS.ACK." + stream + ".>")
+	}
+	for shard := range g.shards {
+		g.write(g.state(uint8(shard)), "page.*.*")
 	}
 	g.write(g.config(), pauseKeyPrefix+"*")
 	g.write(g.locks(), "lock.>")

@@ -157,9 +157,17 @@ type Record struct {
 	// there, what the task held in its lines before is its holder's to give back.
 	Former uint64
 
+	// Lone says that the record was created without a seal, as the success of a plain task: a page from before it
+	// counts more than it does. See page.go.
+	Lone bool
+
 	// Revision is the record's revision in the bucket, 0 before it was created.
 	// It is not part of the stored bytes.
 	Revision uint64
+	// Paged says that it was read out of a page, whose revision Revision is. Over is then the revision of the record that
+	// there is besides, 0 for none. They are not part of the stored bytes either.
+	Paged bool
+	Over  uint64
 }
 
 // Limited is the way of a task through the limits that put it off.
@@ -214,6 +222,7 @@ type recordMeta struct {
 	Places      []Place        `json:"places,omitempty"`
 	InLine      bool           `json:"in_line,omitempty"`
 	Former      uint64         `json:"former,omitempty"`
+	Lone        bool           `json:"lone,omitempty"`
 }
 
 // Envelope is the message that carries the record's task at its present epoch.

@@ -75,7 +75,7 @@ func (r *Record) line() recordMeta {
 		Attempt: r.Attempt, Ended: r.Ended, Crashes: r.Crashes, Owner: r.Owner, Carrier: r.Carrier, Released: r.Released, Dropped: r.LetterDropped,
 		Deferrals: r.Deferrals, DeferredAt: r.DeferredAt, Limited: r.Limited, Progress: progress, Errors: r.Errors,
 		Unique: r.Unique, KeyRevision: r.KeyRevision, KeySpent: r.KeySpent, Replaced: r.Replaced, KeepUntil: r.KeepUntil,
-		Places: r.Places, InLine: r.InLine, Former: r.Former,
+		Places: r.Places, InLine: r.InLine, Former: r.Former, Lone: r.Lone,
 	}
 }
 
@@ -106,7 +106,7 @@ func decodeRecord(data []byte, revision uint64) (*Record, error) {
 		Attempt: m.Attempt, Ended: m.Ended, Crashes: m.Crashes, Owner: m.Owner, Carrier: m.Carrier, Released: m.Released, LetterDropped: m.Dropped,
 		Deferrals: m.Deferrals, DeferredAt: m.DeferredAt, Limited: m.Limited, Progress: m.Progress, Errors: m.Errors, Revision: revision,
 		Unique: m.Unique, KeyRevision: m.KeyRevision, KeySpent: m.KeySpent, Replaced: m.Replaced, KeepUntil: m.KeepUntil,
-		Places: m.Places, InLine: m.InLine, Former: m.Former,
+		Places: m.Places, InLine: m.InLine, Former: m.Former, Lone: m.Lone,
 	}
 	if m.PayloadLen > 0 {
 		r.Payload = body[:m.PayloadLen:m.PayloadLen]

@@ -97,16 +97,20 @@ const createTries = 4
 // SaveRecord stores r if the record still has r.Revision, and sets r.Revision to
 // the new one. Errors: ErrStale, pelton.ErrUnavailable, pelton.ErrUnknownOutcome.
 func (b *Broker) SaveRecord(ctx context.Context, r *Record) error {
+	r.Lone = false
 	w, err := b.recordWrite(r)
 	if err != nil {
 		return err
+	}
+	if err := b.allow(ctx, r); err != nil {
+		return fmt.Errorf("save record of task %s: %w", r.ID, err)
 	}
 	w.expect = expected(r)
 	revision, err := b.do(ctx, w)
 	if err != nil {
 		return fmt.Errorf("save record of task %s: %w", r.ID, err)
 	}
-	r.Revision = revision
+	r.Revision, r.Paged, r.Over = revision, false, 0
 	b.announce(r)
 	return nil
 }
@@ -116,13 +120,33 @@ func expected(r *Record) uint64 {
 	if failpoint.Broken(failpoint.NoCAS) && (r.Revision != 0 || r.ID.Sequence() > 0) {
 		return anyRevision
 	}
+	if r.Paged {
+		return r.Over
+	}
 	return r.Revision
 }
 
 // SaveRecordSoon is SaveRecord that does not wait for the answer: done gets what that would
-// return, on the connection's reader, and must not block. An error means that done will not
-// be called, and nothing was written.
+// return, on the connection's reader or elsewhere, and must not block. An error means that done will not
+// be called, and nothing was written. Successes of plain tasks go into pages.
 func (b *Broker) SaveRecordSoon(ctx context.Context, r *Record, done func(error)) error {
+	if r.Revision == 0 && r.ID.Sequence() > 0 {
+		switch s := b.seals.of(segmentOf(r.ID)); {
+		case s == nil && r.pageable() && b.pages():
+			return b.saveInPage(ctx, r, done)
+		case s == nil || !s.read:
+			b.saveSealed(segmentOf(r.ID), outcomeWrite{r: r, done: done})
+			return nil
+		case s.has(r.ID):
+			return ErrStale
+		}
+	}
+	return b.saveAlone(ctx, r, done)
+}
+
+// saveAlone is SaveRecordSoon of what may have a record.
+func (b *Broker) saveAlone(ctx context.Context, r *Record, done func(error)) error {
+	r.Lone = false
 	buf := b.buffers.get()
 	w, err := b.recordWriteInto(*buf, r)
 	if err != nil {
@@ -132,7 +156,7 @@ func (b *Broker) SaveRecordSoon(ctx context.Context, r *Record, done func(error)
 	return b.start(ctx, w, func(revision uint64, err error) {
 		if err == nil {
 			b.buffers.put(buf, w.data)
-			r.Revision = revision
+			r.Revision, r.Paged, r.Over = revision, false, 0
 			b.announce(r)
 		}
 		done(err)
@@ -161,10 +185,16 @@ func (b *Broker) ReadRecord(ctx context.Context, id pelton.ID) (*Record, error) 
 		return b.LoadRecord(ctx, id)
 	}
 	r, err := b.loadRecord(ctx, id, true)
-	if errors.Is(err, pelton.ErrNotFound) && (id.Sequence() > 0 || b.replication.many.Load()) {
+	switch {
+	case !errors.Is(err, pelton.ErrNotFound):
+		return r, err
+	case b.replication.many.Load():
 		return b.LoadRecord(ctx, id)
+	case id.Sequence() > 0 && int(id.Shard()) < b.Shards(): // that was the leader
+		return b.locate(ctx, id)
+	default:
+		return nil, err
 	}
-	return r, err
 }
 
 func (b *Broker) loadRecord(ctx context.Context, id pelton.ID, stale bool) (*Record, error) {
@@ -172,6 +202,9 @@ func (b *Broker) loadRecord(ctx context.Context, id pelton.ID, stale bool) (*Rec
 		return nil, fmt.Errorf("load record of task %s: %w", id, err)
 	} else if !known {
 		return nil, fmt.Errorf("load record of task %s: %w: no shard %d", id, pelton.ErrNotFound, id.Shard())
+	}
+	if id.Sequence() > 0 {
+		return b.loadLocated(ctx, id, stale)
 	}
 	msg, err := b.get(ctx, bucketStream(b.state(id.Shard())), getRequest{LastFor: b.record(id)}, stale)
 	return recordIn(id, msg, err)

@@ -40,19 +40,57 @@ func (b *Broker) announce(r *Record) {
 	}
 }
 
-// subscribed subscribes to hints. The round trip makes sure that the subscription
-// is in place before the caller reads what the hints are about.
-func (b *Broker) subscribed(ctx context.Context, subject string, got nats.MsgHandler) (stop func(), err error) {
+// pageEvent says that tasks have succeeded, by a page.
+type pageEvent struct {
+	State    pelton.State `json:"state"`
+	Revision uint64       `json:"revision"`
+	IDs      []pelton.ID  `json:"ids"`
+}
+
+// announcePage is announce for the tasks of a page.
+func (b *Broker) announcePage(s segment, revision uint64, outcomes []outcomeWrite) {
+	if len(outcomes) == 1 {
+		b.announce(outcomes[0].r)
+		return
+	}
+	// As encoding/json writes a pageEvent.
+	data := append(make([]byte, 0, 64+len(outcomes)*40), `{"state":"`...)
+	data = append(append(data, pelton.Succeeded...), `","revision":`...)
+	data = append(strconv.AppendUint(data, revision, 10), `,"ids":[`...)
+	for i := range outcomes {
+		if i > 0 {
+			data = append(data, ',')
+		}
+		data, _ = outcomes[i].r.ID.AppendText(append(data, '"')) // never fails
+		data = append(data, '"')
+	}
+	if err := b.conn.nc.Publish(b.eventsOf(s), append(data, ']', '}')); err != nil {
+		b.cfg.Logger.Debug("event not published", "page", revision, "error", err)
+	}
+}
+
+// subscribed subscribes to hints. The round trip makes sure that the subscriptions
+// are in place before the caller reads what the hints are about.
+func (b *Broker) subscribed(ctx context.Context, got nats.MsgHandler, subjects ...string) (stop func(), err error) {
 	if !b.conn.nc.IsConnected() {
 		return nil, fmt.Errorf("%w: not connected", pelton.ErrUnavailable)
 	}
-	sub, err := b.conn.nc.Subscribe(subject, got)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", pelton.ErrUnavailable, err)
+	var subs []*nats.Subscription
+	stop = func() {
+		for _, sub := range subs {
+			_ = sub.Unsubscribe() // fails only where the connection is gone
+		}
+	}
+	for _, subject := range subjects {
+		sub, err := b.conn.nc.Subscribe(subject, got)
+		if err != nil {
+			stop()
+			return nil, fmt.Errorf("%w: %w", pelton.ErrUnavailable, err)
+		}
+		subs = append(subs, sub)
 	}
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	stop = func() { _ = sub.Unsubscribe() } // fails only where the connection is gone
 	if err := b.conn.nc.FlushWithContext(ctx); err != nil {
 		stop()
 		return nil, fmt.Errorf("%w: %w", pelton.ErrUnavailable, err)

@@ -201,6 +201,12 @@ func (s *Sweeper) record(ctx context.Context, msg *stored, swept *Swept) error {
 	if msg.deleted() || s.now().Sub(msg.time) < sweepAge {
 		return nil
 	}
+	if _, is := s.b.pageOf(s.records.shard, msg.subject); is {
+		return nil // successes need nothing
+	}
+	if seg, is := s.b.sealOf(s.records.shard, msg.subject); is {
+		return s.seal(ctx, seg, msg)
+	}
 	r, err := decodeRecord(msg.data, msg.seq)
 	if err != nil {
 		return nil //nolint:nilerr // not a record, or of a newer version: not ours to repair

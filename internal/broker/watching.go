@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -132,17 +133,23 @@ func (w *watching) leave(id pelton.ID, t *watched, ch chan Event) {
 func (b *Broker) subscribeTo(ctx context.Context, id pelton.ID, t *watched) {
 	defer close(t.ready)
 	if t.single {
-		t.stop, t.err = b.subscribed(ctx, b.event(id), func(msg *nats.Msg) { b.watching.tell(id, msg.Data, true) })
+		subjects := []string{b.event(id)}
+		if id.Sequence() > 0 {
+			subjects = append(subjects, b.eventsOf(segmentOf(id)))
+		}
+		t.stop, t.err = b.subscribed(ctx, func(msg *nats.Msg) { b.watching.tell(id, msg.Data, true) }, subjects...)
 		return
 	}
 	all, first := b.watching.joinAll()
 	if first {
 		prefix := strings.TrimSuffix(b.events(), "*")
-		all.stop, all.err = b.subscribed(ctx, b.events(), func(msg *nats.Msg) {
+		all.stop, all.err = b.subscribed(ctx, func(msg *nats.Msg) {
 			if id, err := pelton.ParseID(strings.TrimPrefix(msg.Subject, prefix)); err == nil {
 				b.watching.tell(id, msg.Data, false)
+			} else {
+				b.watching.tellAll(msg.Data)
 			}
-		})
+		}, b.events())
 		close(all.ready)
 	}
 	t.err = all.wait(ctx)
@@ -172,19 +179,43 @@ func (w *watching) leaveAll(all *watchAll) {
 	}
 }
 
-// tell gives an event to those who watch the task, if it came by their subscription.
+// tell gives an event, of the task or of a page, to those who watch the task, if it came by their subscription and is of the
+// task.
 func (w *watching) tell(id pelton.ID, data []byte, single bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	t := w.byID[id]
-	if t == nil || t.single != single {
+	if t == nil || t.single != single || !ofTask(id, data) {
 		return
 	}
 	var e Event
 	if json.Unmarshal(data, &e) != nil {
 		return
 	}
+	e.ID = id
 	t.send(e)
+}
+
+// ofTask reports whether an event has the task's id in it.
+func ofTask(id pelton.ID, data []byte) bool {
+	var room [36]byte
+	text, _ := id.AppendText(room[:0]) // never fails
+	return bytes.Contains(data, text)
+}
+
+// tellAll gives the event of a page to those who watch one of its tasks, and have no subscription of their own.
+func (w *watching) tellAll(data []byte) {
+	var e pageEvent
+	if json.Unmarshal(data, &e) != nil {
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, id := range e.IDs {
+		if t := w.byID[id]; t != nil && !t.single {
+			t.send(Event{ID: id, State: e.State, Revision: e.Revision})
+		}
+	}
 }
 
 // wakeWatchers tells everybody who watches that there may be news when the connection

@@ -142,6 +142,10 @@ func wrongLast(code jetstream.ErrorCode) bool {
 	return code == jetstream.JSErrCodeStreamWrongLastSequence || code == jetstream.JSErrCodeStreamWrongLastSequenceConstant
 }
 
+// errMet is the ErrStale of a write whose expectation a cluster did not look at, because another write under way
+// touches the same subject, or expects something of it.
+var errMet = fmt.Errorf("%w: it met another write", ErrStale)
+
 // outcome reads a publish acknowledgement.
 func outcome(reply *nats.Msg, err error) (uint64, error) {
 	switch {
@@ -167,6 +171,8 @@ func outcome(reply *nats.Msg, err error) (uint64, error) {
 		return ack.Seq, nil
 	case ack.Error == nil:
 		return 0, fmt.Errorf("%w: acknowledgement without a sequence", pelton.ErrUnknownOutcome)
+	case ack.Error.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequenceConstant:
+		return 0, errMet
 	case wrongLast(ack.Error.ErrorCode):
 		return 0, ErrStale
 	case ack.Error.Code >= 500, ack.Error.ErrorCode == errAccountFull:

@@ -141,10 +141,8 @@ func (s *serving) run(ctx context.Context, l *link) error {
 		return err
 	}
 	defer queues.Close()
-	if s.embed != nil { // first: who opens then knows whether every write is synced
-		if err := s.settle(ctx, l, queues); err != nil {
-			return err
-		}
+	if err := s.settle(ctx, l, queues); err != nil { // first: who opens then knows whether every write is synced
+		return err
 	}
 	err = l.retry(ctx, 0, func(ctx context.Context) (err error) {
 		ctx, cancel := context.WithTimeout(ctx, openTimeout)

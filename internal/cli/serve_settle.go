@@ -10,8 +10,15 @@ import (
 )
 
 // settle makes an installation in this process durable before it takes tasks, and
-// mends what a power cut may have taken from it.
+// mends what a power cut may have taken from it. One elsewhere learns that this server reads pages.
 func (s *serving) settle(ctx context.Context, l *link, queues *admin.Client) error {
+	if s.embed == nil {
+		return l.retry(ctx, 0, func(ctx context.Context) error {
+			ctx, cancel := context.WithTimeout(ctx, openTimeout)
+			defer cancel()
+			return queues.NotePages(ctx)
+		})
+	}
 	if s.embed.UncleanStart() {
 		err := l.retry(ctx, 0, func(ctx context.Context) error {
 			ctx, cancel := context.WithTimeout(ctx, openTimeout)

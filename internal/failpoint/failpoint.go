@@ -26,6 +26,7 @@ const (
 	FreshStarted  Point = "fresh.started"  // nothing is written; the handler has not begun
 	FreshPromoted Point = "fresh.promoted" // running, for the first time; the worker does not know
 	FreshFinished Point = "fresh.finished" // succeeded is all that was ever written; not acknowledged
+	SegmentSealed Point = "segment.sealed" // there will be no more pages; the record that needs that is not written
 )
 
 // The gaps of a server.
@@ -76,7 +77,7 @@ const AckedFirst Point = "ack.first"
 func OfWorkers() []Point {
 	return []Point{
 		StartRecorded, FinishRecorded, FailBuried, PutBackRecorded, PutBackPublished, ReleaseRecorded, RepublishPublished,
-		FreshStarted, FreshPromoted, FreshFinished,
+		FreshStarted, FreshPromoted, FreshFinished, SegmentSealed,
 	}
 }
 
@@ -140,6 +141,8 @@ const (
 	NoHorizon    Rule = "no-horizon"     // believes a restarted broker that it hands something out for the first time
 	AllFresh     Rule = "all-fresh"      // starts redeliveries as if nobody had had them
 	NoPromotion  Rule = "no-promotion"   // never writes that a plain task runs
+	NoSeal       Rule = "no-seal"        // creates records while there may be pages
+	SealBlind    Rule = "seal-blind"     // creates records without a look at the pages that there are
 )
 
 // OwnClock decides about ticks by the process's own clock. It is a rule of schedules,
@@ -150,7 +153,7 @@ const OwnClock Rule = "own-clock"
 func Rules() []Rule {
 	return []Rule{
 		AckFirst, NoCAS, NoFence, NoEpoch, NoCarrier, NoRepublish, CrashBurns, NoHandOn, KeyBlind, NoRenewal, RelayBlind, RelayLost,
-		NoSecondLook, SeedBlind, NoHorizon, AllFresh, NoPromotion,
+		NoSecondLook, SeedBlind, NoHorizon, AllFresh, NoPromotion, NoSeal, SealBlind,
 	}
 }
 

@@ -4,6 +4,9 @@ package failpoint
 
 import "time"
 
+// Instrumented is true in builds with the tag.
+const Instrumented = false
+
 // At does nothing.
 func At(Point) {}
 

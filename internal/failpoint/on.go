@@ -13,6 +13,9 @@ import (
 	"time"
 )
 
+// Instrumented says that this is a build with the tag.
+const Instrumented = true
+
 // plan is what the environment says.
 type plan struct {
 	point Point
