@@ -14,8 +14,11 @@ func (l *list) fromRecord(ctx context.Context, msg *stored) ([]*Record, error) {
 	if msg.deleted() {
 		return nil, nil
 	}
-	if p, err := l.b.pageIn(msg); p != nil || err != nil {
-		return l.fromPage(ctx, p, err)
+	switch p, err := l.b.pageIn(msg); {
+	case err != nil:
+		return nil, err
+	case p != nil:
+		return l.fromPage(ctx, p)
 	}
 	r, err := decodeRecord(msg.data, msg.seq)
 	if err != nil || !l.shows(r) {
@@ -30,10 +33,7 @@ func (l *list) shows(r *Record) bool {
 
 // fromPage is for pages. A task of one that was put back after it was over has a record, and is not in the list
 // by its page.
-func (l *list) fromPage(ctx context.Context, p *page, err error) ([]*Record, error) {
-	if err != nil {
-		return nil, err
-	}
+func (l *list) fromPage(ctx context.Context, p *page) ([]*Record, error) {
 	tasks := make([]*Record, len(p.Tasks))
 	for i := range tasks {
 		r, err := p.at(len(tasks) - 1 - i)
@@ -45,7 +45,7 @@ func (l *list) fromPage(ctx context.Context, p *page, err error) ([]*Record, err
 		}
 	}
 	stream := bucketStream(l.b.state(p.segment.shard))
-	_, err = l.b.get(ctx, stream, getRequest{LastFor: l.b.sealSubject(p.segment)}, true)
+	_, err := l.b.get(ctx, stream, getRequest{LastFor: l.b.sealSubject(p.segment)}, true)
 	switch {
 	case errors.Is(err, pelton.ErrNotFound):
 		return tasks, nil

@@ -1,7 +1,6 @@
 package broker
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -84,13 +83,10 @@ func (n names) sealOf(shard uint8, subject string) (segment, bool) {
 }
 
 func (n names) segmentIn(shard uint8, what, subject string) (segment, bool) {
-	prefix := "$KV." + n.state(shard) + "." + what + "."
-	if len(subject) <= len(prefix) || subject[:len(prefix)] != prefix {
-		return segment{}, false
-	}
-	digits, _, _ := bytes.Cut([]byte(subject[len(prefix):]), []byte{'.'})
-	number, err := strconv.ParseUint(string(digits), 10, 64)
-	return segment{shard, number}, err == nil
+	rest, found := strings.CutPrefix(subject, "$KV."+n.state(shard)+"."+what+".")
+	digits, _, _ := strings.Cut(rest, ".")
+	number, err := strconv.ParseUint(digits, 10, 64)
+	return segment{shard, number}, found && err == nil
 }
 
 // pageIn is the page in a message of a state bucket, nil if it is none.
