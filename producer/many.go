@@ -1,9 +1,11 @@
 package producer
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/peltonq/pelton"
@@ -22,7 +24,8 @@ const keyedAtOnce = 32
 //
 // An item comes after those before it with the same idempotency key, unique key or
 // concurrency key: it finds what they did, and stands behind them in the line. Items
-// that share none may come in any order where one of them has a unique or idempotency key.
+// that share none may come in any order if one of them has a unique or idempotency key, or
+// they are of different queues.
 func (c *Client) EnqueueMany(ctx context.Context, specs []pelton.Spec) ([]pelton.Enqueued, error) {
 	if err := c.check(); err != nil {
 		return nil, err
@@ -33,14 +36,20 @@ func (c *Client) EnqueueMany(ctx context.Context, specs []pelton.Spec) ([]pelton
 		}}}
 	}
 	items := make([]pelton.Enqueued, len(specs))
+	order := make([]int, len(specs)) // in which they are enqueued
+	for i := range order {
+		order[i] = i
+	}
 	from := 0
 	if !slices.ContainsFunc(specs, special) {
-		from = c.enqueuePlain(ctx, specs, items)
+		groupByQueue(specs, order)
+		from = c.enqueuePlain(ctx, specs, order, items)
+		slices.Sort(order[from:])
 	}
 	// Items of a sort that follow each other go together; between the sorts all waits.
 	plain := plainRun{c: c, items: items}
 	keyed := keyedRun{c: c, items: items, last: map[string]chan struct{}{}, atOnce: make(chan struct{}, keyedAtOnce)}
-	for i := from; i < len(specs); i++ {
+	for _, i := range order[from:] {
 		spec := specs[i]
 		if spec.IdempotencyKey != "" || spec.Unique != nil {
 			plain.flush(ctx)
@@ -69,10 +78,20 @@ func special(spec pelton.Spec) bool {
 	return spec.Delay != 0 || !spec.RunAt.IsZero() || spec.Unique != nil || spec.IdempotencyKey != "" || spec.ConcurrencyKey != ""
 }
 
-// enqueuePlain enqueues plain tasks, each of which is on its way while the next one is checked. It
+// groupByQueue puts those of a queue one after the other. Within a queue order is left as it is, as tasks of a
+// lane start in it. Neighbours in a stream are worked off at about the same time if they are of one lane, and
+// those that succeed together are written together: see broker.segment.
+func groupByQueue(specs []pelton.Spec, order []int) {
+	name := func(i int) string { return cmp.Or(specs[i].Queue, pelton.DefaultQueue) }
+	if slices.ContainsFunc(order, func(i int) bool { return name(i) != name(0) }) {
+		slices.SortStableFunc(order, func(a, b int) int { return strings.Compare(name(a), name(b)) })
+	}
+}
+
+// enqueuePlain enqueues plain tasks in the given order, each of which is on its way while the next one is checked. It
 // ends at the first that turns out to need a record, because of what its queue's settings say,
 // and returns how many it has dealt with.
-func (c *Client) enqueuePlain(ctx context.Context, specs []pelton.Spec, items []pelton.Enqueued) (n int) {
+func (c *Client) enqueuePlain(ctx context.Context, specs []pelton.Spec, order []int, items []pelton.Enqueued) (done int) {
 	batch, err := c.b.NewPlainBatch(ctx, len(specs))
 	if err != nil {
 		return 0 // each will be told
@@ -82,7 +101,8 @@ func (c *Client) enqueuePlain(ctx context.Context, specs []pelton.Spec, items []
 		record broker.Record // of one after the other
 		lands  []func()      // see queues.admit
 	)
-	for ; n < len(specs); n++ {
+	for ; done < len(order); done++ {
+		n := order[done]
 		now := c.now()
 		spec := specs[n]
 		c.queues.fill(&spec)
@@ -116,7 +136,7 @@ func (c *Client) enqueuePlain(ctx context.Context, specs []pelton.Spec, items []
 	for _, land := range lands {
 		land()
 	}
-	return n
+	return done
 }
 
 // keyedRun enqueues items with unique or idempotency keys, several at a time.

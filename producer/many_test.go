@@ -208,6 +208,8 @@ func TestBatchOfPlainTasksMeetsOthers(t *testing.T) {
 			spec.Kind = ""
 		case 7, 8:
 			spec.Queue = "short"
+		case 10, 11:
+			spec.Queue = "then" // queues go by their names
 		}
 	})
 	items, err := client.EnqueueMany(t.Context(), specs)
@@ -236,6 +238,41 @@ func TestBatchOfPlainTasksMeetsOthers(t *testing.T) {
 		}
 		if diff := cmp.Diff(task, got); diff != "" {
 			t.Errorf("item %d as it was answered, and as it is read (-answered +read):\n%s", i, diff)
+		}
+	}
+}
+
+// The tasks of a batch of several queues are stored queue by queue, in order within each, and answered as they were
+// given.
+func TestBatchGoesByQueue(t *testing.T) {
+	t.Parallel()
+	client := open(t, brokertest.Start(t))
+	queues := []string{"north", "", "south", pelton.DefaultQueue}
+	specs := batchOf(80, func(i int, spec *pelton.Spec) { spec.Queue = queues[i%len(queues)] })
+	items, err := client.EnqueueMany(t.Context(), specs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sequences := map[string][]uint64{}
+	for i, item := range items {
+		if item.Err != nil {
+			t.Fatalf("item %d: %v", i, item.Err)
+		}
+		task, want := item.Task, specs[i].Queue
+		if want == "" {
+			want = pelton.DefaultQueue
+		}
+		if task.Queue != want || string(task.Payload) != string(specs[i].Payload) {
+			t.Fatalf("item %d is of queue %s with %s, want %s with %s", i, task.Queue, task.Payload, want, specs[i].Payload)
+		}
+		sequences[task.Queue] = append(sequences[task.Queue], task.ID.Sequence())
+	}
+	for queue, of := range sequences {
+		for i := range of {
+			if of[i] != of[0]+uint64(i) {
+				t.Errorf("tasks of %s are at %d: not one after the other", queue, of)
+				break
+			}
 		}
 	}
 }
