@@ -223,6 +223,13 @@ func acceptedLocated() []example {
 			return s
 		}},
 		{"stale", "many read it, and the broker had told more just before", func() *script { return polled(15, 600) }},
+		{"stale", "many read it, of whom most have their answers later", func() *script {
+			s := polled(5, 600)
+			for range 12 {
+				s.read(700, located, pelton.Queued, 0).Began = 550 * ms
+			}
+			return s
+		}},
 		{"owners", "of the start without a record", short},
 		{"results", "of the run without a token", short},
 		{"fences", "the one without a record told late", func() *script {

@@ -186,12 +186,18 @@ const hotReads = 16
 // the broker told somebody else may be newer, by Followed, than what a server shows of a task that
 // many read.
 func stale(h *index, t *task) string {
-	asked := 0
+	var began []int64
+	for _, e := range t.reads {
+		if !e.Record.Stored && e.Began != 0 { // else told by the broker when it came to that
+			began = append(began, e.Began)
+		}
+	}
+	slices.Sort(began)
 	for _, e := range t.reads {
 		if e.Record.Stored || e.Began == 0 {
-			continue // told by the broker when it came to that
+			continue
 		}
-		asked++
+		asked, _ := slices.BinarySearch(began, e.At) // by then, answered or not
 		for _, before := range t.reads {
 			if before.At >= e.Began {
 				break // reads are in the order of their ends
