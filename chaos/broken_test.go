@@ -1,6 +1,7 @@
 package chaos_test
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"net/http"
 	"slices"
@@ -108,6 +109,18 @@ func variants() []variant {
 				}
 			},
 			noticed: []string{"unique"},
+		},
+		{
+			lacks: failpoint.TurnBlind,
+			provoke: func(s *suite, _ []*proxy.Proxy) {
+				s.limits = map[string]int{history.LineOf(history.Few, ""): 2}
+				s.change(http.MethodPut, "/limits/few", fmt.Sprintf(`{"kind":%q,"max_running":2}`, history.Few))
+				s.pause(time.Second) // until workers know it
+				for range 6 {
+					s.producer.must(order{kind: history.Few, ms: 500})
+				}
+			},
+			noticed: []string{"key-limits"},
 		},
 		{
 			lacks: failpoint.NoRenewal,

@@ -1,6 +1,7 @@
 package chaos_test
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"net/http"
 	"slices"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"github.com/peltonq/pelton"
+	"github.com/peltonq/pelton/chaos/history"
 	"github.com/peltonq/pelton/internal/failpoint"
 )
 
@@ -114,7 +116,8 @@ func TestExclusionFailpoints(t *testing.T) {
 	t.Parallel()
 	p := theProfile()
 	s := newSuite(t, p, withExclusionPoints)
-	s.limits = map[string]int{"two": 2}
+	s.limits = map[string]int{"two": 2, history.LineOf(history.Few, ""): 2}
+	s.change(http.MethodPut, "/limits/few", fmt.Sprintf(`{"kind":%q,"max_running":2}`, history.Few))
 	s.change(http.MethodPut, "/limits/two", `{"concurrency_key":"two","max_running":2}`)
 	keys, uniques, locks := []string{"one", "two", "three"}, []string{"u", "v"}, []string{"l", "m"}
 	var asking sync.WaitGroup
@@ -125,6 +128,7 @@ func TestExclusionFailpoints(t *testing.T) {
 			break
 		}
 		s.producer.enqueue(order{kind: "chaos.sleep", ms: 30, key: keys[n%len(keys)]})
+		s.producer.enqueue(order{kind: history.Few, ms: 20})
 		if n%4 == 0 { // a line that is run by relays
 			for i := range 6 { // the others go back behind the third
 				kind := []string{"chaos.quick", "chaos.quick", "chaos.sleep", "chaos.quick", "chaos.fail", "chaos.fail"}[i]
@@ -154,6 +158,9 @@ func TestExclusionFailpoints(t *testing.T) {
 		for range 3 {
 			again = append(again, s.producer.must(order{kind: "chaos.sleep", ms: 500, key: key}))
 		}
+	}
+	for range 6 {
+		again = append(again, s.producer.must(order{kind: history.Few, ms: 500}))
 	}
 	for _, key := range uniques {
 		again = append(again, s.producer.must(order{kind: "chaos.sleep", unique: key}))

@@ -102,6 +102,55 @@ func TestKeys(t *testing.T) {
 	}
 }
 
+// A kind keeps its limit while workers die and are stopped and the server is killed: runs take their turns by the messages that
+// they have, and where there are none soon the tasks go through the line of the kind.
+func TestFewOfAKind(t *testing.T) {
+	t.Parallel()
+	p := theProfile()
+	p.workers = 3
+	s := newSuite(t, p)
+	const most = 8
+	s.limits = map[string]int{history.LineOf(history.Few, ""): most}
+	s.change(http.MethodPut, "/limits/few", fmt.Sprintf(`{"kind":%q,"max_running":%d}`, history.Few, most))
+	n, rounds := 150, 2
+	if p.long {
+		n, rounds = 600, 12
+	}
+	s.producer.must(order{kind: "chaos.quick"}) // a queue that is not there cannot be paused
+	for round := range rounds {
+		var enqueuing sync.WaitGroup
+		for part := range 4 { // mostly short ones, in bursts of longer ones
+			enqueuing.Go(func() {
+				for i := range n {
+					o := order{kind: history.Few, ms: i % 3}
+					if i%100 < 8 {
+						o.ms = 150
+					}
+					if part == 0 {
+						o.key = fmt.Sprint("few-", i%5) // which has its turn first
+					}
+					s.producer.must(o)
+					s.pause(15 * time.Millisecond)
+				}
+			})
+		}
+		if round%2 == 0 { // there is room, and runs take it
+			s.pause(s.between(500*time.Millisecond, 1500*time.Millisecond))
+			s.fleet[s.rand.IntN(len(s.fleet))].crash()
+		} else { // the dead keep their turns, and all go through the line
+			s.busyAfterPause().crash()
+			s.halt(s.busyAfterPause(), p.lease+s.between(200*time.Millisecond, 700*time.Millisecond))
+			s.crashServer(s.between(0, p.lease/2))
+		}
+		enqueuing.Wait()
+		s.producer.drain(s.drain)
+	}
+	s.healed()
+	if c := s.judge().Counts; c.MostPerKey != most || c.Accepted != 4*n*rounds+1 || c.Faults["kill"] == 0 || c.Faults[history.StopFault] == 0 {
+		t.Errorf("want %d tasks, at most %d at a time, kills and stops: %s", 4*n*rounds, most, c)
+	}
+}
+
 // settle repeats a request until its answer tells what became of it.
 func (p *producer) settle(ref string, o order) history.Event {
 	deadline := time.Now().Add(time.Minute)

@@ -147,7 +147,7 @@ func (p *producer) enqueue(o order) (id pelton.ID, accepted bool) {
 
 // post sends an order once and gives what it wrote down of the answer.
 func (p *producer) post(ref string, o order) history.Event {
-	e := history.Event{Kind: history.EnqueueSent, Ref: ref, Key: o.key, Idempotency: o.idempotency}
+	e := history.Event{Kind: history.EnqueueSent, Ref: ref, Key: history.LineOf(o.kind, o.key), Idempotency: o.idempotency}
 	if o.unique != "" {
 		e.Unique, e.Terms = uniqueKey(o.kind, o.unique), o.terms()
 	}

@@ -21,6 +21,7 @@ const (
 	admitDefer                          // not for this worker: later
 	admitUnknown                        // not for any worker, for too long: fail
 	admitLine                           // it must wait for its turn among those of its kind
+	admitAlone                          // another worker runs it and has its turn
 )
 
 // unknownKindFor is how long a task waits for a worker that knows its kind.

@@ -31,6 +31,11 @@ func BenchmarkDrainKeys(b *testing.B) {
 	drain(b, nil, func(i int, spec *pelton.Spec) { spec.ConcurrencyKey = strconv.Itoa(i % 1000) })
 }
 
+// BenchmarkDrainKind does so with a kind of which as many may run at a time as the worker has slots.
+func BenchmarkDrainKind(b *testing.B) {
+	drain(b, nil, func(_ int, spec *pelton.Spec) { spec.Kind = "few" })
+}
+
 // BenchmarkDrainQueues does so with a hundred queues in turn.
 func BenchmarkDrainQueues(b *testing.B) {
 	queues := make([]string, 100)
@@ -61,6 +66,9 @@ func drain(b *testing.B, queues []string, what func(i int, spec *pelton.Spec), s
 			b.Fatal(err)
 		}
 	}
+	if _, err := operator.SetLimit(b.Context(), pelton.Limit{Name: "few", Kind: "few", MaxRunning: 64}); err != nil {
+		b.Fatal(err)
+	}
 	payload := json.RawMessage(`{"to":"someone@example.org","subject":"a hundred and twenty-eight bytes of JSON, as in most of these comparisons","n":1234567}`)
 	for left := b.N; left > 0; left -= pelton.MaxBatch {
 		specs := make([]pelton.Spec, min(left, pelton.MaxBatch))
@@ -75,12 +83,14 @@ func drain(b *testing.B, queues []string, what func(i int, spec *pelton.Spec), s
 	var done atomic.Int64
 	all := make(chan struct{})
 	mux := worker.NewMux()
-	mux.Handle("noop", worker.HandlerFunc(func(context.Context, *pelton.Task) (json.RawMessage, error) {
-		if done.Add(1) == int64(b.N) {
-			close(all)
-		}
-		return nil, nil
-	}))
+	for _, kind := range []string{"noop", "few"} {
+		mux.Handle(kind, worker.HandlerFunc(func(context.Context, *pelton.Task) (json.RawMessage, error) {
+			if done.Add(1) == int64(b.N) {
+				close(all)
+			}
+			return nil, nil
+		}))
+	}
 	w, err := worker.New(brokertest.Dial(b, srv), mux, worker.Config{Concurrency: 64, Queues: queues})
 	if err != nil {
 		b.Fatal(err)

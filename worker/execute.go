@@ -65,10 +65,11 @@ func (w *Worker) act(r *run, what admission, c candidate) error {
 			return err
 		}
 		c.takeover = true
+		r.turn = r.turn || !r.record.StandsIn(broker.OfKind) && w.b.KindLimited(r.record.Kind) // most likely
 		return w.start(r, c, now)
 	case admitStart:
 		return w.start(r, c, now)
-	case admitAdopt: // done by the caller
+	case admitAdopt, admitAlone: // done by the caller
 	}
 	return nil
 }
@@ -167,7 +168,7 @@ func (w *Worker) start(r *run, c candidate, now time.Time) error {
 // newRun prepares what is done with one delivery.
 func (w *Worker) newRun(c candidate, record *broker.Record) *run {
 	return &run{
-		w: w, lane: c.lane, slot: c.slot, env: c.delivery.Envelope, lease: c.lane.leaseNow(), delivery: c.delivery, record: record, contact: c.delivery.Arrived, relay: c.relay,
+		w: w, lane: c.lane, slot: c.slot, env: c.delivery.Envelope, lease: c.lane.leaseNow(), delivery: c.delivery, record: record, contact: c.delivery.Arrived, relay: c.relay, turn: c.turn,
 		started: make(chan struct{}), done: make(chan struct{}), cancel: func(error) {}, stop: func() {},
 	}
 }
@@ -240,7 +241,7 @@ func (w *Worker) begin(r *run, c candidate) (begun bool, err error) {
 		return false, fmt.Errorf("start: %w", errors.Join(broker.ErrStale, err))
 	default:
 		r.log().Warn("task not started, given back", "error", err)
-		w.giveBackFor(c.lane, c.delivery, brokenDelay)
+		w.giveBackWith(c, brokenDelay)
 		return false, nil
 	}
 }

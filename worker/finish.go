@@ -123,14 +123,26 @@ func (r *run) succeedSoon(now time.Time) bool {
 		if first {
 			failpoint.At(failpoint.FreshFinished)
 		}
-		r.ack()
-		r.settled(OutcomeSucceeded, nil, now)
-		r.written()
+		if r.mayHaveTurn() {
+			r.w.b.GiveTurn(r.w.hard, r.runTurn(), func(err error) { r.succeeded(err, now) })
+			return
+		}
+		r.succeeded(nil, now)
 	})
 	if err != nil {
 		r.succeedAfterAll(now)
 	}
 	return true
+}
+
+// succeeded ends the message of a task whose success is stored. If its turn could not be given back, the message
+// comes to somebody who does it.
+func (r *run) succeeded(turn error, now time.Time) {
+	if turn == nil {
+		r.ack()
+	}
+	r.settled(OutcomeSucceeded, nil, now)
+	r.written()
 }
 
 func (r *run) written() {
@@ -242,6 +254,7 @@ func (r *run) release() error {
 	}
 	failpoint.At(failpoint.ReleaseRecorded)
 	r.log().Info("task released")
+	_ = r.giveTurn() // else whoever gets the message has it
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.w.nak(r.delivery, 0, r.log())

@@ -61,7 +61,8 @@ type candidate struct {
 	takeover bool // it runs in place of an owner that went silent
 	// way is how far it has come with its limits, in this hand. It is shared by all
 	// copies of the candidate: what was counted once must not be counted again.
-	way *broker.Limited
+	way  *broker.Limited
+	turn bool // the run has its own in the line of its kind
 	// fresh says that the task has no record, and that nobody can have started it
 	// before: it is started without one.
 	fresh bool
@@ -131,7 +132,7 @@ func (w *Worker) unloadable(c candidate, err error) {
 		// Records come before messages and outlive them, so this one is of a task
 		// that is over and forgotten.
 		c.log().Warn("message without a record dropped", "seq", c.delivery.Seq)
-		if w.resume(w.newRun(c, &broker.Record{Meta: c.delivery.Envelope.Meta}), c) {
+		if r := w.newRun(c, &broker.Record{Meta: c.delivery.Envelope.Meta}); w.resume(r, c) || !w.leaveOwnTurn(r, c) {
 			return
 		}
 		if err := w.b.LeaveDropped(w.hard, nil, c.delivery.Envelope, c.delivery.Seq); err != nil {
@@ -147,7 +148,7 @@ func (w *Worker) unloadable(c candidate, err error) {
 		w.nak(c.delivery, unreadableDelay, c.log())
 	default:
 		c.log().Warn("record not read, task given back", "error", err)
-		w.giveBackFor(c.lane, c.delivery, brokenDelay)
+		w.giveBackWith(c, brokenDelay)
 	}
 }
 
@@ -167,7 +168,7 @@ func (w *Worker) admit(c candidate) {
 			}
 		}
 		if c.lane.startBy(c.delivery) <= 0 || ended(w.stopping) {
-			w.giveBack(c.lane, c.delivery)
+			w.giveBackWith(c, 0)
 			return
 		}
 		here := w.running(record.ID)
@@ -195,10 +196,13 @@ func (w *Worker) admit(c candidate) {
 			continue
 		}
 		if (what == admitStart || what == admitTakeover) && c.lane.paused.Load() {
-			w.giveBack(c.lane, c.delivery) // it was handed out before the pause
+			w.giveBackWith(c, 0) // it was handed out before the pause
 			return
 		}
-		what, ok := w.turn(c, record, what)
+		what, ok := w.turn(&c, record, what)
+		if what == admitAlone {
+			return
+		}
 		if !ok {
 			w.giveBackFor(c.lane, c.delivery, brokenDelay)
 			return

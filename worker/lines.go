@@ -13,7 +13,7 @@ func (a admission) starts() bool {
 	switch a {
 	case admitStart, admitExpire, admitDefer, admitUnknown:
 		return true
-	case admitTakeover, admitAdopt, admitDrop, admitRepublish, admitBury, admitLine:
+	case admitTakeover, admitAdopt, admitDrop, admitRepublish, admitBury, admitLine, admitAlone:
 		return false
 	default:
 		return false
@@ -22,10 +22,10 @@ func (a admission) starts() bool {
 
 // turn decides what comes before the admission of a task that may be bound to a
 // line: without its turn its message is dropped, because it will be called by
-// another; a kind with a limit has a line of its own, which a task enters when it
-// could start otherwise. Plain tasks cost nothing here. ok is false when the broker
+// another; a kind with a limit has a line of its own, in which a task that
+// could start otherwise gets its turn at once, or which it enters. Plain tasks cost nothing here. ok is false when the broker
 // could not say.
-func (w *Worker) turn(c candidate, record *broker.Record, what admission) (_ admission, ok bool) {
+func (w *Worker) turn(c *candidate, record *broker.Record, what admission) (_ admission, ok bool) {
 	if !what.starts() {
 		return what, true
 	}
@@ -40,7 +40,7 @@ func (w *Worker) turn(c candidate, record *broker.Record, what admission) (_ adm
 		}
 	}
 	if what == admitStart && w.b.KindLimited(record.Kind) && !record.StandsIn(broker.OfKind) {
-		return admitLine, true
+		return w.ownTurn(c, record)
 	}
 	return what, true
 }
@@ -66,6 +66,9 @@ func (r *run) enterLine(now time.Time) error {
 // forgotten who has what.
 func (w *Worker) leaveBehind(r *run, c candidate) (ok bool) {
 	rec, seq := r.record, c.delivery.Seq
+	if !w.leaveOwnTurn(r, c) {
+		return false
+	}
 	if len(rec.Places) == 0 {
 		return true
 	}

@@ -150,9 +150,10 @@ func (r *run) passOn() error {
 		r.relay.on = true // its loop goes on
 		return nil
 	}
-	var err error
+	err := r.giveTurn()
 	next := (*relay)(nil)
 	switch {
+	case err != nil:
 	case r.relay != nil: // and its loop does not go on
 		r.relay.step(0)
 		r.relay.Over(0)
@@ -182,6 +183,9 @@ func (r *run) passOn() error {
 // keepTurn acknowledges the message of a task that is not over, and whose next message is
 // published. In a relay the turn is left to it first, and the others go back.
 func (r *run) keepTurn() error {
+	if err := r.giveTurn(); err != nil {
+		return err
+	}
 	if r.delivery.InRelay() {
 		if err := r.insist(func() error { return r.w.b.KeepTurn(r.w.hard, r.record, r.delivery.Seq) }); err != nil {
 			return err

@@ -53,6 +53,7 @@ type run struct {
 	locks   lockSession
 	relay   *relay // that the task is in
 	begins  *relay // that its end has begun
+	turn    bool   // it has a turn of its own in the line of its kind
 	inHand  bool   // its end is dealt with on the goroutine that handles the delivery
 	unfixed uint64 // revision of its record when it started without a running write
 

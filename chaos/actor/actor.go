@@ -62,7 +62,7 @@ type run struct {
 func (a *actor) mux() *worker.Mux {
 	mux := worker.NewMux()
 	for kind, do := range map[string]handler{
-		"chaos.quick": quick, "chaos.sleep": sleep, "chaos.fail": fail, "chaos.panic": panics, "chaos.goexit": goexit,
+		"chaos.quick": quick, "chaos.sleep": sleep, history.Few: sleep, "chaos.fail": fail, "chaos.panic": panics, "chaos.goexit": goexit,
 		"chaos.exit": exit, "chaos.hang": hang, "chaos.deaf": deaf, "chaos.hog": hog, "chaos.snooze": snooze, "chaos.doom": doom,
 		"chaos.locked": locked,
 	} {
@@ -101,7 +101,7 @@ func (a *actor) write(r *run, kind history.Kind, o history.Outcome) {
 
 // tell is write with more to say.
 func (a *actor) tell(r *run, e history.Event) {
-	e.Ref, e.Task, e.Attempt, e.Key = r.Ref, r.task.ID, r.task.Attempt, r.task.ConcurrencyKey
+	e.Ref, e.Task, e.Attempt, e.Key = r.Ref, r.task.ID, r.task.Attempt, history.LineOf(r.task.Kind, r.task.ConcurrencyKey)
 	e.Run, e.Fence, e.Worker, e.StartedAt = r.name, r.fence, r.task.Worker, r.task.StartedAt
 	if err := a.log.Write(e); err != nil {
 		fmt.Fprintln(os.Stderr, err)

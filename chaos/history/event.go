@@ -88,7 +88,7 @@ type Event struct {
 	Task      pelton.ID     `json:"task,omitzero"`
 	Retention time.Duration `json:"retention,omitempty"` // of an accepted task
 
-	Key         string `json:"key,omitempty"`         // concurrency key, of an enqueue and of a start
+	Key         string `json:"key,omitempty"`         // concurrency key, of an enqueue and of a start, or LineOf
 	Unique      string `json:"unique,omitempty"`      // kind and unique key, of an enqueue and of a stored record
 	Idempotency string `json:"idempotency,omitempty"` // key of the request
 	// Terms are what else was asked for with the unique key; nil if nothing is known.
@@ -115,6 +115,17 @@ type Event struct {
 	Fault  string `json:"fault,omitempty"`
 	Target string `json:"target,omitempty"` // an actor, or Everyone
 	Note   string `json:"note,omitempty"`
+}
+
+// Few is the kind of which only so many may run at a time as the limit of its LineOf says.
+const Few = "chaos.few"
+
+// LineOf names those of whom so many may run at a time, of a task's kind and concurrency key: the key, or the kind Few.
+func LineOf(kind, key string) string {
+	if kind == Few {
+		return "kind " + kind
+	}
+	return key
 }
 
 // Record is what was read of a task's record.

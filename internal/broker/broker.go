@@ -102,6 +102,7 @@ type Broker struct {
 	lineDoors  doors
 	seen       *seenDocs
 	leaving    leavers
+	desks      desks
 	lasts      oneQueue
 	lineNames  *lru.Cache[string, Line] // by the subject of places
 	reading    chan struct{}            // of the stream of places

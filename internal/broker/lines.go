@@ -179,7 +179,7 @@ func (d *lineDoc) take(ctx context.Context, s lineSettling) (taken bool, err err
 				d.goBack(max(s.relay.from, 1) - 1)
 			}
 		case s.leaves(&g):
-			if gone = true; g.By > 0 {
+			if gone = true; g.By > 0 && d.Kind == "" { // a relay, whose other tasks are called again
 				d.goBack(0)
 			}
 		case g.By > 0:

@@ -21,18 +21,19 @@ const voidsAtOnce = 256
 // without a look at its record. If its task has left the line meanwhile, the
 // message of the call finds that out, and gives the turn back (LeaveLines).
 type calling struct {
-	b       *Broker
-	doc     *lineDoc
-	limit   int
-	relay   *Relay
-	places  placeReader
-	taken   bool                    // the document gives turns back, which is to be written soon
-	redone  bool                    // see lineSettling
-	hands   func(place uint64) bool // see lineSettling.handsOver
-	trusted bool                    // the document says what was called
-	unread  bool                    // a place could not be read: those behind it cannot be told from it
-	mark    lineMark                // of the document as it was written
-	voids   int
+	b        *Broker
+	doc      *lineDoc
+	limit    int
+	reserved int // of it are for runs that ask: see askers
+	relay    *Relay
+	places   placeReader
+	taken    bool                    // the document gives turns back, which is to be written soon
+	redone   bool                    // see lineSettling
+	hands    func(place uint64) bool // see lineSettling.handsOver
+	trusted  bool                    // the document says what was called
+	unread   bool                    // a place could not be read: those behind it cannot be told from it
+	mark     lineMark                // of the document as it was written
+	voids    int
 
 	calls  []call   // to be published
 	called bool     // the document has new turns
@@ -40,9 +41,9 @@ type calling struct {
 }
 
 func (b *Broker) newCalling(doc *lineDoc, taken bool, s lineSettling) *calling {
-	front := s.front || s.redone
+	front, limit := s.front || s.redone, b.limits.of(doc.Line)
 	c := &calling{
-		b: b, doc: doc, limit: b.limits.of(doc.Line), relay: s.relay, places: placeReader{b: b, line: doc.Line, again: taken},
+		b: b, doc: doc, limit: limit, reserved: s.asking.reserve(doc, limit), relay: s.relay, places: placeReader{b: b, line: doc.Line, again: taken},
 		taken: taken, redone: s.redone, hands: s.handsOver, trusted: doc.Reached > 0 && !front,
 	}
 	switch {
@@ -56,7 +57,7 @@ func (b *Broker) newCalling(doc *lineDoc, taken bool, s lineSettling) *calling {
 }
 
 // room reports whether another task may be called.
-func (c *calling) room() bool { return len(c.doc.Granted) < c.limit }
+func (c *calling) room() bool { return len(c.doc.Granted) < c.limit-c.reserved }
 
 // run looks for those who are next, and publishes those who are called.
 func (c *calling) run(ctx context.Context) error {

@@ -35,6 +35,8 @@ type lineSettling struct {
 	relay *Relay
 	// leavers give their turns back.
 	leavers []*leaver
+	// asking are runs that take what room is left.
+	asking *askers
 }
 
 func (s *lineSettling) leaves(g *grant) bool {
@@ -72,13 +74,14 @@ func (b *Broker) settleInside(ctx context.Context, line Line, s lineSettling) (*
 
 // settleAlone is settleLine for whoever is the only one in this process.
 func (b *Broker) settleAlone(ctx context.Context, line Line, s lineSettling) (doc *lineDoc, err error) {
-	var taken bool
+	var taken, remembered bool
 	if s.seen {
 		if doc = b.seen.of(line); doc != nil {
 			taken, err = doc.take(ctx, s)
+			remembered = taken || s.asking.fit(doc, b.limits.of(line))
 		}
 	}
-	if err == nil && !taken {
+	if err == nil && !remembered {
 		if doc, err = b.loadLine(ctx, line); err == nil {
 			taken, err = doc.take(ctx, s)
 		}
@@ -97,7 +100,16 @@ func (b *Broker) settleAlone(ctx context.Context, line Line, s lineSettling) (do
 		if err = c.run(ctx); err != nil {
 			break
 		}
+		seats := c.seat(s.asking)
+		if !taken && !c.called && (remembered || c.reserved > 0) { // nothing else would tell that it is as it was; and who is in line may have all room
+			s.asking.shut, remembered = !remembered, false
+			if doc, err = b.loadLine(ctx, line); err == nil {
+				taken, err = doc.take(ctx, s)
+			}
+			continue
+		}
 		if !taken && !c.called && (!s.fence || len(doc.Granted) == 0) {
+			s.asking.have(seats)
 			b.deletePlaces(c.done)
 			failpoint.At(failpoint.LineSettled)
 			return doc, nil
@@ -109,13 +121,15 @@ func (b *Broker) settleAlone(ctx context.Context, line Line, s lineSettling) (do
 			if taken {
 				failpoint.At(failpoint.LineReleased)
 			}
+			s.asking.have(seats)
 			b.deletePlaces(s.relay.saved(c.done))
-			s.fence, taken = false, false
+			s.fence, taken, remembered = false, false, false
 			continue
 		}
 		if errors.Is(err, ErrStale) && ctx.Err() == nil {
 			// Somebody else settles it too. The messages of those who were not called
 			// after all find that out (Called).
+			remembered = false
 			if doc, err = b.loadLine(ctx, line); err == nil {
 				taken, err = doc.take(ctx, s)
 			}

@@ -112,15 +112,28 @@ func (s *Sweeper) dealtWith(ctx context.Context, seq uint64) (bool, error) {
 // line takes the turns of tasks that are over and whose message is gone, so that
 // nobody is left to give them back.
 func (s *Sweeper) line(ctx context.Context, msg *stored, swept *Swept) error {
-	if msg.deleted() || s.now().Sub(msg.time) < sweepAge {
+	if msg.deleted() {
 		return nil
 	}
 	doc, err := decodeLine(msg)
 	if err != nil {
 		return nil //nolint:nilerr // of a probe, or of a newer version
 	}
+	for _, g := range doc.Granted {
+		if g.By > 0 && doc.Kind != "" {
+			if err := s.run(ctx, doc.Line, g, swept); err != nil {
+				return err
+			}
+		}
+	}
+	if s.now().Sub(msg.time) < sweepAge {
+		return nil
+	}
 	stuck := false
 	for _, g := range doc.Granted {
+		if g.By > 0 && doc.Kind != "" {
+			continue
+		}
 		if g.By > 0 {
 			ended, err := s.b.endRelay(ctx, doc.Line, g)
 			if err != nil {
@@ -151,6 +164,34 @@ func (s *Sweeper) line(ctx context.Context, msg *stored, swept *Swept) error {
 		swept.Turns++
 	}
 	return err
+}
+
+// run gives back the turn of a run whose message is gone, and that its worker knows nothing of. The document of a busy
+// line is always new, so it is the turn's age that counts.
+func (s *Sweeper) run(ctx context.Context, line Line, g grant, swept *Swept) error {
+	if s.now().Sub(g.At) < sweepAge {
+		return nil
+	}
+	if held, err := s.b.heldElsewhere(ctx, g.ID, g.By, 0); err != nil || held {
+		return err
+	}
+	asking, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	sign, err := s.b.AskPresence(asking, g.Worker, g.ID)
+	if err != nil || sign == SignRuns {
+		return err
+	}
+	if sign == SignNone { // or it is slow
+		if present, err := s.b.Present(ctx, g.Worker); err != nil || present {
+			return err
+		}
+	}
+	if err := s.b.GiveTurnNow(ctx, RunTurn{line: line, id: g.ID, epoch: g.Epoch, by: g.By, worker: g.Worker}); err != nil {
+		return err
+	}
+	s.b.cfg.Logger.Warn("turn of a run whose message is gone taken back", "kind", line.Kind, "task_id", g.ID.String())
+	swept.Turns++
+	return nil
 }
 
 // gone reports whether a task with a turn is over and carried by no message.

@@ -45,6 +45,7 @@ const (
 	LinePlaced    Point = "line.placed"    // the task has its place; its line was not settled
 	LinePublished Point = "line.published" // the next task's message is in its lane; it has no turn yet
 	LineGranted   Point = "line.granted"   // it has its turn; its place is still there
+	LineSeated    Point = "line.seated"    // runs have turns, and have not started
 	LineReleased  Point = "line.released"  // a turn was given back, and the next one granted, if any
 	LineSettled   Point = "line.settled"   // places are deleted; arrivals and messages not acknowledged
 	RelayTaken    Point = "relay.taken"    // tasks have their turn by the message of the one before; none has started
@@ -88,7 +89,7 @@ func OfServers() []Point {
 
 // OfWorkersExclusion lists the gaps of what excludes that a worker goes through.
 func OfWorkersExclusion() []Point {
-	return []Point{LinePublished, LineGranted, LineReleased, LineSettled, RelayTaken, RelayPassed, RelayShort, RelayKept, KeyEnded, KeyReleased, LockTaken, LockRenewed, LockReleased}
+	return []Point{LinePublished, LineGranted, LineSeated, LineReleased, LineSettled, RelayTaken, RelayPassed, RelayShort, RelayKept, KeyEnded, KeyReleased, LockTaken, LockRenewed, LockReleased}
 }
 
 // OfServersExclusion lists the gaps of what excludes that a server goes through.
@@ -131,6 +132,7 @@ const (
 	KeyBlind    Rule = "key-blind"    // takes a unique key whether or not its holder is over
 	NoRenewal   Rule = "no-renewal"   // holds locks without renewing them
 	RelayBlind  Rule = "relay-blind"  // starts the next task of a relay without a look at its record
+	TurnBlind   Rule = "turn-blind"   // gives runs of a kind with a limit turns though there is no room
 	RelayLost   Rule = "relay-lost"   // drops the message of a relay whose tasks are not over
 )
 
@@ -152,7 +154,7 @@ const OwnClock Rule = "own-clock"
 // Rules lists the rules of tasks that can be switched off.
 func Rules() []Rule {
 	return []Rule{
-		AckFirst, NoCAS, NoFence, NoEpoch, NoCarrier, NoRepublish, CrashBurns, NoHandOn, KeyBlind, NoRenewal, RelayBlind, RelayLost,
+		AckFirst, NoCAS, NoFence, NoEpoch, NoCarrier, NoRepublish, CrashBurns, NoHandOn, KeyBlind, TurnBlind, NoRenewal, RelayBlind, RelayLost,
 		NoSecondLook, SeedBlind, NoHorizon, AllFresh, NoPromotion, NoSeal, SealBlind,
 	}
 }
