@@ -7,6 +7,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/peltonq/pelton"
 	"github.com/peltonq/pelton/internal/broker"
 )
 
@@ -323,6 +324,26 @@ func TestDispatchGivesBackWhatWaitedTooLong(t *testing.T) {
 	x.returnStock(x.lanes[0])
 	if x.stock != (stock{typical: x.stock.typical}) {
 		t.Errorf("stock = %+v", x.stock)
+	}
+}
+
+// A rate that lets more start than a worker has ahead is no reason to ask for few.
+func TestMostOfARate(t *testing.T) {
+	t.Parallel()
+	rate := func(limit, burst int, per time.Duration) *broker.RevisedLimit {
+		return &broker.RevisedLimit{Limit: pelton.Limit{Rate: pelton.RateLimit{Limit: limit, Burst: burst, Per: per}}}
+	}
+	for want, of := range map[int][]*broker.RevisedLimit{
+		0:             {nil, rate(1000, 1, time.Second), rate(1, mostAhead, time.Hour), rate(1_000_000, 1_000_000, time.Second)},
+		60:            {rate(100, 10, time.Second)},
+		1:             {rate(1, 1, time.Second)},
+		mostAhead - 1: {rate(500, 5, time.Second), rate(1, mostAhead-1, time.Hour)},
+	} {
+		for _, r := range of {
+			if got := mostOf(r); got != want {
+				t.Errorf("%+v: %d, want %d", r, got, want)
+			}
+		}
 	}
 }
 

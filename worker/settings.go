@@ -255,11 +255,15 @@ func queueRate(cfg *broker.QueueConfig) *broker.RevisedLimit {
 	return &broker.RevisedLimit{Limit: pelton.Limit{Name: broker.QueueLimit(cfg.Name), Cost: 1, Rate: rate}, Revision: form.Sum64()}
 }
 
-// mostOf is how many tasks of a queue may start while they are in hand.
+// mostOf is how many tasks of a queue may start while they are in hand. It is no bound, which is 0, if all may that can
+// wait for slots.
 func mostOf(rate *broker.RevisedLimit) int {
 	if rate == nil {
 		return 0
 	}
-	near := float64(rate.Rate.Limit) * nearBy.Seconds() / rate.Rate.Per.Seconds()
-	return int(min(near+float64(rate.Rate.Burst), maxConcurrency))
+	near := float64(rate.Rate.Limit)*nearBy.Seconds()/rate.Rate.Per.Seconds() + float64(rate.Rate.Burst)
+	if near >= mostAhead {
+		return 0
+	}
+	return int(near)
 }
