@@ -71,6 +71,7 @@ func TestRunsTakeTheirTurns(t *testing.T) {
 	if got := r.finished(t, cancelled); got.State != pelton.Cancelled {
 		t.Errorf("cancelled task is %s", got.State)
 	}
+	r.noTurns(t) // its message went before its handler
 	released := task("slow")
 	receive(t, slow, "start")
 	if err := w.stop(t); !errors.Is(err, pelton.ErrGraceExceeded) {
