@@ -207,6 +207,10 @@ func (w *Worker) admit(c candidate) {
 			w.giveBackFor(c.lane, c.delivery, brokenDelay)
 			return
 		}
+		if what.starts() && c.lane.startBy(c.delivery) <= 0 { // its line took too long
+			w.giveBackWith(c, 0)
+			return
+		}
 		r := w.newRun(c, record)
 		if err := w.act(r, what, c); !errors.Is(err, broker.ErrStale) {
 			w.relayOn(c, r)

@@ -302,6 +302,11 @@ func (b *Broker) vacancy(ctx context.Context, id pelton.ID) (uint64, error) {
 	}
 }
 
+// freeKept is how long a lock is kept after its window, so that whoever takes the key then replaces it. One that goes with the
+// window takes another one with it that is written at that instant: nats-server (2.15) decides that a marker of the end is
+// due, and stores that a moment later, whatever has come between.
+const freeKept = time.Minute
+
 // ReleaseKey gives the unique key of a task back that is over, or marks it as free
 // from the end of its window on. It does nothing for other tasks, or if somebody
 // else has the key by now. An error does not matter to the key: the record says
@@ -316,7 +321,7 @@ func (b *Broker) ReleaseKey(ctx context.Context, r *Record) error {
 		if rest := time.Until(r.windowEnd()); rest > 0 && !r.Replaced {
 			var err error
 			lock := uniqueLock{ID: r.ID, Epoch: r.Epoch, Kind: r.Kind, Key: r.Unique.Key, FreeAt: r.windowEnd()}
-			if w, err = lockWrite(subject, lock, expect, rest); err != nil {
+			if w, err = lockWrite(subject, lock, expect, rest+freeKept); err != nil {
 				return err
 			}
 		}

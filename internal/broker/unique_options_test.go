@@ -87,12 +87,15 @@ func TestWindow(t *testing.T) {
 		t.Error("the lock of a task that is over stays behind")
 	}
 
-	// A released lock goes by itself; until then it holds even without a record.
+	// A released lock holds even without a record, as long as its window.
 	r = once(t, b, aUnique(u)).Record
 	must(t, b.DropRecord(ctx, end(t, b, r.ID, pelton.Succeeded, true)))
 	_, err = b.EnqueueOnce(ctx, aUnique(pelton.Unique{Key: "k", OnConflict: pelton.ConflictExisting}), Idempotency{})
 	heldBy(t, err, r.ID)
-	reaches(t, "the lock to go", func() bool { _, found := lockOf(t, b, r); return !found })
+	reaches(t, "the window to end", func() bool { return time.Now().After(r.windowEnd()) })
+	if _, found := lockOf(t, b, r); !found {
+		t.Error("the lock went with its window")
+	}
 	once(t, b, aUnique(u))
 }
 
@@ -208,5 +211,23 @@ func TestRefusedUniqueTaskStays(t *testing.T) {
 		if _, _, found, err := b.loadLock(t.Context(), b.idempotencyKey(idem), &lock); err != nil || found {
 			t.Errorf("idempotency key: %v, %v", found, err)
 		}
+	}
+}
+
+// The lock of a task that is over is kept beyond its window: see freeKept.
+func TestLockOutlivesItsWindow(t *testing.T) {
+	t.Parallel()
+	b := openNew(t)
+	const window = 5 * time.Second
+	r := once(t, b, aUnique(pelton.Unique{Key: "k", Window: window})).Record
+	end(t, b, r.ID, pelton.Cancelled, true)
+	stream, err := b.js.Stream(t.Context(), bucketStream(b.locks()))
+	must(t, err)
+	last, err := stream.GetLastMsgForSubject(t.Context(), b.uniqueKey(r.Kind, "k"))
+	must(t, err)
+	ttl, err := time.ParseDuration(last.Header.Get("Nats-TTL") + "s")
+	must(t, err)
+	if ttl <= freeKept || ttl > window+freeKept+time.Second {
+		t.Errorf("the lock is kept for %s: %s", ttl, last.Data)
 	}
 }
