@@ -178,7 +178,7 @@ func (s *suite) copiesOf(n int, o order, until func([]pelton.ID) bool) {
 	defer c.nc.Close()
 	slots := s.workers * s.concurrency
 	for range slots {
-		s.producer.must(order{kind: "chaos.sleep", ms: 2000})
+		s.producer.must(order{kind: "chaos.sleep", ms: 4000}) // for longer than the next steps take on a busy machine
 	}
 	s.eventually("all slots are taken", 20*time.Second, func() bool { return s.running() == slots })
 	var ids []pelton.ID
