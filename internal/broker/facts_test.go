@@ -295,3 +295,16 @@ func TestOpenMeetsWhatIsThere(t *testing.T) {
 		t.Errorf("open over another stream's subjects = %v, want ErrConflict that names the stream", err)
 	}
 }
+
+// The marker of a deleted key goes without another one, which nats-server would store over whatever is written at that moment.
+func TestMarkersLeaveNoMarkers(t *testing.T) {
+	t.Parallel()
+	b := openNew(t)
+	seq, err := b.do(t.Context(), write{subject: b.line(Line{Key: "k"}), expect: anyRevision, ttl: time.Second, header: deleteMarker()})
+	must(t, err)
+	stream := bucketStream(b.keys())
+	reaches(t, "the marker to go", func() bool { return streamState(t, b, stream).State.Msgs == 0 })
+	if last := streamState(t, b, stream).State.LastSeq; last != seq {
+		t.Errorf("last sequence is %d after the marker %d: another one was stored", last, seq)
+	}
+}

@@ -238,5 +238,7 @@ func (b *Broker) dropWrite(r *Record) write {
 	return write{subject: b.record(r.ID), expect: r.Revision, ttl: markerTTL, header: deleteMarker()}
 }
 
-// deleteMarker is the header by which a KV bucket knows a deleted key.
-func deleteMarker() nats.Header { return nats.Header{"KV-Operation": {"DEL"}} }
+// deleteMarker is the header by which a KV bucket knows a key that is gone. It is that of a purge, as nats-server (2.15,
+// isSubjectDeleteMarker) takes it for a marker of its own: when the TTL of another one is over it stores one more, a moment after it
+// has decided to, and so over what has been written at that instant.
+func deleteMarker() nats.Header { return nats.Header{"KV-Operation": {"PURGE"}} }
