@@ -65,7 +65,7 @@ func (w *Worker) act(r *run, what admission, c candidate) error {
 			return err
 		}
 		c.takeover = true
-		r.turn = r.turn || !r.record.StandsIn(broker.OfKind) && w.b.KindLimited(r.record.Kind) // most likely
+		r.turn = r.turn || w.needsTurn(r.record) // most likely
 		return w.start(r, c, now)
 	case admitStart:
 		return w.start(r, c, now)

@@ -39,7 +39,7 @@ func (w *Worker) turn(c *candidate, record *broker.Record, what admission) (_ ad
 			return admitDrop, true
 		}
 	}
-	if what == admitStart && w.b.KindLimited(record.Kind) && !record.StandsIn(broker.OfKind) {
+	if what == admitStart && w.needsTurn(record) {
 		return w.ownTurn(c, record)
 	}
 	return what, true
@@ -84,8 +84,7 @@ func (w *Worker) leaveBehind(r *run, c candidate) (ok bool) {
 	}
 	err := w.b.LeaveDropped(w.hard, rec, c.delivery.Envelope, seq)
 	if err != nil {
-		r.log().Warn("turn not given back, delivery given back", "error", err)
-		w.giveBackFor(c.lane, c.delivery, brokenDelay)
+		w.giveUp(r, c, err)
 	}
 	return err == nil
 }

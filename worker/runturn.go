@@ -7,6 +7,11 @@ import (
 	"github.com/peltonq/pelton/internal/broker"
 )
 
+// needsTurn reports whether a run of the task needs a turn in the line of its kind, where it has no place.
+func (w *Worker) needsTurn(record *broker.Record) bool {
+	return w.b.KindLimited(record.Kind) && !record.StandsIn(broker.OfKind)
+}
+
 // ownTurn asks for a turn in the line of the task's kind for this run, and enters the line if there is none soon. A task that
 // may have other limits to wait for enters the line, so as to hold no turn meanwhile.
 func (w *Worker) ownTurn(c *candidate, record *broker.Record) (_ admission, ok bool) {
@@ -56,8 +61,7 @@ func (w *Worker) runsElsewhere(c candidate, other string) (bool, error) {
 // a lane that is paused, so it goes first. If it cannot be given back, who gets the message has it.
 func (w *Worker) giveBackWith(c candidate, delay time.Duration) {
 	if c.turn {
-		of := broker.Record{Meta: c.delivery.Envelope.Meta}
-		if err := w.b.GiveTurnNow(w.hard, of.RunTurn(c.delivery.Seq, w.id)); err != nil {
+		if err := w.b.GiveTurnNow(w.hard, c.delivery.Envelope.RunTurn(c.delivery.Seq, w.id)); err != nil {
 			c.log().Debug("turn not given back", "error", err)
 		}
 	}
@@ -67,14 +71,11 @@ func (w *Worker) giveBackWith(c candidate, delay time.Duration) {
 // mayHaveTurn reports whether the run may have a turn in the line of its kind by its message: its own,
 // or one of a worker that had the message before.
 func (r *run) mayHaveTurn() bool {
-	return r.turn || !r.delivery.First() && !r.record.StandsIn(broker.OfKind) && r.w.b.KindLimited(r.record.Kind)
+	return r.turn || !r.delivery.First() && r.w.needsTurn(r.record)
 }
 
 // runTurn is that turn.
-func (r *run) runTurn() broker.RunTurn {
-	of := broker.Record{Meta: r.env.Meta}
-	return of.RunTurn(r.delivery.Seq, r.w.id)
-}
+func (r *run) runTurn() broker.RunTurn { return r.env.RunTurn(r.delivery.Seq, r.w.id) }
 
 // giveTurn gives that turn back, if there is one.
 func (r *run) giveTurn() error {
@@ -87,7 +88,7 @@ func (r *run) giveTurn() error {
 // leaveOwnTurn gives back the turn that a delivery which is not started may have in the line of its kind. A task that
 // was cancelled may still run where it was started: then the delivery is left alone.
 func (w *Worker) leaveOwnTurn(r *run, c candidate) (ok bool) {
-	if !r.turn && (r.record.StandsIn(broker.OfKind) || !w.b.KindLimited(r.record.Kind)) {
+	if !r.turn && !w.needsTurn(r.record) {
 		return true
 	}
 	var err error
@@ -107,8 +108,7 @@ func (w *Worker) leaveOwnTurn(r *run, c candidate) (ok bool) {
 		err = w.b.GiveTurnNow(w.hard, r.runTurn())
 	}
 	if err != nil {
-		r.log().Warn("turn not given back, delivery given back", "error", err)
-		w.giveBackFor(c.lane, c.delivery, brokenDelay)
+		w.giveUp(r, c, err)
 	}
 	return err == nil
 }

@@ -52,8 +52,8 @@ func (t RunTurn) From(worker string) RunTurn {
 }
 
 // RunTurn is the turn of a run of the task in the line of its kind, by the message that the worker holds.
-func (r *Record) RunTurn(by uint64, worker string) RunTurn {
-	return RunTurn{line: r.Line(OfKind), id: r.ID, epoch: r.Epoch, by: by, worker: worker}
+func (m *Meta) RunTurn(by uint64, worker string) RunTurn {
+	return RunTurn{line: m.Line(OfKind), id: m.ID, epoch: m.Epoch, by: by, worker: worker}
 }
 
 // in is the index of the turn in the document, or -1.
